@@ -1,0 +1,3 @@
+from ddattr.cli import main
+
+main()

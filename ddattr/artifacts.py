@@ -1,0 +1,220 @@
+"""Run folders that remember how they were made: manifests, fingerprints, locks, atomic writes.
+
+A folder is done when its manifest.json exists, and only then; the manifest is written last. Writes go to a temporary
+name in the same folder, are flushed to disk, and renamed.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_VERSIONS = ("ddattr", "torch", "lightning", "diffusers", "torchmetrics", "numpy")
+
+
+class Artefact:
+    """One folder, made by one stage from a config subtree and its parents.
+
+    Args:
+        folder: where; it may move, nothing inside names it.
+        config: what the result depends on, plain containers. Only this and the parents are fingerprinted.
+        parents: fingerprints of what was read.
+        remedy: how to make it, for errors: a command line.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None,
+                 remedy: str = ""):
+        self.folder, self.config, self.parents, self.remedy = folder, dict(config), dict(parents or {}), remedy
+        self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None while the folder is not done."""
+        return load_json(self.folder / "manifest.json")
+
+    def done(self) -> bool:
+        """Whether it was made, with this config.
+
+        Raises:
+            ValueError: it was made with another config or other parents; names the keys that differ.
+        """
+        manifest = self.manifest
+        if manifest is None:
+            return False
+        if manifest["fingerprint"] != self.fingerprint:
+            raise ValueError(self._mismatch(manifest))
+        return True
+
+    def require(self) -> "Artefact":
+        """Itself, if done.
+
+        Raises:
+            FileNotFoundError: it is missing; says which command makes it.
+        """
+        if not self.done():
+            raise FileNotFoundError(f"{self.folder.name}: {self.folder} is missing. Make it: {self.remedy}")
+        return self
+
+    @contextmanager
+    def writing(self, seed: int, wait: bool = False) -> Iterator[None]:
+        """Holds the folder's lock while it is being made, and writes the manifest if that succeeds.
+
+        Raises:
+            ValueError: another process is making it, and we do not wait for it.
+        """
+        started = time.time()
+        with locked(self.folder, wait):
+            yield
+            save_json(self.folder / "manifest.json", self._describe(seed, started))
+
+    def _describe(self, seed: int, started: float) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "config": self.config,
+            "parents": self.parents,
+            "seed": seed,
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "commit": _commit(),
+            "versions": {name: metadata.version(name) for name in _VERSIONS},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "wall_seconds": round(time.time() - started, 2),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _mismatch(self, manifest: Mapping[str, Any]) -> str:
+        made, wanted = _flat({**manifest["config"], "parents": manifest["parents"]}), _flat(
+            {**self.config, "parents": self.parents}
+        )
+        keys = [key for key in sorted({*made, *wanted}) if made.get(key) != wanted.get(key)]
+        differences = ", ".join(f"{k}={_short(made.get(k))} (now {_short(wanted.get(k))})" for k in keys[:4])
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        return (
+            f"{self.folder.name}: {self.folder} was made with {differences}{more}. "
+            "Choose another name=, or delete that folder."
+        )
+
+
+def fingerprint(content: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of plain containers."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Holds a folder's lock file; the operating system lets go of it when the process dies, however it dies.
+
+    Raises:
+        ValueError: another process holds it, and we do not wait for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{folder.name}: another process is working on {folder}. Wait for it, or stop it.") from None
+        yield
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes the name `path`, whole and on disk, if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors as safetensors."""
+    with atomic(path) as part:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing; it is truncated or foreign.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete its folder and make it again.") from None
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """A table, as CSV or Parquet by the path's ending."""
+    with atomic(path) as part:
+        if path.suffix == ".parquet":
+            table.to_parquet(part, index=False)
+        else:
+            table.to_csv(part, index=False, float_format="%.8g")
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """A table, from CSV or Parquet by the path's ending."""
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Plain containers as JSON."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def load_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ValueError(f"{path} is damaged. Delete its folder and make it again.") from None
+
+
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that runs, with a + when it has changes; None when installed without one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+                                capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip()

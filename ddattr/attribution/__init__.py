@@ -1,0 +1,1 @@
+"""Whose picture is it? Counterfactuals, their Jacobian, influence and its significance."""

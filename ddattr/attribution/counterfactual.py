@@ -1,0 +1,40 @@
+"""Counterfactual pictures: the recorded noise replayed under an ensemble that never saw a unit."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ddattr.codebook import ablation
+from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.ensemble import Ensemble
+
+
+def factual(
+    ensemble: Ensemble, seeds: Sequence[int], reverse: list[ReverseStep], shape: Sequence[int], device: str = "cpu"
+) -> Float[Tensor, "q c h w"]:
+    """Pictures of the whole ensemble: y(u_0, eps) of eq. 10 of the slides."""
+    return ensemble.pictures(ensemble.uniform[None], seeds, reverse, shape, device)[0]
+
+
+def counterfactual(
+    ensemble: Ensemble,
+    codewords: Bool[Tensor, "units n"],
+    seeds: Sequence[int],
+    reverse: list[ReverseStep],
+    shape: Sequence[int],
+    device: str = "cpu",
+    units_per_pass: int = 64,
+) -> Float[Tensor, "units q c h w"]:
+    """Exact counterfactuals y(u_-i, eps) of units with these codewords (eq. 3 and 4 of the slides, under eq. 9).
+
+    Args:
+        units_per_pass: units replayed together; bounds memory.
+    Raises:
+        ValueError: a codeword leaves no member that never saw the unit.
+    """
+    if codewords.all(-1).any():
+        raise ValueError("counterfactual: a unit was seen by every member, so that none is left to replay it.")
+    parts = [ensemble.pictures(w, seeds, reverse, shape, device) for w in ablation(codewords).split(units_per_pass)]
+    return torch.cat(parts)

@@ -1,0 +1,99 @@
+"""The centred Jacobian of the pictures with respect to the ensemble weights, in forward mode through the replay."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from ddattr.diffusion.process import ReverseStep
+from ddattr.diffusion.sampler import check_tape
+from ddattr.diffusion.unet import forward_mode
+from ddattr.ensemble.ensemble import Ensemble
+
+
+def jacobian(
+    ensemble: Ensemble,
+    tape: Float[Tensor, "tape q c h w"],
+    reverse: list[ReverseStep],
+    members_per_step: int | None = None,
+    tangents: int | None = None,
+) -> tuple[Float[Tensor, "q c h w"], Float[Tensor, "n q c h w"]]:
+    """Factual pictures and their derivative in every ensemble weight at u_0, centred: it sums to 0 over members.
+
+    With x the ensemble's own trajectory and s_k the tangent of weight k, one reverse step is
+
+        s_k <- a s_k + b (f_k - f_mean + mean_j J_j s_k),    J_j = d f_j / d x,
+
+    which is dy/dv of eq. 10 of the slides less its mean over k: the response to the total weight, which no contrast
+    sees. All n tangents share one evaluation of every member. The propagated term is an average of n near-equal
+    operators; with `members_per_step` = m it is taken over m of them, another m at every step (the rotating Jacobian).
+
+    Args:
+        members_per_step: m; None takes all n, which is exact.
+        tangents: directions differentiated together; None takes all. Bounds memory, changes nothing else.
+    Raises:
+        ValueError: the tape does not fit the steps, or m is not in 1 .. n.
+    Source: Dai & Gifford 2023, arXiv 2306.02174; eq. 10 of the slides. Centring and rotation are ours.
+    """
+    n = len(ensemble)
+    m = n if members_per_step is None else members_per_step
+    if not 1 <= m <= n:
+        raise ValueError(
+            f"jacobian: members_per_step={m}, expected 1 to {n}, or null for the exact one. "
+            "Set attribution.jacobian.members_per_step."
+        )
+    check_tape(tape, reverse)
+    x = tape[0]
+    s = x.new_zeros(n, *x.shape)
+    with forward_mode(ensemble):
+        for i, (step, z) in enumerate(zip(reverse, tape[1:], strict=True)):
+            turn = {(i * m + j) % n for j in range(m)} if i else set()  # the first tangents are 0
+            outputs, propagated = [], torch.zeros_like(s)
+            for k in range(n):
+                if k in turn:
+                    output, derivative = _propagate(ensemble, k, x, step.t, s, tangents)
+                    propagated += derivative / m
+                else:
+                    output = ensemble.member(k, x, step.t)
+                outputs.append(output)
+            f = torch.stack(outputs)
+            mean = f.mean(0)
+            s = step.a * s + step.b * (f - mean + propagated)
+            x = step.a * x + step.b * mean + step.c * z
+    return x, s - s.mean(0)  # the mean is rounding
+
+
+def _propagate(
+    ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int | None
+) -> tuple[Tensor, Tensor]:
+    """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents."""
+    push = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))
+    parts = [push(part) for part in s.split(tangents or len(s))]
+    return parts[0][0], torch.cat([derivative for _, derivative in parts])
+
+
+def first_order(
+    response: Float[Tensor, "n q *image"], weights: Float[Tensor, "units n"]
+) -> Float[Tensor, "units q *image"]:
+    """Displacements of every query for changes of the ensemble weights, to first order: eq. 11 of the slides.
+
+    Exact when the picture is linear in the weights (a one-step sampler).
+
+    Raises:
+        ValueError: the response has another number of members than the weights.
+    """
+    if response.shape[0] != weights.shape[1]:
+        raise ValueError(f"first_order: weights for {weights.shape[1]} members, a response of {response.shape[0]}.")
+    return torch.einsum("un,n...->u...", weights.to(response), response)
+
+
+def instability(response: Float[Tensor, "n q *image"]) -> Float[Tensor, "q"]:
+    """Frobenius norm of every query's centred Jacobian: it predicts which queries the first order misses."""
+    return response.flatten(2).square().sum((0, 2)).sqrt()
+
+
+def relative_error(approximate: Float[Tensor, "n q *image"], exact: Float[Tensor, "n q *image"]) -> Sequence[float]:
+    """Per query, length of the difference over length of the exact one."""
+    return (instability(approximate - exact) / instability(exact)).tolist()

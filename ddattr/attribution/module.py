@@ -1,0 +1,155 @@
+"""Attribution in Trainer.predict: every batch of queries is replayed, differentiated and stored as one shard."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ddattr.artifacts import load_tensors, save_tensors
+from ddattr.attribution.baselines import last_step
+from ddattr.attribution.counterfactual import counterfactual
+from ddattr.attribution.influence import gram, norm, projections, pull
+from ddattr.attribution.jacobian import jacobian, relative_error
+from ddattr.attribution.tables import Tables, tabulate
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.diffusion.noise import Stream, generator, noise_tape
+from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.ensemble import Ensemble
+
+
+class AttributionModule(L.LightningModule):
+    """Attributes queries, named by their seeds, to the units of an ensemble.
+
+    Queries spread over batches and devices; a batch is one atomic shard of tensors, so that a killed run goes on where
+    it stopped. After the last one, rank 0 merges the shards, scores all units and logs the agreement.
+
+    Args:
+        ensemble: the members.
+        reverse: the sampler's steps.
+        codebook: who trained on what.
+        data: the units' images and the sets scored after the fact.
+        folder: where shards go.
+        seed: of the truth's units, the random baseline and the draws of the nulls.
+        queries: number of queries.
+        first_query: seed of the first; the others follow.
+        batch: queries together.
+        jacobian: `members_per_step` (null: exact) and `tangents` (null: all together).
+        truth_units: units replayed exactly, the same for all queries, drawn by seed.
+        check: queries whose exact Jacobian is made too, to measure the rotating one.
+        refine: best units of every query, by pull and by norm, that are replayed exactly.
+        level: of significance.
+        phantoms: most phantoms in a unit's null; all of them when there are fewer.
+        draws: assignments in a set's null.
+        neighbourhoods: numbers of nearest units scored as sets.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        reverse: list[ReverseStep],
+        codebook: Codebook,
+        data: UnitDataModule,
+        folder: Path,
+        seed: int,
+        queries: int,
+        batch: int,
+        jacobian: dict[str, int | None],
+        first_query: int = 0,
+        truth_units: int = 64,
+        check: int = 2,
+        refine: int = 3,
+        level: float = 0.05,
+        phantoms: int = 100_000,
+        draws: int = 10_000,
+        neighbourhoods: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200),
+    ):
+        super().__init__()
+        _validate(queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
+        if not 0 < level < 1:
+            raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
+        if unknown := sorted(set(jacobian) - {"members_per_step", "tangents"}):
+            raise ValueError(
+                f"key attribution.jacobian.{unknown[0]} is unknown, expected members_per_step or tangents. Remove it."
+            )
+        self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
+        self.queries, self.batch, self.jacobian_options, self.check = queries, batch, dict(jacobian), check
+        self.refine, self.first_query = min(refine, codebook.units), first_query
+        self.options: dict[str, Any] = {
+            "seed": seed, "level": level, "phantoms": phantoms, "draws": draws, "neighbourhoods": list(neighbourhoods),
+        }  # fmt: skip
+        order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
+        self.truth = torch.from_numpy(order[: min(truth_units, codebook.units)]).sort().values
+        self.codewords = codebook.codewords(torch.arange(codebook.units))
+        self.tables: Tables | None = None
+        self.tensors: dict[str, Tensor] = {}
+
+    def predict_dataloader(self) -> DataLoader:
+        seeds = range(self.first_query, self.first_query + self.queries)
+        return DataLoader(list(seeds), batch_size=self.batch)  # type: ignore[arg-type]
+
+    def predict_step(self, seeds: Tensor, index: int) -> None:
+        path = self.folder / f"shard-{int(seeds[0]):08d}.safetensors"
+        if not path.exists():
+            save_tensors(path, self._replay(seeds))
+        print(f"attribute: {int(seeds[-1]) + 1 - self.first_query} of {self.queries} queries replayed", flush=True)
+
+    def _replay(self, seeds: Tensor) -> dict[str, Tensor]:
+        """Everything that costs evaluations of the networks, for one batch of queries."""
+        shape, names = self.data.shape, seeds.tolist()
+        tape = noise_tape(names, len(self.reverse), shape).to(self.device)
+        picture, response = jacobian(self.ensemble, tape, self.reverse, **self.jacobian_options)  # type: ignore[arg-type]
+        picture, response = picture.cpu(), response.cpu()
+        alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
+        exact = counterfactual(
+            self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device)
+        )
+        top, refined = self._refine(names, picture, response)
+        checked = (seeds - self.first_query) < self.check
+        rotating = torch.full((len(names),), torch.nan)
+        if checked.any() and self.jacobian_options.get("members_per_step") is not None:
+            _, full = jacobian(self.ensemble, tape[:, checked], self.reverse,
+                               tangents=self.jacobian_options.get("tangents"))  # fmt: skip
+            rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
+        return {
+            "seeds": seeds, "factual": picture, "jacobian": response, "members": alone,
+            "last_step": last_step(self.ensemble, tape, self.reverse).members,
+            "ablations": exact, "refined_units": top, "refined": refined, "rotating_error": rotating,
+        }  # fmt: skip
+
+    def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact counterfactuals of every query's best units: (2 k, Q) units, by pull and then by norm, and pictures."""
+        by_pull = pull(projections(response, picture, self.data.unit_images), self.codewords)
+        by_norm = norm(gram(response), self.codewords)
+        top = torch.cat([score.topk(self.refine, 0).indices for score in (by_pull, by_norm)])
+        pictures = [
+            counterfactual(self.ensemble, self.codewords[units], [seed], self.reverse, self.data.shape,
+                           str(self.device))[:, 0]
+            for units, seed in zip(top.T, seeds, strict=True)
+        ]  # fmt: skip
+        return top, torch.stack(pictures, 1)
+
+    @rank_zero_only
+    def on_predict_end(self) -> None:
+        self.tensors = merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
+        self.tables = tabulate(self.tensors, self.truth, self.codebook, self.data, **self.options)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(self.tables.metrics())
+
+
+_QUERY_DIMENSION = {"seeds": 0, "factual": 0, "rotating_error": 0}
+
+
+def merge(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Shards joined over queries."""
+    return {name: torch.cat([shard[name] for shard in shards], _QUERY_DIMENSION.get(name, 1)) for name in shards[0]}
+
+
+def _validate(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"attribution: {name}={count}, expected at least 1. Set attribution.{name}.")

@@ -1,0 +1,151 @@
+"""How sure: exact p-values of influence by randomisation inference.
+
+Codewords were assigned at random. If unit i never mattered, the members would be the same had it held any codeword
+that no other unit holds. Its score under those phantom codewords, on its own direction, is therefore its exact null.
+Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
+"""
+
+from math import lgamma
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddattr.codebook import Codebook, contrast
+
+_TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
+
+
+def null_deviation(projected: Float[Tensor, "n *rest"], codebook: Codebook) -> Float[Tensor, "*rest"]:
+    """Standard deviation of `pull` over all codewords: S h / (n (n - h)) under the root; its mean is 0.
+
+    S^2 is the sample variance of the projections over members: the finite-population variance of a mean of h of n.
+    """
+    return (projected.var(0) * codebook.contrast_variance).sqrt()
+
+
+def pull_significance(
+    score: Float[Tensor, "units q"],
+    projected: Float[Tensor, "n units q"],
+    phantoms: Bool[Tensor, "phantoms n"],
+    codebook: Codebook,
+    block: int = 1 << 24,
+) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
+    """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
+
+    p = (1 + #{phantom >= score}) / (1 + phantoms); z in closed form.
+
+    Args:
+        block: most phantom scores held at once.
+    """
+    deviation = null_deviation(projected, codebook)
+    weights = contrast(phantoms).to(projected)
+    threshold = (score - _TIE * deviation).flatten()
+    columns = projected.flatten(1)
+    exceed = torch.empty_like(threshold)
+    width = max(1, block // max(1, len(weights)))
+    for start in range(0, len(threshold), width):
+        part = slice(start, start + width)
+        exceed[part] = (-(weights @ columns[:, part]) >= threshold[part]).sum(0).to(exceed)
+    return _standardise(score, deviation), ((1 + exceed) / (1 + len(weights))).reshape(score.shape)
+
+
+def norm_significance(
+    score: Float[Tensor, "units q"], null: Float[Tensor, "phantoms q"]
+) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
+    """(z, p) of `norm`, whose null does not depend on the unit: `null` holds the phantoms' norms."""
+    order = null.sort(0).values
+    below = torch.searchsorted(order.T.contiguous(), (score - _TIE * score.abs()).T.contiguous()).T
+    p = (1 + len(null) - below) / (1 + len(null))
+    return _standardise(score - null.mean(0), null.std(0).expand_as(score)), p.to(score)
+
+
+def benjamini_hochberg(p: Float[Tensor, "tests *rest"]) -> Float[Tensor, "tests *rest"]:
+    """q-values over the first dimension: the smallest false discovery rate at which a test is rejected. NaN stays NaN.
+
+    Source: Benjamini & Hochberg 1995.
+    """
+    order = p.argsort(0)
+    ranks = torch.arange(1, len(p) + 1).to(p).reshape(-1, *[1] * (p.dim() - 1))
+    raw = p.gather(0, order) * len(p) / ranks
+    q = raw.flip(0).cummin(0).values.flip(0).clamp_max(1)
+    return torch.empty_like(p).scatter_(0, order, q)
+
+
+def set_significance(
+    sets: Int[Tensor, "sets q size"],
+    score: Float[Tensor, "units q"],
+    projected: Float[Tensor, "n units q"],
+    codebook: Codebook,
+    draws: int,
+    seed: int = 0,
+) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
+    """(score, z, p) of sets of units, scored after the fact: the sum of their units' `pull`.
+
+    Under the null a set's units hold distinct phantom codewords; p counts `draws` such assignments, the same for all
+    sets; z has the exact variance of a sum over distinct codewords. A set larger than the number of phantoms has p NaN.
+
+    Args:
+        sets: units of every set for every query, padded with -1.
+    """
+    n, queries = len(projected), torch.arange(score.shape[1])
+    present, units = sets >= 0, sets.clamp_min(0)
+    size = present.sum(-1)
+    total = (score[units, queries[:, None]] * present).sum(-1)
+    null = score.new_zeros(draws, *total.shape)
+    keys = torch.arange(draws) + (seed << 32)
+    sum_, squares = score.new_zeros(n, *total.shape), torch.zeros_like(total)
+    for position in range(sets.shape[-1]):
+        a = projected[:, units[..., position], queries] * present[..., position]
+        sum_ += a
+        squares += a.var(0)
+        if position < codebook.phantoms:
+            w = contrast(codebook.redraw(position, keys)).to(a)
+            null -= (w @ a.flatten(1)).reshape(null.shape)
+    c = codebook.capacity
+    variance = codebook.contrast_variance * (c * squares - sum_.var(0)) / (c - 1)
+    deviation = variance.clamp_min(0).sqrt()
+    exceed = (null >= total - _TIE * deviation).sum(0).to(total)
+    p = torch.where((size > 0) & (size <= codebook.phantoms), (1 + exceed) / (1 + draws), torch.nan)
+    return total, _standardise(total, deviation), p
+
+
+def resolution(p: Float[Tensor, "sizes q"], level: float) -> Int[Tensor, "q"]:
+    """Index of the smallest significant neighbourhood of every query; -1 when the largest is not significant.
+
+    Neighbourhoods are nested and ordered from small to large. They are tested from the largest down until one fails:
+    a fixed sequence, so that each is tested at the full level (Maurer, Hothorn & Lehmacher 1995).
+    """
+    passed = (p <= level).flip(0).cumprod(0).sum(0)
+    return torch.where(passed > 0, len(p) - passed, -1)
+
+
+def radius_significance(
+    radius: Float[Tensor, "q"], null: Float[Tensor, "phantoms q"], codebook: Codebook
+) -> tuple[Float[Tensor, "q"], Float[Tensor, "q"]]:
+    """(phantom radius, p) of the largest displacement over N units, against N distinct codewords drawn at random.
+
+    The distribution of that maximum is hypergeometric, hence in closed form: p is the probability that N draws hold
+    one of the codewords whose norm reaches the radius; the phantom radius is the maximum's median.
+    """
+    n_units, capacity = codebook.units, codebook.capacity
+    share = (null >= radius * (1 - _TIE)).double().mean(0)
+    p = torch.tensor([_any_drawn(1 + round(s * (capacity - 1)), n_units, capacity) for s in share.tolist()])
+    median = torch.quantile(null.double(), 0.5 ** (1 / n_units), dim=0)
+    return median.to(radius), p.to(radius)
+
+
+def _any_drawn(marked: int, drawn: int, total: int) -> float:
+    """Probability that `drawn` of `total`, without replacement, include one of `marked`."""
+    if marked + drawn > total:
+        return 1.0
+    log_none = _log_comb(total - marked, drawn) - _log_comb(total, drawn)
+    return -torch.expm1(torch.tensor(log_none, dtype=torch.float64)).item()
+
+
+def _log_comb(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def _standardise(score: Tensor, deviation: Tensor) -> Tensor:
+    return torch.where(deviation > 0, score / deviation, 0)

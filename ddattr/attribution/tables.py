@@ -1,0 +1,212 @@
+"""The tables of an attribution, from the tensors of its replays: influence, sets, agreement, radius, queries.
+
+Rows are (unit, query); a query is named by its seed. Every number here can be made again from the tensors alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ddattr.attribution import agreement, baselines, influence, significance
+from ddattr.attribution.influence import Response
+from ddattr.attribution.jacobian import instability
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+
+MEASURES = ("pull", "norm")
+
+
+class Tables(NamedTuple):
+    """Tables by the names of the files that hold them."""
+
+    influence: pd.DataFrame
+    sets: pd.DataFrame
+    agreement: pd.DataFrame
+    agreement_summary: pd.DataFrame
+    radius: pd.DataFrame
+    queries: pd.DataFrame
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics, the method in the key, for a tracker: the paper's measure `norm` bare, `pull` under its name."""
+        metrics = {}
+        for row in self.agreement_summary.itertuples():
+            measure = "" if row.measure == "norm" else f"/{row.measure}"
+            metrics[f"agreement/{row.truth}/{row.method}{measure}/{row.statistic}"] = row.mean
+        metrics["significance/image/attributable"] = float(self.radius.attributable.mean())
+        for kind, rows in self.sets.groupby(self.sets.set.str.partition(":")[0]):
+            if kind != "nearest":
+                best = rows.groupby("query").q_value.min()
+                metrics[f"significance/{kind}/attributable"] = float((best <= self.radius.level.iloc[0]).mean())
+        metrics["jacobian/rotating_error"] = float(self.queries.rotating_error.mean())
+        metrics["jacobian/jvp_error"] = float(self.queries.jvp_error.median())
+        return metrics
+
+
+def tabulate(
+    tensors: dict[str, Tensor],
+    truth: Tensor,
+    codebook: Codebook,
+    data: UnitDataModule,
+    seed: int,
+    level: float,
+    phantoms: int,
+    draws: int,
+    neighbourhoods: list[int],
+) -> Tables:
+    """All tables of an attribution.
+
+    Args:
+        tensors: seeds (Q,), factual (Q, C, H, W), jacobian, members and last_step (n, Q, C, H, W), ablations
+            (truth, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
+        truth: units that were ablated exactly.
+        seed, level, phantoms, draws, neighbourhoods: as `AttributionModule` has them.
+    """
+    seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
+    units = torch.arange(codebook.units)
+    words, images = codebook.codewords(units), data.unit_images
+    methods = {
+        "jvp": Response(jacobian),
+        "individual": baselines.individual(tensors["members"], factual, codebook.weight),
+        "individual_centred": baselines.individual_centred(tensors["members"]),
+        "last_step": Response(tensors["last_step"]),
+    }
+    scored = {name: influence.scores(response, factual, images, words) for name, response in methods.items()}
+    scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
+    scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
+
+    null = codebook.sample_phantoms(phantoms, seed)
+    projected = influence.projections(jacobian, factual, images)
+    norm_null = influence.norm(influence.gram(jacobian), null)
+    tests = {
+        "pull": significance.pull_significance(scored["jvp"]["pull"], projected, null, codebook),
+        "norm": significance.norm_significance(scored["jvp"]["norm"], norm_null),
+    }
+    exact = tensors["ablations"] - factual
+    ablated = influence.displacement_scores(exact, factual, images[truth])
+    frames = [
+        _scores(name, measure, score, seeds, tests[measure] if name == "jvp" else None)
+        for name, measures in scored.items() for measure, score in measures.items()
+    ]  # fmt: skip
+    frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
+    frames += [_refined(tensors, data, seeds, truth)]
+    sets, resolved = _sets(scored["jvp"]["pull"], projected, factual, codebook, data, seeds, draws, seed,
+                           neighbourhoods, level)  # fmt: skip
+    q = significance.benjamini_hochberg(tests["pull"][1])
+    table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
+    return Tables(
+        pd.concat(frames, ignore_index=True), sets, table, summary,
+        _radius(scored["jvp"]["norm"], norm_null, q, codebook, seeds, level, resolved),
+        _queries(tensors, exact, words[truth], seeds),
+    )  # fmt: skip
+
+
+def _scores(method: str, measure: str, score: Tensor, seeds: Tensor, tests, units: Tensor | None = None):
+    """Long table of one method and measure; z, p and q where they were tested."""
+    count, queries = score.shape
+    units = torch.arange(count) if units is None else units
+    z, p = (torch.full_like(score, torch.nan),) * 2 if tests is None else tests
+    return pd.DataFrame({
+        "unit": units.repeat_interleave(queries).numpy(), "query": seeds.repeat(count).numpy(), "method": method,
+        "measure": measure, "score": score.flatten().numpy(), "z": z.flatten().numpy(), "p_value": p.flatten().numpy(),
+        "q_value": significance.benjamini_hochberg(p).flatten().numpy(),
+    })  # fmt: skip
+
+
+def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, truth: Tensor) -> pd.DataFrame:
+    """Exact scores of every query's best units, less those that are in the truth already."""
+    frames = []
+    for q, seed in enumerate(seeds):
+        units = tensors["refined_units"][:, q]
+        moved = (tensors["refined"][:, q] - tensors["factual"][q])[:, None]
+        scores = influence.displacement_scores(moved, tensors["factual"][q : q + 1], data.unit_images[units])
+        frames += [_scores("ablation", measure, score, seed[None], None, units) for measure, score in scores.items()]
+    table = pd.concat(frames, ignore_index=True)
+    return table[~table.unit.isin(truth.tolist())].drop_duplicates(["unit", "query", "measure"])
+
+
+def _sets(pull, projected, factual, codebook, data, seeds, draws, seed, neighbourhoods, level):
+    """Labels, clusters and nearest neighbourhoods as sets, and every query's resolution."""
+    frames = []
+    for kind, of in data.partitions().items():
+        names, which = torch.unique(of, return_inverse=True)
+        padded = _pad([(which == s).nonzero()[:, 0] for s in range(len(names))])
+        groups = padded[:, None].expand(-1, len(seeds), -1)
+        total, z, p = significance.set_significance(groups, pull, projected, codebook, draws, seed)
+        q = significance.benjamini_hochberg(p)
+        frames.append(_set_rows([f"{kind}:{name}" for name in names.tolist()], groups, seeds, total, z, p, q))
+    sizes = [size for size in neighbourhoods if size <= codebook.units]
+    near = baselines.pixel(factual, data.unit_images).argsort(0, descending=True)[: max(sizes)].T
+    groups = torch.stack([torch.where(torch.arange(max(sizes)) < size, near, -1) for size in sizes])
+    total, z, p = significance.set_significance(groups, pull, projected, codebook, draws, seed)
+    # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
+    q = p.flip(0).cummax(0).values.flip(0)
+    frames.append(_set_rows([f"nearest:{size}" for size in sizes], groups, seeds, total, z, p, q))
+    index = significance.resolution(p, level)
+    resolved = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
+    return pd.concat(frames, ignore_index=True), resolved
+
+
+def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:
+    queries = len(seeds)
+    return pd.DataFrame({
+        "set": np.repeat(names, queries), "size": (groups >= 0).sum(-1).flatten().numpy(),
+        "query": seeds.repeat(len(names)).numpy(), "method": "jvp", "measure": "pull",
+        "score": total.flatten().numpy(), "z": z.flatten().numpy(), "p_value": p.flatten().numpy(),
+        "q_value": q.flatten().numpy(),
+    })  # fmt: skip
+
+
+def _pad(sets: list[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(sets, batch_first=True, padding_value=-1)
+
+
+def _agreement(methods, scored, ablated, exact, words, truth, seeds, seed):
+    """Agreement with exact ablation, per query and as means with bootstrap intervals."""
+    frames = []
+    for name, scores in scored.items():
+        moved = methods[name].displacement(words) if name in methods else None
+        for measure in MEASURES:
+            score = scores.get(measure, scores.get("similarity"))[truth]
+            frames.append(pd.DataFrame({
+                "truth": "ablation", "method": name, "measure": measure, "query": seeds.numpy(),
+                "pearson": agreement.pearson(score, ablated[measure]).numpy(),
+                "spearman": agreement.spearman(score, ablated[measure]).numpy(),
+                "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
+                "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
+            }))  # fmt: skip
+    table = pd.concat(frames, ignore_index=True)
+    return table, summarise(table, seed)
+
+
+def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Mean over queries of every statistic of an agreement table, with its 95 % bootstrap interval."""
+    rows = []
+    for (truth, method, measure), part in table.groupby(["truth", "method", "measure"], sort=False):
+        for statistic in ("pearson", "spearman", "cosine", "relative_error"):
+            values = torch.tensor(part[statistic].tolist(), dtype=torch.float64)
+            known = int((~values.isnan()).sum())
+            if known:
+                interval = agreement.bootstrap_mean(values, seed)
+                rows.append((truth, method, measure, statistic, *interval, known))
+    return pd.DataFrame(rows, columns="truth method measure statistic mean low high queries".split())
+
+
+def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
+    radius = norm.max(0).values
+    control, p = significance.radius_significance(radius, null, codebook)
+    return pd.DataFrame({
+        "query": seeds.numpy(), "radius": radius.numpy(), "phantom_radius": control.numpy(), "p_value": p.numpy(),
+        "attributable": (q.min(0).values <= level).numpy(), "resolution": resolved.numpy(), "level": level,
+    })  # fmt: skip
+
+
+def _queries(tensors, exact, words, seeds) -> pd.DataFrame:
+    moved = Response(tensors["jacobian"]).displacement(words)
+    return pd.DataFrame({
+        "query": seeds.numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
+        "jvp_error": agreement.relative_error(moved, exact).numpy(),
+        "rotating_error": tensors["rotating_error"].numpy(),
+    })  # fmt: skip

@@ -1,0 +1,143 @@
+"""`ddattr VERB [overrides]`: one Hydra app. Every refusal is one line on stderr and exit status 2."""
+
+import importlib
+import io
+import os
+import pkgutil
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TextIO
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes, not threads: two threads a process spin against each other
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and leave as one line
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+import ddattr.stages
+
+VERBS = sorted(m.name for m in pkgutil.iter_modules(ddattr.stages.__path__) if m.name != "run")
+
+
+class Refusal(Exception):
+    """Input that cannot be used, in one line; travels between the processes of a sweep."""
+
+
+def conf() -> str:
+    """The folder conf/: inside an installed package, beside the package in a checkout."""
+    package = Path(ddattr.__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise Refusal(f"conf: no config.yaml in {package}/conf nor beside the package. Install ddattr again.")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        sys.argv[1:] = arguments(sys.argv[1:])
+        app = hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)
+        with redirect_stderr(_WithoutPreamble(sys.stderr)):
+            app()
+    except Refusal as refusal:
+        sys.exit(_say(str(refusal)))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_say(f"config: {one_line(error)}"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def arguments(argv: list[str]) -> list[str]:
+    """Hydra's arguments: the verb becomes `stage=verb`, so that processes that start from argv find it too.
+
+    Raises:
+        Refusal: no verb, or one that does not exist.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: ddattr VERB [overrides]\nverbs: {', '.join(VERBS)}\nexample: ddattr reproduce experiment=digits")
+        sys.exit(0)
+    if argv and "=" not in argv[0] and not argv[0].startswith("-"):
+        argv = [f"stage={argv[0]}", *argv[1:]]
+    verbs = [a.partition("=")[2] for a in argv if a.startswith("stage=")]
+    if not verbs:
+        raise Refusal(f"ddattr: no verb, expected one of {', '.join(VERBS)}. Example: ddattr plan")
+    if verbs[-1] not in VERBS:
+        raise Refusal(f"ddattr: no verb {verbs[-1]!r}, expected one of {', '.join(VERBS)}.")
+    overrides = [a for a in argv if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+    return [a for a in argv if a not in overrides] + overrides  # argparse wants positional arguments side by side
+
+
+class _WithoutPreamble(io.TextIOBase):
+    """stderr less the line that Hydra puts before an exception; an error is one line."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job with overrides") else self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+
+def job(config: DictConfig) -> None:
+    """One job of the app: a verb on a composed config. Runs in a sweep's worker as well."""
+    from ddattr.stages.run import Run
+
+    stage = importlib.import_module(f"ddattr.stages.{config.stage}")
+    try:
+        stage.run(Run(config, HydraConfig.get().overrides.task))
+    except Exception as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        raise Refusal(line) from None
+
+
+def refusal(error: BaseException) -> str | None:
+    """The line of an error that is the input's fault; None for a bug, which keeps its traceback.
+
+    Ours to refuse are ValueErrors raised in this package's own lines, and whatever the file system refuses.
+    """
+    while error.__cause__ is not None and isinstance(error, HydraException):
+        error = error.__cause__
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return f"config: {one_line(error)}"
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: no permission. Set root= to a folder that you may write to."
+    if isinstance(error, FileNotFoundError | ValueError) and _is_ours(error):
+        return one_line(error)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _is_ours(error: BaseException) -> bool:
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next:
+        trace = trace.tb_next
+    return str(Path(ddattr.__file__).resolve().parent) in str(Path(trace.tb_frame.f_code.co_filename).resolve())
+
+
+def _say(line: str) -> int:
+    print(line, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

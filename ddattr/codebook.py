@@ -1,0 +1,238 @@
+"""Who trains on what: a constant-weight codeword for every unit, by unranking a seeded permutation.
+
+Nothing is stored. Unit i holds the codeword whose rank is permutation(i); the ranks from N on belong to no unit:
+they are the phantoms, the null of every influence score.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+MAX_MEMBERS = 64  # a codeword is one 64-bit word
+_EXACT_DISTANCE = 20_000  # units up to which the minimum distance is exact
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Codewords of `members` bits with `weight` ones for `units` units; member k trains on unit i iff bit (i, k) is 1.
+
+    Raises:
+        ValueError: the size, the weight or the number of units is impossible; says what would be possible.
+    Source: Dai & Gifford 2023, arXiv 2306.02174, section 4; figure 1 of the slides.
+    """
+
+    units: int
+    members: int
+    weight: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.members <= MAX_MEMBERS:
+            raise ValueError(f"codebook: members={self.members}, expected 2 to {MAX_MEMBERS}. Set codebook.members.")
+        if not 0 < self.weight < self.members:
+            raise ValueError(
+                f"codebook: weight={self.weight}, expected 1 to {self.members - 1}: with 0 no member sees a unit, with "
+                f"{self.members} none can be removed. Set codebook.weight."
+            )
+        if self.units < 1:
+            raise ValueError(f"codebook: units={self.units}, expected at least 1. Check data.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"codebook: seed={self.seed}, expected 0 to 2^64 - 1. Set codebook.seed.")
+        if self.units > self.capacity:
+            raise ValueError(
+                f"codebook: {self.units} units need {self.units} distinct codewords, but members={self.members} "
+                f"weight={self.weight} allows {self.capacity}. Set codebook.members to {smallest(self.units)} or more."
+            )
+
+    @property
+    def capacity(self) -> int:
+        """Number of distinct codewords, C(n, h)."""
+        return comb(self.members, self.weight)
+
+    @property
+    def phantoms(self) -> int:
+        """Number of codewords that no unit holds."""
+        return self.capacity - self.units
+
+    @property
+    def contrast_variance(self) -> float:
+        """Squared length h / (n (n - h)) of every contrast: the smaller, the better the ensemble linearises."""
+        return self.weight / (self.members * (self.members - self.weight))
+
+    def codewords(self, units: Int[Tensor, "*units"]) -> Bool[Tensor, "*units n"]:
+        """Codewords of any units, O(n) each, in memory of the asked ones only."""
+        index = units.numpy().astype(np.int64)
+        if index.size and (index.min() < 0 or index.max() >= self.units):
+            wrong = index[(index < 0) | (index >= self.units)][0]
+            raise ValueError(f"unit {wrong} does not exist: units are 0 to {self.units - 1}.")
+        return self._at(index)
+
+    def phantom_codewords(self, phantoms: Int[Tensor, "*phantoms"]) -> Bool[Tensor, "*phantoms n"]:
+        """Codewords of phantoms 0 .. `phantoms` - 1: the ranks past the last unit."""
+        index = phantoms.numpy().astype(np.int64)
+        if index.size and (index.min() < 0 or index.max() >= self.phantoms):
+            raise ValueError(f"codebook: {self.phantoms} phantoms, too few to draw phantom {index.max()}. "
+                             f"Set codebook.members higher.")
+        return self._at(index + self.units)
+
+    def sample_phantoms(self, count: int, seed: int = 0) -> Bool[Tensor, "phantoms n"]:
+        """All phantoms when there are at most `count`, else `count` distinct ones drawn by seed."""
+        if self.phantoms <= count:
+            return self.phantom_codewords(torch.arange(self.phantoms))
+        return self.phantom_codewords(torch.from_numpy(permute(np.arange(count), self.phantoms, seed).astype(np.int64)))
+
+    def redraw(self, position: int, draws: Int[Tensor, "draws"]) -> Bool[Tensor, "draws n"]:
+        """Phantom codeword that the unit at a position of a set could have held instead, in every draw.
+
+        Draw r permutes the phantoms by key r: within a draw, distinct positions hold distinct phantoms.
+
+        Raises:
+            ValueError: there are no more phantoms than the position.
+        """
+        if not 0 <= position < self.phantoms:
+            raise ValueError(f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
+                             f"Set codebook.members higher.")
+        rank = permute(np.array(position), self.phantoms, draws.numpy())
+        return self.phantom_codewords(torch.from_numpy(rank.astype(np.int64)))
+
+    def subset(self, member: int) -> Bool[Tensor, "units"]:
+        """Units that a member trains on: its column."""
+        self.check_member(member)
+        return self.codewords(torch.arange(self.units))[:, member]
+
+    def contains(self, unit: int, member: int) -> bool:
+        """Whether a member trains on a unit."""
+        self.check_member(member)
+        return bool(self.codewords(torch.tensor([unit]))[0, member])
+
+    def check_member(self, member: int) -> None:
+        """Raises ValueError unless `member` is one of this codebook's."""
+        if not (isinstance(member, int) and not isinstance(member, bool) and 0 <= member < self.members):
+            raise ValueError(f"member={member} does not exist: members are 0 to {self.members - 1}. Set member.")
+
+    def ablation(self, unit: int) -> Float[Tensor, "n"]:
+        """Weights u_-i: uniform over the n - h members that never saw the unit (eq. 9 of the slides)."""
+        return ablation(self.codewords(torch.tensor([unit])))[0]
+
+    def contrast(self, unit: int) -> Float[Tensor, "n"]:
+        """Weights' change u_-i - u_0 when the unit is removed; sums to 0."""
+        return contrast(self.codewords(torch.tensor([unit])))[0]
+
+    def survivors(self, units: Int[Tensor, "units"]) -> Bool[Tensor, "n"]:
+        """Members that saw none of the units."""
+        return ~self.codewords(units).any(0)
+
+    @cached_property
+    def balance(self) -> Int[Tensor, "n"]:
+        """Units of every member."""
+        blocks = torch.arange(self.units).split(1 << 16)
+        return torch.stack([self.codewords(block).sum(0) for block in blocks]).sum(0)
+
+    def distance(self) -> int:
+        """Smallest Hamming distance between two codewords; over a sample of 20,000 units when there are more."""
+        if self.units < 2:
+            raise ValueError("codebook: a distance needs 2 units, this codebook has 1.")
+        units = np.arange(self.units)
+        if self.units > _EXACT_DISTANCE:
+            units = permute(np.arange(_EXACT_DISTANCE), self.units, self.seed).astype(np.int64)
+        bits = self.codewords(torch.from_numpy(units)).float()
+        overlap = 0.0
+        for start in range(0, len(bits), 2048):
+            common = bits[start : start + 2048] @ bits.T
+            common[torch.arange(len(common)), torch.arange(start, start + len(common))] = -1
+            overlap = max(overlap, common.max().item())
+        return int(2 * (self.weight - overlap))
+
+    def smallest_q(self) -> float:
+        """Smallest Benjamini-Hochberg q-value that a single unit can reach when all phantoms are asked: N / C(n, h)."""
+        return self.units / self.capacity
+
+    def _at(self, index: np.ndarray) -> Tensor:
+        words = unrank(permute(index, self.capacity, self.seed), self.members, self.weight)
+        shifts = np.arange(self.members, dtype=np.uint64)
+        return torch.from_numpy((words[..., None] >> shifts & np.uint64(1)).astype(bool))
+
+
+def ablation(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
+    """Weights u_-i of codewords: eq. 6 of the slides, normalised by the probability of *not* having seen the unit.
+
+    The slides print the probability of having seen it; only with this one do the weights sum to 1.
+    """
+    unseen = (~codewords).float()
+    return unseen / unseen.sum(-1, keepdim=True)
+
+
+def contrast(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
+    """Contrasts w_i = u_-i - u_0 of codewords: the argument of eq. 11 of the slides."""
+    return ablation(codewords) - 1 / codewords.shape[-1]
+
+
+def default_weight(members: int) -> int:
+    """The weight nearest 4/9 of the members: below one half, where complementary codewords tie under `norm`."""
+    return max(1, min(members - 1, round(members * 4 / 9)))
+
+
+def smallest(units: int, level: float = 1.0) -> int:
+    """Fewest members, at the default weight, whose codewords give `units` units a smallest q of `level`.
+
+    Grows as O(log units), as the slides say. With level 1 it is the smallest capacity that suffices.
+
+    Raises:
+        ValueError: no codeword of 64 bits suffices.
+    """
+    for members in range(2, MAX_MEMBERS + 1):
+        if units <= level * comb(members, default_weight(members)):
+            return members
+    raise ValueError(f"codebook: {units} units at level {level} need more than {MAX_MEMBERS} members.")
+
+
+def unrank(rank: np.ndarray, members: int, weight: int) -> np.ndarray:
+    """Words of `members` bits with `weight` ones, in increasing order of their value; inverse of counting them."""
+    rank = rank.astype(np.uint64)  # a copy
+    left = np.full(rank.shape, weight)
+    word = np.zeros(rank.shape, np.uint64)
+    for bit in reversed(range(members)):
+        below = np.array([comb(bit, ones) for ones in range(weight + 1)], np.uint64)[left]
+        take = rank >= below
+        rank -= below * take
+        word |= take.astype(np.uint64) << np.uint64(bit)
+        left -= take
+    return word
+
+
+def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
+    """Pseudo-random permutation of range(size) chosen by `key`, evaluated at any index; broadcasts index and key.
+
+    A Feistel network of 8 rounds on the next even number of bits; values past `size` are permuted again until they
+    fall inside (cycle walking), under 4 rounds on average.
+    Source: Black & Rogaway 2002, Ciphers with arbitrary finite domains.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    index, key = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(key, np.uint64))
+    keys = key.reshape(-1)  # an array without dimensions would turn into a scalar
+    value = _feistel(index.reshape(-1), keys, half)
+    while (outside := value >= size).any():
+        value[outside] = _feistel(value[outside], keys[outside], half)
+    return value.reshape(index.shape)
+
+
+def _feistel(value: np.ndarray, keys: np.ndarray, half: np.uint64) -> np.ndarray:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    keys = _mix(keys)
+    for round_ in range(8):
+        keys = keys + np.uint64(0x9E3779B97F4A7C15)
+        left, right = right, left ^ (_mix(keys ^ (right * np.uint64(0xD6E8FEB86659FD93))) & mask)
+    return left << half | right
+
+
+def _mix(word: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): every bit of the input moves every bit of the output."""
+    word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return word ^ word >> np.uint64(31)

@@ -1,0 +1,1 @@
+"""What can be removed: pictures, and the units they belong to."""

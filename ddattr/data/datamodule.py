@@ -1,0 +1,88 @@
+"""Pictures and units as a LightningDataModule."""
+
+import hashlib
+from functools import cached_property
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ddattr.data import units as grouping
+from ddattr.data.sources import Source
+
+
+class UnitDataModule(L.LightningDataModule):
+    """Pictures in one tensor on the device, and the unit of each.
+
+    The training loader yields ticks, not pictures: which pictures a step sees is addressed by the step
+    (`TrainingDraws`), so that a resumed run sees what an undisturbed one would have.
+
+    Args:
+        source: the pictures.
+        units: `image`, `label` or `cluster`.
+        clusters: number of clusters, for `units=cluster` and for the sets scored after the fact.
+        seed: of the clustering.
+    Raises:
+        ValueError: units of another name, labels or clusters that the source cannot give.
+    """
+
+    def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0):
+        super().__init__()
+        self.images, self.labels = source
+        self.kind, self.clusters, self.seed = units, clusters, seed
+        if units == "image":
+            self.unit_of = grouping.by_image(self.images)
+        elif units == "label":
+            self.unit_of = grouping.by_label(self.labels)
+        elif units == "cluster":
+            self.unit_of = grouping.by_cluster(self.images, clusters, seed)
+        else:
+            raise ValueError(f"data: units={units}, expected image, label or cluster. Set data.units.")
+        self.epoch_steps = 1
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.unit_of.max()) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a picture."""
+        return tuple(self.images.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the pictures, their order, and the unit of each."""
+        content = hashlib.sha256(self.images.numpy().tobytes())
+        content.update(self.unit_of.numpy().tobytes())
+        return content.hexdigest()[:16]
+
+    @cached_property
+    def unit_images(self) -> Float[Tensor, "units c h w"]:
+        """Mean picture of every unit."""
+        return grouping.means(self.images, self.unit_of)
+
+    @cached_property
+    def duplicates(self) -> int:
+        """Pictures that are identical to one of another unit."""
+        return grouping.duplicates(self.images, self.unit_of)
+
+    def partitions(self) -> dict[str, Int[Tensor, "units"]]:
+        """Sets scored after the fact: for every unit its label and its cluster, by the unit's first picture."""
+        first = torch.full((self.units,), len(self.images)).scatter_reduce(
+            0, self.unit_of, torch.arange(len(self.images)), "amin"
+        )
+        sets = {}
+        if self.labels is not None and self.kind != "label":
+            sets["label"] = self.labels[first]
+        if self.kind == "image":
+            sets["cluster"] = grouping.by_cluster(self.images, min(self.clusters, len(self.images)), self.seed)[first]
+        return sets
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(range(self.epoch_steps), batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""Where pictures come from: functions that return a `Source`."""
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Source(NamedTuple):
+    """Pictures in [-1, 1], (N, C, H, W) float32, and their labels, (N,) int64, or None where there are none."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+def digits() -> Source:
+    """The 1,797 handwritten digits (1 x 8 x 8) that scikit-learn ships.
+
+    Source: Alpaydin & Kaynak 1998, Optical recognition of handwritten digits, UCI repository.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images.astype(np.float32))[:, None] / 8 - 1
+    return Source(images, torch.from_numpy(data.target.astype(np.int64)))
+
+
+def idx(images: str, labels: str | None = None) -> Source:
+    """Pictures in the IDX format of MNIST and its kin, plain or gzipped, scaled from 0..255 to [-1, 1].
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing; it is no IDX file of bytes, or is cut short; counts differ.
+    Source: LeCun, Cortes & Burges, the MNIST database of handwritten digits.
+    """
+    pictures = _read_idx(Path(images))
+    if pictures.ndim != 3:
+        raise ValueError(f"data: {images} holds an array of {pictures.ndim} dimensions, expected 3. Check data.source.")
+    targets = None if labels is None else torch.from_numpy(_read_idx(Path(labels)).astype(np.int64))
+    if targets is not None and len(targets) != len(pictures):
+        raise ValueError(f"data: {len(pictures)} pictures but {len(targets)} labels. Check data.source.labels.")
+    return Source(torch.from_numpy(pictures.astype(np.float32))[:, None] / 127.5 - 1, targets)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"data: {path} is missing. Put the file there, or set data.source to where it is.")
+    content = path.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"data: {path} is no IDX file of unsigned bytes. Check data.source.")
+    shape = np.frombuffer(content, ">u4", content[3], offset=4)
+    body = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if body.size != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"data: {path} holds {body.size} bytes of {tuple(shape)}: it is cut short. Fetch it again.")
+    return body.reshape(shape)
+
+
+def first(source: Source, count: int) -> Source:
+    """The first pictures of a source, for small experiments.
+
+    Raises:
+        ValueError: the source has fewer.
+    """
+    if not 1 <= count <= len(source.images):
+        raise ValueError(f"data: count={count}, expected 1 to {len(source.images)}. Set data.source.count.")
+    return Source(source.images[:count], None if source.labels is None else source.labels[:count])
+

@@ -1,0 +1,1 @@
+"""The model: members, the ensemble they form, its pictures and their quality."""

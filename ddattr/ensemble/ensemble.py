@@ -1,0 +1,81 @@
+"""The encoded ensemble: n denoisers, mixed by weights."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ddattr.diffusion.noise import noise_tape
+from ddattr.diffusion.process import Denoiser, ReverseStep
+from ddattr.diffusion.sampler import trajectory
+
+
+class Ensemble(nn.Module):
+    """n networks under one roof; `network(x, t)` takes (batch, *image) and one timestep.
+
+    Args:
+        members: the networks, in the codebook's order; they are put into evaluation mode.
+        batch: most pictures in one call of a network. Bounds memory; changes no result beyond rounding.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], batch: int = 1024):
+        super().__init__()
+        self.members = nn.ModuleList(members).eval().requires_grad_(False)
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def uniform(self) -> Float[Tensor, "n"]:
+        """Weights u_0 = 1/n of the whole ensemble (eq. 8 of the slides)."""
+        return torch.full((len(self),), 1 / len(self))
+
+    def member(self, k: int, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "*rows c h w"]:
+        """Noise estimate of member k alone."""
+        flat = x.reshape(-1, *x.shape[-3:])
+        return torch.cat([self.members[k](part, t) for part in flat.split(self.batch)]).reshape(x.shape)
+
+    def outputs(self, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "n *rows c h w"]:
+        """Noise estimates of all members on the same pictures."""
+        return torch.stack([self.member(k, x, t) for k in range(len(self))])
+
+    def weighted(self, weights: Float[Tensor, "rows n"]) -> Denoiser:
+        """Denoiser f_e . v of eq. 7 of the slides, one row of pictures for every row of weights.
+
+        A member is evaluated only on the rows that give it weight.
+
+        Raises:
+            ValueError: the weights are for another number of members.
+        """
+        if weights.shape[-1] != len(self):
+            raise ValueError(f"ensemble: weights for {weights.shape[-1]} members, but it has {len(self)}.")
+
+        def denoiser(x: Tensor, t: int) -> Tensor:
+            x = x.expand(len(weights), *x.shape[-4:])
+            estimate = torch.zeros_like(x)
+            for k, column in enumerate(weights.T.to(x)):
+                rows = column.nonzero()[:, 0]
+                if len(rows):
+                    part = self.member(k, x[rows], t)
+                    estimate.index_add_(0, rows, column[rows].reshape(-1, 1, 1, 1, 1) * part)
+            return estimate
+
+        return denoiser
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        weights: Float[Tensor, "rows n"],
+        seeds: Sequence[int],
+        reverse: list[ReverseStep],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "rows q c h w"]:
+        """Pictures y(v, eps) of every row of weights on every query's tape: eq. 10's left side."""
+        tape = noise_tape(seeds, len(reverse), shape).to(device)
+        x = tape[0]
+        for x in trajectory(self.weighted(weights), reverse, tape):
+            pass
+        return x

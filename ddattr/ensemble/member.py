@@ -1,0 +1,133 @@
+"""One member: a diffusion model trained on the units of its column."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+
+from ddattr.artifacts import atomic
+from ddattr.diffusion.noise import TrainingDraws
+from ddattr.diffusion.process import Process
+
+
+class MemberModule(L.LightningModule):
+    """Trains one network on the pictures it owns, with every draw addressed by the step.
+
+    Args:
+        network: the network, initialised.
+        process: its forward process.
+        owned: (images,) which pictures it may see.
+        shape: (C, H, W).
+        member: its number; part of the draws' address when they are `independent`.
+        seed: of the draws.
+        steps: optimiser steps.
+        batch: pictures a step.
+        learning_rate: peak, of AdamW; warmed up linearly over `warmup` steps, then linearly down to 1 % of it.
+        weight_decay: of AdamW.
+        warmup: steps.
+        ema: decay of the average of the weights, which is what the member becomes; None trains without one.
+        gradient_clip: largest gradient norm; None does not clip.
+        draws: `common` (all members share the draws and differ by what they own) or `independent`.
+        epoch_steps: steps between two lines of the log and two checkpoints; changes no result.
+    Raises:
+        ValueError: draws of another name, a member that owns nothing, or a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        owned: Bool[Tensor, "images"],
+        shape: tuple[int, ...],
+        member: int,
+        seed: int,
+        steps: int,
+        batch: int,
+        learning_rate: float,
+        weight_decay: float = 0.01,
+        warmup: int = 100,
+        ema: float | None = 0.995,
+        gradient_clip: float | None = 1.0,
+        draws: str = "common",
+        epoch_steps: int = 200,
+    ):
+        super().__init__()
+        self.network, self.process, self.steps = network, process, steps
+        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+        self.ema, self.gradient_clip, self.epoch_steps = ema, gradient_clip, epoch_steps
+        own = address(draws, member)
+        self.draws = TrainingDraws(seed, owned, batch, process.timesteps, shape, own)
+        unseen = ~owned if not owned.all() else owned
+        self.held_out = TrainingDraws(seed + 1, unseen, batch, process.timesteps, shape, own)
+
+    def training_step(self, tick: int, index: int) -> Tensor:
+        loss = self._loss(self.draws, self.global_step)
+        if not loss.isfinite():
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            raise ValueError(
+                f"training: the loss is {loss.item()} at step {self.global_step}, learning rate {rate:.3g}. "
+                "Lower training.learning_rate or training.gradient_clip."
+            )
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch)
+        return loss
+
+    def validation_step(self, tick: int, index: int) -> None:
+        """Loss of the average on pictures that the member does not own, the same draws every time."""
+        loss = self._loss(self.held_out, 0)
+        self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch)
+
+    def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.images[draws.images(step)].to(self.device)
+        noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
+        return self.process.loss(self.network, images, noise, times).mean()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        return max(0.01, min(1.0, (step + 1) / max(1, self.warmup)) * (1 - step / self.steps))
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        if self.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [] if self.ema is None else [WeightAverage(self.ema)]
+
+
+class WeightAverage(WeightAveraging):
+    """Exponential moving average of the weights whose decay warms up as (1 + s) / (10 + s), at step s."""
+
+    def __init__(self, decay: float):
+        super().__init__(
+            avg_fn=lambda average, current, s: torch.lerp(average, current, 1 - torch.clamp((1 + s) / (10 + s), max=decay))
+        )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with atomic(Path(path)) as part:
+            torch.save(checkpoint, part)
+
+
+def address(draws: str, member: int) -> int | None:
+    """Member number in the address of a draw: None when draws are common to all members.
+
+    Raises:
+        ValueError: draws of another name.
+    """
+    if draws not in ("common", "independent"):
+        raise ValueError(f"training: draws={draws}, expected common or independent. Set training.draws.")
+    return member if draws == "independent" else None

@@ -1,0 +1,199 @@
+"""Quality of an ensemble's pictures: FID and KID with growing size, and convergence to the whole ensemble."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import lightning as L
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from ddattr.diffusion.noise import Stream, generator
+from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.ensemble.extractor import describe, train_extractor
+from ddattr.ensemble.sampling import SamplingModule
+
+
+class Rows(NamedTuple):
+    """Rows of weights that a quality run draws, and what each is.
+
+    weights (rows, n); individuals (n,) the row of every member alone; whole, the row of all members; growing, the row
+    of the first k members of an order, by (order, k), and halves, the row of the k members after those.
+    """
+
+    weights: Tensor
+    individuals: list[int]
+    whole: int
+    growing: dict[tuple[int, int], int]
+    halves: dict[tuple[int, int], int]
+
+
+def quality_rows(n: int, sizes: list[int], orders: int, seed: int) -> Rows:
+    """Every member alone, all together, and in each of several seeded orders the first k and the next k.
+
+    Raises:
+        ValueError: a size that n members do not have.
+    """
+    if any(not 1 <= size <= n for size in sizes):
+        raise ValueError(f"quality: sizes={sizes}, expected values from 1 to {n} members. Set quality.sizes.")
+    rows: dict[frozenset[int], int] = {}
+
+    def row(members: Any) -> int:
+        return rows.setdefault(frozenset(int(k) for k in members), len(rows))
+
+    individuals, whole = [row([k]) for k in range(n)], row(range(n))
+    growing, halves = {}, {}
+    for order in range(orders):
+        members = generator(seed, Stream.MEMBER_ORDER, step=order).permutation(n)
+        for size in sizes:
+            growing[order, size] = row(members[:size])
+            if 2 * size <= n:
+                halves[order, size] = row(members[size : 2 * size])
+    weights = torch.zeros(len(rows), n)
+    for members, index in rows.items():
+        weights[index, list(members)] = 1 / len(members)
+    return Rows(weights, individuals, whole, growing, halves)
+
+
+def frechet(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> float:
+    """Frechet distance of two samples of features (Heusel et al. 2017), by torchmetrics."""
+    metric = FrechetInceptionDistance(_Features(real.shape[1])).set_dtype(torch.float64)
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    return float(metric.compute())
+
+
+def kernel(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> tuple[float, float]:
+    """Kernel distance and its deviation over subsets (Binkowski et al. 2018), by torchmetrics; for small samples."""
+    size = min(100, len(real), len(fake))
+    metric = KernelInceptionDistance(_Features(real.shape[1]), subsets=50, subset_size=size)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # torchmetrics draws the subsets; the same for every row
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+class _Features(nn.Identity):
+    """Tells torchmetrics that what it is given are features already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+class EnsembleQuality(L.Callback):
+    """Computes quality while pictures are drawn, and, when `while_training` is set, of a member while it trains.
+
+    On the predict of its own `module`: FID and KID of every individual and every ensemble at equal numbers of
+    pictures, and the distance between pictures of k members and of all n, and of two disjoint sets of k, on the same
+    tapes. After it, `fid` and `convergence` hold the tables.
+
+    Args:
+        images: pictures to compare with, and to train the extractor on.
+        labels: of the pictures, or None.
+        members: n.
+        reverse: the sampler's steps.
+        seed: of the extractor and of the orders.
+        pictures: of every individual and ensemble.
+        batch: seeds drawn together.
+        sizes: of the ensembles.
+        orders: in which the ensembles grow.
+        extractor_steps: of the extractor's training.
+        while_training: whether a member's FID is computed at every validation.
+    """
+
+    def __init__(
+        self,
+        images: Float[Tensor, "images c h w"],
+        labels: Int[Tensor, "images"] | None,
+        members: int,
+        reverse: list[ReverseStep],
+        seed: int,
+        pictures: int,
+        batch: int,
+        sizes: Sequence[int],
+        orders: int,
+        extractor_steps: int = 400,
+        while_training: bool = False,
+    ):
+        if pictures < 2 or batch < 1 or orders < 1:
+            raise ValueError(
+                f"quality: pictures={pictures} batch={batch} orders={orders}, expected at least 2, 1 and 1."
+            )
+        self.rows = quality_rows(members, list(sizes), orders, seed)
+        self.extractor = train_extractor(images, labels, seed, extractor_steps)
+        self.features_are = describe(labels)
+        self.real = self.extractor(images)
+        self.reverse, self.shape, self.seeds, self.batch = reverse, tuple(images.shape[1:]), range(pictures), batch
+        self.while_training = while_training
+        self.fid, self.convergence = pd.DataFrame(), pd.DataFrame()
+        self._features: list[Tensor] = []
+        self._distances: list[Tensor] = []
+
+    def module(self, ensemble: Ensemble) -> SamplingModule:
+        """The module whose predict this callback listens to."""
+        return SamplingModule(ensemble, self.reverse, self.shape, self.rows.weights, self.seeds, self.batch)
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        rows, pictures = self.rows, outputs.cpu()
+        self._features.append(torch.stack([self.extractor(row.clamp(-1, 1)) for row in pictures]))
+        pairs = [(row, rows.whole) for row in rows.growing.values()]
+        pairs += [(rows.growing[key], row) for key, row in rows.halves.items()]
+        self._distances.append(torch.stack([(pictures[a] - pictures[b]).flatten(1).norm(dim=1) for a, b in pairs]))
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        features, distances = torch.cat(self._features, 1), torch.cat(self._distances, 1)
+        if trainer.world_size > 1:  # every process drew its share of the seeds
+            features = pl_module.all_gather(features).transpose(0, 1).flatten(1, 2).cpu()
+            distances = pl_module.all_gather(distances).transpose(0, 1).flatten(1, 2).cpu()
+        self._tabulate(features, distances)
+        self._log(trainer)
+
+    def _tabulate(self, features: Float[Tensor, "rows q d"], distances: Float[Tensor, "pairs q"]) -> None:
+        rows = self.rows
+        n = len(rows.individuals)
+        listed = [("individual", k, -1, 1, row) for k, row in enumerate(rows.individuals)]
+        listed += [("ensemble", -1, order, size, row) for (order, size), row in rows.growing.items()]
+        listed += [] if any(size == n for _, size in rows.growing) else [("ensemble", -1, 0, n, rows.whole)]
+        table = []
+        for kind, member, order, size, row in listed:
+            mean, deviation = kernel(self.real, features[row])
+            table.append((kind, member, order, size, frechet(self.real, features[row]), mean, deviation,
+                          features.shape[1]))  # fmt: skip
+        self.fid = pd.DataFrame(table, columns="kind member order members fid kid kid_std images".split())
+        pairs = [(*key, "to_all") for key in rows.growing] + [(*key, "disjoint") for key in rows.halves]
+        sem = distances.std(1) / distances.shape[1] ** 0.5
+        self.convergence = pd.DataFrame(
+            [(size, order, d.mean().item(), s.item(), kind)
+             for (order, size, kind), d, s in zip(pairs, distances, sem, strict=True)],
+            columns="members order distance_mean distance_sem kind".split(),
+        )  # fmt: skip
+
+    @rank_zero_only
+    def _log(self, trainer: L.Trainer) -> None:
+        if trainer.logger is None:
+            return
+        sizes = self.fid[self.fid.kind == "ensemble"].groupby("members")[["fid", "kid"]].mean()
+        alone = self.fid[self.fid.kind == "individual"][["fid", "kid"]].mean()
+        for logger in trainer.loggers:
+            logger.log_metrics({"quality/individual/fid": alone.fid, "quality/individual/kid": alone.kid}, 1)
+            for size, row in sizes.iterrows():
+                logger.log_metrics({"quality/ensemble/fid": row.fid, "quality/ensemble/kid": row.kid}, int(size))
+
+    @torch.no_grad()
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """FID of a member in training: its average, which Lightning has swapped in for the validation."""
+        if not self.while_training or trainer.sanity_checking:
+            return
+        alone = Ensemble([deepcopy(pl_module.network)])  # an ensemble freezes its networks
+        pictures = alone.pictures(torch.ones(1, 1), self.seeds, self.reverse, self.shape, pl_module.device)[0]
+        score = frechet(self.real, self.extractor(pictures.cpu().clamp(-1, 1)))
+        pl_module.log("val/fid", score, prog_bar=True, batch_size=len(self.seeds))

@@ -1,0 +1,47 @@
+"""Pictures of an ensemble under rows of weights, drawn in Trainer.predict."""
+
+from collections.abc import Sequence
+
+import lightning as L
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.ensemble import Ensemble
+
+
+class SamplingModule(L.LightningModule):
+    """Draws the picture of every row of weights on every seed's tape.
+
+    A row is an ensemble: one member, the first k of an order, an ablation. Seeds are split over batches and devices.
+
+    Args:
+        ensemble: the members.
+        reverse: the sampler's steps.
+        shape: (C, H, W).
+        weights: (rows, n).
+        seeds: one for every picture of a row.
+        batch: seeds drawn together.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        reverse: list[ReverseStep],
+        shape: Sequence[int],
+        weights: Float[Tensor, "rows n"],
+        seeds: Sequence[int],
+        batch: int,
+    ):
+        super().__init__()
+        self.ensemble, self.reverse, self.shape = ensemble, reverse, tuple(shape)
+        self.weights, self.seeds, self.batch = weights, list(seeds), batch
+
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(self.seeds, batch_size=self.batch)  # type: ignore[arg-type]
+
+    def predict_step(self, seeds: Tensor, index: int) -> Float[Tensor, "rows q c h w"]:
+        return self.ensemble.pictures(self.weights, seeds.tolist(), self.reverse, self.shape, self.device)
+
+

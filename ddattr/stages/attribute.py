@@ -1,0 +1,40 @@
+"""`ddattr attribute`: replays, Jacobian, exact ablations, influence, significance, agreement (figures 4 and 5)."""
+
+import shutil
+
+from ddattr.artifacts import save_table, save_tensors
+from ddattr.stages.run import Run
+from ddattr.tracking.panels import panels
+from ddattr.tracking.wandb import log_panels
+
+
+def run(run: Run) -> None:
+    """Attributes the queries and writes attribution/."""
+    artefact = run.attribution_artefact
+    if artefact.done():
+        print("attribute: already done", flush=True)
+        return
+    ensemble = run.ensemble()
+    shards = artefact.folder / "shards" / artefact.fingerprint
+    with artefact.writing(run.seed):
+        module = run.build(
+            "attribution", ensemble=ensemble, reverse=run.reverse, codebook=run.codebook, data=run.data,
+            folder=shards, seed=run.seed,
+        )  # fmt: skip
+        with run.tracking.run(run.root, run.config.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
+            trainer = run.trainer(loggers, enable_progress_bar=False)
+            trainer.predict(module, return_predictions=False)
+            if trainer.is_global_zero:
+                write(artefact.folder, module.tensors, module.tables)
+                log_panels(loggers, "attribution/panels", panels(artefact.folder, run.data.unit_images))
+        shutil.rmtree(artefact.folder / "shards", ignore_errors=True)
+
+
+def write(folder, tensors, tables) -> None:
+    """Tensors and tables under the names that others rely on."""
+    save_tensors(folder / "jacobian.safetensors", {"jacobian": tensors["jacobian"]})
+    kept = ("seeds", "factual", "refined_units", "refined")
+    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
+    for name, table in tables._asdict().items():
+        ending = "parquet" if name in ("influence", "sets") else "csv"
+        save_table(folder / f"{name}.{ending}", table)

@@ -1,0 +1,208 @@
+"""A run: its folder, and what its config builds. The only door to Hydra's `instantiate`."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
+
+
+KEYS = {"stage", "name", "root", "seed", "member", "data", "codebook", "diffusion", "unet", "training", "sampler",
+        "quality", "attribution", "tracking", "trainer"}  # fmt: skip
+
+
+class Run:
+    """Builds, once and when asked, everything that a stage needs.
+
+    Args:
+        config: composed by Hydra.
+        overrides: those that it was composed with, for the commands that errors suggest.
+    Raises:
+        ValueError: a config key that nothing reads.
+    """
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
+        check_keys(config)
+        self.config, self.root, self.seed = config, Path(config.root), config.seed
+        self.overrides = [o for o in overrides if not o.startswith(("stage=", "member="))]
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
+
+    # -- what the config builds
+
+    def build(self, group: str, **arguments: Any) -> Any:
+        """What a config group's `_target_` makes of its keys and of arguments that no config holds."""
+        return instantiate(self.config[group], _partial_=True, _convert_="all")(**arguments)
+
+    @cached_property
+    def data(self):
+        return self.build("data")
+
+    @cached_property
+    def codebook(self):
+        return self.build("codebook", units=self.data.units)
+
+    @cached_property
+    def process(self):
+        return self.build("diffusion")
+
+    @cached_property
+    def reverse(self):
+        return self.build("sampler").reverse(self.process)
+
+    @cached_property
+    def tracking(self):
+        return self.build("tracking")
+
+    def quality(self):
+        """The callback that measures quality, with its extractor trained."""
+        return self.build(
+            "quality", images=self.data.images, labels=self.data.labels, members=self.codebook.members,
+            reverse=self.reverse, seed=self.seed,
+        )  # fmt: skip
+
+    def network(self, member: int | None):
+        """A network with the initialisation of a member; of all members when None."""
+        from ddattr.diffusion.noise import Stream, seeded_torch
+
+        with seeded_torch(self.seed, Stream.INITIALISATION, member):
+            return self.build("unet")
+
+    def trainer(self, loggers, **options: Any):
+        """A Trainer that writes only where it is told to, and leaves the talking to us."""
+        import lightning  # noqa: F401  (sets the level of its loggers when first imported)
+
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning|torchmetrics")
+        return self.build(
+            "trainer", logger=loggers or False, enable_model_summary=False,
+            log_every_n_steps=1, default_root_dir=str(self.root), **options,
+        )  # fmt: skip
+
+    def plain(self, key: str) -> Any:
+        """A config subtree as plain containers, resolved."""
+        node = self.config[key]
+        if not OmegaConf.is_config(node):
+            return node
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain containers."""
+        return OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+    def command(self, verb: str, *overrides: str) -> str:
+        """The command line of a verb for this run."""
+        return " ".join(["ddattr", verb, *overrides, *map(quote, self.overrides)])
+
+    # -- artefacts
+
+    @cached_property
+    def codebook_artefact(self) -> Artefact:
+        code, data = self.codebook, self.data
+        config = {
+            "n": code.members, "h": code.weight, "seed": code.seed, "N": code.units, "unit": data.kind,
+            "data": data.fingerprint,
+        }  # fmt: skip
+        return Artefact(self.root / "codebook", config, remedy=self.command("train", "member=0"))
+
+    def member_artefact(self, member: int) -> Artefact:
+        self.codebook.check_member(member)
+        config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")} | {"member": member}
+        del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
+        parents = {"codebook": self.codebook_artefact.fingerprint}
+        folder = self.root / "members" / f"{member:03d}"
+        return Artefact(folder, config, parents, self.command("train", f"member={member}"))
+
+    @cached_property
+    def members_fingerprint(self) -> str:
+        return fingerprint([self.member_artefact(k).fingerprint for k in range(self.codebook.members)])
+
+    @cached_property
+    def quality_artefact(self) -> Artefact:
+        config = {key: self.plain(key) for key in ("seed", "quality", "sampler")}
+        return Artefact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
+
+    @cached_property
+    def attribution_artefact(self) -> Artefact:
+        config = {key: self.plain(key) for key in ("seed", "attribution", "sampler")}
+        config["clusters"] = self.config.data.clusters
+        return Artefact(
+            self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
+        )
+
+    @cached_property
+    def figures_artefact(self) -> Artefact:
+        parents = {"quality": self.quality_artefact.fingerprint, "attribution": self.attribution_artefact.fingerprint}
+        return Artefact(self.root / "figures", {"name": self.config.name}, parents, self.command("report"))
+
+    def missing_members(self) -> list[int]:
+        """Members that are not done."""
+        return [k for k in range(self.codebook.members) if not self.member_artefact(k).done()]
+
+    def ensemble(self):
+        """The trained ensemble.
+
+        Raises:
+            FileNotFoundError, ValueError: a member is missing, half-trained, foreign or damaged.
+        """
+        from ddattr.ensemble.ensemble import Ensemble
+
+        n, missing = self.codebook.members, self.missing_members()
+        if missing:
+            first = self.member_artefact(missing[0])
+            state = (load_json(first.folder / "status.json") or {}).get("state", "missing")
+            many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
+            raise FileNotFoundError(
+                f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}"
+            )
+        return Ensemble([self._load(k) for k in range(n)])
+
+    def _load(self, member: int):
+        path = self.member_artefact(member).folder / "member.safetensors"
+        weights, network = load_tensors(path), self.network(None)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError:
+            raise ValueError(f"{path} is not a member of this unet. Delete its folder and train it again.") from None
+        return network
+
+    def write_codebook(self) -> None:
+        """The codebook's artefact, by whichever stage comes first."""
+        artefact = self.codebook_artefact
+        if not artefact.done():
+            with artefact.writing(self.seed, wait=True):  # members that train side by side all come here first
+                save_json(artefact.folder / "codebook.json", artefact.config)
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raises ValueError when a key, added with `+` perhaps, is read by nothing: constructors are the schema."""
+    unknown = sorted(set(config) - KEYS)
+    if unknown:
+        raise ValueError(f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}. Remove {unknown[0]}=.")
+    for key, node in config.items():
+        _check_node(str(key), node)
+
+
+def _check_node(path: str, node: Any) -> None:
+    if OmegaConf.is_list(node):
+        for i, item in enumerate(node):
+            _check_node(f"{path}.{i}", item)
+    if not OmegaConf.is_dict(node):
+        return
+    if "_target_" in node:
+        known = inspect.signature(get_object(node._target_)).parameters
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        for key in node:
+            if key != "_target_" and key not in known and not open_ended:
+                raise ValueError(f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=.")
+    for key, child in node.items():
+        _check_node(f"{path}.{key}", child)

@@ -1,0 +1,1 @@
+"""Show it: metrics, W&B, figures, the report."""

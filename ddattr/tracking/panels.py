@@ -1,0 +1,41 @@
+"""Attribution panels: what a query owes its best units, as pictures; for figure 5, the report and W&B."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.attribution.jacobian import first_order
+from ddattr.codebook import Codebook, contrast
+
+
+def panels(folder: Path, unit_images: Float[Tensor, "units c h w"]) -> list[Mapping[str, Any]]:
+    """A row for every query and each of its best units by `pull` and by `norm`, read from attribution/.
+
+    Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
+    displacement.
+    """
+    tensors = load_tensors(folder / "queries.safetensors")
+    jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
+    code = load_json(folder.parent / "codebook" / "codebook.json") or {}
+    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
+    table = load_table(folder / "influence.parquet")
+    scores = table[table.method == "jvp"].set_index(["query", "measure", "unit"]).sort_index()
+    best, rows = len(tensors["refined_units"]) // 2, []
+    for q, seed in enumerate(tensors["seeds"].tolist()):
+        for place, unit in enumerate(tensors["refined_units"][:, q].tolist()):
+            measure = "pull" if place < best else "norm"
+            factual, exact = tensors["factual"][q], tensors["refined"][place, q]
+            weights = contrast(codebook.codewords(torch.tensor([unit])))
+            found = scores.loc[(seed, measure, unit)]
+            rows.append({
+                "query": seed, "measure": measure, "rank": place % best + 1, "unit": unit, "score": float(found.score),
+                "p_value": float(found.p_value), "q_value": float(found.q_value), "factual": factual,
+                "unit_image": unit_images[unit], "exact": exact,
+                "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0], "displacement": exact - factual,
+            })  # fmt: skip
+    return rows
