@@ -9,7 +9,8 @@ from ddattr.diffusion.noise import Stream, generator
 
 def pearson(x: Float[Tensor, "units q"], y: Float[Tensor, "units q"]) -> Float[Tensor, "q"]:
     """Correlation over units, per query; NaN where one side does not vary."""
-    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    x, y = x.double() - x[:1].double(), y.double() - y[:1].double()  # a constant is now exactly 0
+    x, y = x - x.mean(0), y - y.mean(0)
     return (x * y).sum(0) / (x.norm(dim=0) * y.norm(dim=0))
 
 

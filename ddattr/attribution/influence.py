@@ -46,9 +46,9 @@ def projections(
     compared with its own phantoms, and ties must stay ties.
     """
     j, picture, image = response.flatten(2).double(), factual.flatten(1).double(), units.flatten(1).double()
-    length = torch.cdist(image, picture).clamp_min(torch.finfo(torch.float64).tiny)
+    length = torch.cdist(image, picture, compute_mode="donot_use_mm_for_euclid_dist")
     along = torch.einsum("nqp,up->nuq", j, image) - torch.einsum("nqp,qp->nq", j, picture)[:, None]
-    return along / length
+    return torch.where(length > 0, along / length, 0)  # a unit whose image is the picture has no direction
 
 
 def pull(

@@ -118,7 +118,8 @@ class AttributionModule(L.LightningModule):
         return {
             "seeds": seeds, "factual": picture, "jacobian": response, "members": alone,
             "last_step": last_step(self.ensemble, tape, self.reverse).members,
-            "ablations": exact, "refined_units": top, "refined": refined, "rotating_error": rotating,
+            "ablations": exact, "refined_units": top, "refined": refined,
+            "refined_images": self.data.unit_images[top], "rotating_error": rotating,
         }  # fmt: skip
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,12 @@ that no other unit holds. Its score under those phantom codewords, on its own di
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 
-from math import lgamma
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.codebook import Codebook, contrast
+from ddattr.diffusion.noise import Stream, generator
 
 _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
 
@@ -63,13 +62,16 @@ def norm_significance(
 def benjamini_hochberg(p: Float[Tensor, "tests *rest"]) -> Float[Tensor, "tests *rest"]:
     """q-values over the first dimension: the smallest false discovery rate at which a test is rejected. NaN stays NaN.
 
+    A NaN is a test that was not made: it does not count among the tests.
+
     Source: Benjamini & Hochberg 1995.
     """
-    order = p.argsort(0)
+    order = p.argsort(0)  # NaN last
+    tests = p.isfinite().sum(0)
     ranks = torch.arange(1, len(p) + 1).to(p).reshape(-1, *[1] * (p.dim() - 1))
-    raw = p.gather(0, order) * len(p) / ranks
+    raw = (p.gather(0, order) * tests / ranks).nan_to_num(torch.inf)
     q = raw.flip(0).cummin(0).values.flip(0).clamp_max(1)
-    return torch.empty_like(p).scatter_(0, order, q)
+    return torch.empty_like(p).scatter_(0, order, q).where(p.isfinite(), torch.nan)
 
 
 def set_significance(
@@ -93,7 +95,7 @@ def set_significance(
     size = present.sum(-1)
     total = (score[units, queries[:, None]] * present).sum(-1)
     null = score.new_zeros(draws, *total.shape)
-    keys = torch.arange(draws) + (seed << 32)
+    keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
     sum_, squares = score.new_zeros(n, *total.shape), torch.zeros_like(total)
     for position in range(sets.shape[-1]):
         a = projected[:, units[..., position], queries] * present[..., position]
@@ -123,28 +125,27 @@ def resolution(p: Float[Tensor, "sizes q"], level: float) -> Int[Tensor, "q"]:
 def radius_significance(
     radius: Float[Tensor, "q"], null: Float[Tensor, "phantoms q"], codebook: Codebook
 ) -> tuple[Float[Tensor, "q"], Float[Tensor, "q"]]:
-    """(phantom radius, p) of the largest displacement over N units, against N distinct codewords drawn at random.
+    """(phantom radius, p) of the largest displacement over N units, against the norms of P phantoms.
 
-    The distribution of that maximum is hypergeometric, hence in closed form: p is the probability that N draws hold
-    one of the codewords whose norm reaches the radius; the phantom radius is the maximum's median.
+    Under the null the N units' codewords are any N of the N + P: p is the probability that they hold one of the
+    1 + #{phantom >= radius} largest. It is exact, whether the phantoms are all there are or a sample. The phantom
+    radius is the median of the largest of N phantoms; NaN when there are none.
     """
-    n_units, capacity = codebook.units, codebook.capacity
-    share = (null >= radius * (1 - _TIE)).double().mean(0)
-    p = torch.tensor([_any_drawn(1 + round(s * (capacity - 1)), n_units, capacity) for s in share.tolist()])
-    median = torch.quantile(null.double(), 0.5 ** (1 / n_units), dim=0)
-    return median.to(radius), p.to(radius)
+    exceed = (null >= radius * (1 - _TIE)).sum(0).tolist()
+    p = [_any_drawn(1 + above, codebook.units, codebook.units + len(null)) for above in exceed]
+    median = torch.full_like(radius, torch.nan)
+    if len(null):
+        median = torch.quantile(null.double(), 0.5 ** (1 / codebook.units), dim=0).to(radius)
+    return median, radius.new_tensor(p)
 
 
 def _any_drawn(marked: int, drawn: int, total: int) -> float:
-    """Probability that `drawn` of `total`, without replacement, include one of `marked`."""
+    """Probability that `drawn` of `total`, without replacement, include one of `marked`: hypergeometric."""
     if marked + drawn > total:
         return 1.0
-    log_none = _log_comb(total - marked, drawn) - _log_comb(total, drawn)
-    return -torch.expm1(torch.tensor(log_none, dtype=torch.float64)).item()
-
-
-def _log_comb(n: int, k: int) -> float:
-    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+    fewer, more = sorted((marked, drawn))
+    log_none = torch.log1p(-more / (total - torch.arange(fewer, dtype=torch.float64))).sum()
+    return -torch.expm1(log_none).item()
 
 
 def _standardise(score: Tensor, deviation: Tensor) -> Tensor:

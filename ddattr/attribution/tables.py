@@ -99,7 +99,7 @@ def tabulate(
     return Tables(
         pd.concat(frames, ignore_index=True), sets, table, summary,
         _radius(scored["jvp"]["norm"], norm_null, q, codebook, seeds, level, resolved),
-        _queries(tensors, exact, words[truth], seeds),
+        _queries(tensors, exact, words[truth], data),
     )  # fmt: skip
 
 
@@ -203,10 +203,15 @@ def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _queries(tensors, exact, words, seeds) -> pd.DataFrame:
-    moved = Response(tensors["jacobian"]).displacement(words)
+def _queries(tensors, exact, words, data) -> pd.DataFrame:
+    """How far the first order can be trusted on every query, and the label that its nearest pictures have."""
+    moved, factual = Response(tensors["jacobian"]).displacement(words), tensors["factual"]
+    labels = torch.full((len(factual),), -1)
+    if data.labels is not None:
+        near = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
+        labels = data.labels[near].mode(0).values
     return pd.DataFrame({
-        "query": seeds.numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
+        "query": tensors["seeds"].numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
         "jvp_error": agreement.relative_error(moved, exact).numpy(),
-        "rotating_error": tensors["rotating_error"].numpy(),
+        "rotating_error": tensors["rotating_error"].numpy(), "label": labels.numpy(),
     })  # fmt: skip

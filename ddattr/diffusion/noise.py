@@ -28,6 +28,7 @@ class Stream(IntEnum):
     EXTRACTOR = 8
     RANDOM_BASELINE = 9
     BOOTSTRAP = 10
+    SET_NULL = 11
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):

@@ -26,14 +26,14 @@ def run(run: Run) -> None:
             trainer.predict(module, return_predictions=False)
             if trainer.is_global_zero:
                 write(artefact.folder, module.tensors, module.tables)
-                log_panels(loggers, "attribution/panels", panels(artefact.folder, run.data.unit_images))
+                log_panels(loggers, "attribution/panels", panels(artefact.folder))
         shutil.rmtree(artefact.folder / "shards", ignore_errors=True)
 
 
 def write(folder, tensors, tables) -> None:
     """Tensors and tables under the names that others rely on."""
     save_tensors(folder / "jacobian.safetensors", {"jacobian": tensors["jacobian"]})
-    kept = ("seeds", "factual", "refined_units", "refined")
+    kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
     save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
     for name, table in tables._asdict().items():
         ending = "parquet" if name in ("influence", "sets") else "csv"

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.codebook import Codebook, contrast
 
 
-def panels(folder: Path, unit_images: Float[Tensor, "units c h w"]) -> list[Mapping[str, Any]]:
+def panels(folder: Path) -> list[Mapping[str, Any]]:
     """A row for every query and each of its best units by `pull` and by `norm`, read from attribution/.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
@@ -35,7 +33,7 @@ def panels(folder: Path, unit_images: Float[Tensor, "units c h w"]) -> list[Mapp
             rows.append({
                 "query": seed, "measure": measure, "rank": place % best + 1, "unit": unit, "score": float(found.score),
                 "p_value": float(found.p_value), "q_value": float(found.q_value), "factual": factual,
-                "unit_image": unit_images[unit], "exact": exact,
+                "unit_image": tensors["refined_images"][place, q], "exact": exact,
                 "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0], "displacement": exact - factual,
             })  # fmt: skip
     return rows

@@ -1,0 +1,105 @@
+"""`ddattr plan`: what a configured run can resolve, and what it costs. Trains nothing, writes nothing."""
+
+import time
+
+import torch
+
+from ddattr.codebook import Codebook, smallest
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
+
+
+def run(run: Run) -> None:
+    """Prints the plan."""
+    code, data = run.codebook, run.data
+    for name, value in [*describe(code), *_data(data), *_cost(run)]:
+        print(f"{name:<28}{value}")
+    for warning in warnings(code, run.config.attribution.level, data.duplicates):
+        print(f"warning: {warning}")
+
+
+def describe(code: Codebook) -> list[tuple[str, str]]:
+    """Properties of a codebook, as names and values."""
+    balance = code.balance
+    lost = ", ".join(f"{k}: {_survivors(code, k):.1f}" for k in (1, 2, 3, 5, 10))
+    need = ", ".join(f"q {level:g}: {smallest(code.units, level)}" for level in (1.0, 0.05, 0.01, 0.001))
+    return [
+        ("codebook", f"{code.units} units, n={code.members} members, weight h={code.weight}, seed {code.seed}"),
+        ("capacity C(n, h)", f"{code.capacity:,} codewords, {code.phantoms:,} phantoms"),
+        ("units per member", f"{int(balance.min())} to {int(balance.max())}, mean {balance.double().mean():.1f}"),
+        ("smallest distance", f"{code.distance() if code.units > 1 else '-'} bits"),
+        ("survivors of k removed", lost),
+        ("smallest q of one unit", f"{code.smallest_q():.3g}"),
+        ("members for a smallest q", need),
+        ("contrast variance", f"{code.contrast_variance:.4f}, h / (n (n - h)): smaller linearises better"),
+    ]
+
+
+def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
+    """What a user should change, or know, before training."""
+    found = []
+    if code.smallest_q() > level:
+        found.append(
+            f"no single unit can reach q <= {level:g}: the smallest is {code.smallest_q():.3g}. "
+            f"Set codebook.members to {smallest(code.units, level)} or more, or ask for sets of units."
+        )
+    if 2 * code.weight == code.members:
+        found.append("weight is half of members: complementary codewords tie under `norm`. Set codebook.weight lower.")
+    if duplicates:
+        found.append(f"{duplicates} pictures are identical to one of another unit: removing one leaves the other behind.")
+    return found
+
+
+def _survivors(code: Codebook, removed: int, trials: int = 200) -> float:
+    """Mean number of members that saw none of `removed` random units."""
+    chosen = torch.stack([torch.arange(removed) * 7919 + 104729 * trial for trial in range(trials)]) % code.units
+    return float((~code.codewords(chosen).any(1)).sum(1).double().mean())
+
+
+def _data(data) -> list[tuple[str, str]]:
+    size = "x".join(map(str, data.shape))
+    return [("data", f"{len(data.images):,} pictures of {size}, units by {data.kind}, {data.fingerprint}")]
+
+
+def _cost(run: Run) -> list[tuple[str, str]]:
+    """Estimates from a few steps of the configured network on this device, one process."""
+    training, attribution, quality = run.config.training, run.config.attribution, run.config.quality
+    network, n, steps = run.network(0), run.codebook.members, len(run.reverse)
+    parameters = sum(p.numel() for p in network.parameters())
+    step = _seconds(lambda: _train_step(run, network, training.batch))
+    ensemble, queries = Ensemble([network]), attribution.queries
+    picture = _seconds(lambda: ensemble.member(0, torch.zeros(256, *run.data.shape), 0)) / 256 * steps
+    m = attribution.jacobian.members_per_step or n
+    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
+    passes = {
+        "train": n * training.steps * step,
+        "evaluate": (rows + n) * quality.pictures * picture,
+        "attribute": queries * picture * (attribution.truth_units * (n - run.codebook.weight) + n * (2 + 3 * m)),
+    }
+    pixels = torch.Size(run.data.shape).numel()
+    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.truth_units * attribution.batch * pixels * 2)
+    scores = 8 * attribution.phantoms * 168 + 8 * attribution.draws * queries * 120
+    disk = n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12
+    return [
+        ("network", f"{parameters:,} parameters"),
+        ("time, one process", ", ".join(f"{verb} {_duration(seconds)}" for verb, seconds in passes.items())),
+        ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
+        ("disk", f"about {disk / 1e6:.0f} MB"),
+    ]
+
+
+def _train_step(run: Run, network, batch: int) -> None:
+    images = torch.zeros(batch, *run.data.shape)
+    run.process.loss(network, images, images, torch.zeros(batch, dtype=torch.long)).mean().backward()
+
+
+def _seconds(call) -> float:
+    call()
+    started = time.perf_counter()
+    for _ in range(3):
+        call()
+    return (time.perf_counter() - started) / 3
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

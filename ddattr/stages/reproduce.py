@@ -1,0 +1,51 @@
+"""`ddattr reproduce`: whatever is missing, in order, each step a command line that a person could have typed."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+
+from ddattr.stages.run import Run
+from ddattr.tracking.report import summary
+
+
+def run(run: Run) -> None:
+    """Runs the missing steps as child processes and prints the summary.
+
+    Raises:
+        ValueError: a step failed; its own line says why.
+    """
+    members = range(run.codebook.members)
+    if run.missing_members():
+        launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+        own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
+        _together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
+    independent = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
+    missing = [[verb] for verb, artefact in independent.items() if not artefact.done()]
+    for group in [missing] if (os.cpu_count() or 1) > 1 else [[one] for one in missing]:
+        _together(group, run)
+    if run.figures_artefact.done():
+        print("reproduce: already done")
+        print(f"report: {run.root / 'report.html'}, figures in {run.figures_artefact.folder}")
+        print("\n".join(summary(run.root)))
+    else:
+        _together([["report"]], run)
+
+
+def _together(steps: list[list[str]], run: Run) -> None:
+    """Runs command lines side by side, and waits for all of them."""
+    children = []
+    for step in steps:
+        arguments = [*step, *run.overrides]
+        print(f"$ ddattr {shlex.join(arguments)}", flush=True)
+        children.append((step[0], subprocess.Popen([sys.executable, "-m", "ddattr", *arguments])))
+    try:
+        failed = [verb for verb, child in children if child.wait() != 0]
+    except BaseException:
+        for _, child in children:
+            child.terminate()
+        raise
+    if failed:
+        raise ValueError(f"reproduce: {failed[0]} failed; what was computed is kept. Mend it, and run the same again.")

@@ -1,0 +1,43 @@
+"""`ddattr status`: what is done, failed or missing, and the command that goes on."""
+
+from collections import Counter
+
+from ddattr.artifacts import Artefact, load_json
+from ddattr.stages.run import Run
+
+
+def run(run: Run) -> None:
+    """Prints a line for the members and one for every stage, then the next command."""
+    members = [run.member_artefact(k) for k in range(run.codebook.members)]
+    states = [state(artefact) for artefact in members]
+    print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in Counter(states).items()))
+    for k, (artefact, now) in enumerate(zip(members, states, strict=True)):
+        if now not in ("done", "missing"):
+            status = load_json(artefact.folder / "status.json") or {}
+            print(f"  member {k}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
+    for name, artefact in stages(run).items():
+        print(f"{name:<12}{state(artefact)}")
+    print(f"next: {following(run)}")
+
+
+def state(artefact: Artefact) -> str:
+    """done, made with another config, or what status.json says: running, failed, interrupted; else missing."""
+    try:
+        if artefact.done():
+            return "done"
+    except ValueError:
+        return "made with another config"
+    return (load_json(artefact.folder / "status.json") or {}).get("state", "missing")
+
+
+def stages(run: Run) -> dict[str, Artefact]:
+    """The artefacts after the members, by the verb that makes each, in order."""
+    return {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact, "report": run.figures_artefact}
+
+
+def following(run: Run) -> str:
+    """The command that goes on."""
+    if run.missing_members():
+        return run.command("train", "-m", f"'member=range(0,{run.codebook.members})'")
+    missing = [artefact.remedy for artefact in stages(run).values() if not artefact.done()]
+    return missing[0] if missing else "nothing: all is done"

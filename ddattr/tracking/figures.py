@@ -1,0 +1,205 @@
+"""The slides' figures 1 to 5, and a sixth: each a .png, a .pdf and the .csv behind it, from artefacts alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from ddattr.artifacts import atomic, load_json, load_table, save_table
+from ddattr.codebook import Codebook
+from ddattr.tracking.panels import panels
+
+# Okabe & Ito's colours: told apart by every kind of colour vision
+BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#56B4E9"
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
+    "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
+}  # fmt: skip
+METHODS = {
+    "jvp": "JVP (first order)", "individual_centred": "individuals, centred", "individual": "individual members",
+    "last_step": "last step", "pixel": "pixel similarity", "random": "random",
+}  # fmt: skip
+
+
+def draw_all(root: Path) -> None:
+    """Every figure of a run into root/figures."""
+    for name, draw in FIGURES.items():
+        with plt.rc_context(STYLE):
+            figure, table = draw(root)
+            for ending in (".png", ".pdf"):
+                with atomic(root / "figures" / f"{name}{ending}") as part:
+                    figure.savefig(part)
+            plt.close(figure)
+        save_table(root / "figures" / f"{name}.csv", table)
+
+
+def codebook_of(root: Path) -> Codebook:
+    """The codebook that a run's members were trained on."""
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    return Codebook(code["N"], code["n"], code["h"], code["seed"])
+
+
+def codebook(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 1: the codewords of the first units, and how many units each member trains on."""
+    code = codebook_of(root)
+    shown = min(24, code.units)
+    bits = code.codewords(torch.arange(shown)).numpy()
+    width = min(7.0, 2.2 + 0.14 * code.members)
+    figure, (top, below) = plt.subplots(2, 1, figsize=(width, 4.2), height_ratios=[3, 1], sharex=True)
+    top.imshow(bits, cmap=matplotlib.colors.ListedColormap(["#F2F2F2", BLUE]), aspect="auto", interpolation="none")
+    top.set(ylabel="unit", title=f"Codewords of {shown} of {code.units:,} units: n = {code.members}, h = {code.weight}")
+    top.set_xticks(np.arange(-0.5, code.members), minor=True)
+    top.set_yticks(np.arange(-0.5, shown), minor=True)
+    top.grid(which="minor", color="white", linewidth=0.8)
+    top.tick_params(which="minor", length=0)
+    below.bar(range(code.members), code.balance.numpy(), color=GREY)
+    below.axhline(code.units * code.weight / code.members, color=RED, linewidth=1, label="N h / n")
+    below.set(xlabel="member", ylabel="units seen")
+    below.legend(loc="lower right", facecolor="white", frameon=True, fontsize=7)
+    table = pd.DataFrame(bits.astype(int), columns=[f"member_{k}" for k in range(code.members)])
+    return figure, table.rename_axis("unit").reset_index()
+
+
+def fid(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 2: FID of individuals, and of ensembles of growing size."""
+    table = load_table(root / "quality" / "fid.csv")
+    alone, grown = table[table.kind == "individual"], table[table.kind == "ensemble"]
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
+    for axis, measure in zip(axes, ("fid", "kid"), strict=True):
+        jitter = 1 + 0.06 * np.linspace(-1, 1, len(alone))
+        axis.scatter(jitter, alone[measure], s=12, color=ORANGE, label="individual members", zorder=3)
+        axis.axhline(alone[measure].mean(), color=ORANGE, linewidth=0.8, linestyle=":", label="their mean")
+        for _, rows in grown.groupby("order"):
+            axis.plot(rows.members, rows[measure], color=BLUE, alpha=0.3, linewidth=0.8)
+        mean = grown.groupby("members")[measure].mean()
+        axis.plot(mean.index, mean, "o-", color=BLUE, markersize=4, label="ensembles, mean over orders")
+        _members_axis(axis, grown.members)
+        axis.set_ylabel(f"{measure.upper()}, {int(table.images.iloc[0])} pictures")
+    axes[0].legend(fontsize=7)
+    figure.suptitle("In the features of a small network trained on this data: not comparable with Inception's", fontsize=7)
+    figure.tight_layout()
+    return figure, table
+
+
+def convergence(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 3: how far pictures of k members are from those of all n, and of k others, on the same tapes."""
+    table = load_table(root / "quality" / "convergence.csv")
+    names = {"to_all": ("to all n members", BLUE, "o-"), "disjoint": ("between two disjoint sets of k", RED, "s--")}
+    figure, axis = plt.subplots(figsize=(3.6, 2.8))
+    for kind, rows in table.groupby("kind", sort=False):
+        label, colour, style = names[str(kind)]
+        grouped = rows.groupby("members").distance_mean
+        sem = np.maximum(grouped.std(ddof=1).fillna(0) / grouped.size() ** 0.5,
+                         rows.groupby("members").distance_sem.mean() / grouped.size() ** 0.5)  # fmt: skip
+        axis.errorbar(grouped.mean().index, grouped.mean(), 1.96 * sem, fmt=style, color=colour, markersize=4,
+                      capsize=2, linewidth=1, label=label)  # fmt: skip
+    _members_axis(axis, table.members)
+    axis.set(ylabel="L2 distance of pictures", ylim=(0, None))
+    axis.legend(fontsize=7)
+    return figure, table
+
+
+def _members_axis(axis, members: pd.Series) -> None:
+    ticks = sorted(members.unique())
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("members k in the ensemble")
+
+
+def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 4: correlation of every method's influence with exact ablation's, with 95 % intervals over queries."""
+    summary = load_table(root / "attribution" / "agreement_summary.csv")
+    queries = load_table(root / "attribution" / "agreement.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
+    titles = {"norm": "norm: how far the picture moves", "pull": "pull: how far it moves off the unit"}
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        for shift, (statistic, colour) in enumerate((("pearson", SKY), ("spearman", BLUE))):
+            for place, method in enumerate(METHODS):
+                y = len(METHODS) - place + 0.16 - 0.32 * shift
+                dots = queries[(queries.method == method) & (queries.measure == measure)][statistic]
+                axis.scatter(dots, np.full(len(dots), y), s=5, color=colour, alpha=0.3, linewidth=0)
+                found = summary[(summary.method == method) & (summary.measure == measure)
+                                & (summary.statistic == statistic)].iloc[0]  # fmt: skip
+                ends = [[found["mean"] - found.low], [found.high - found["mean"]]]
+                axis.errorbar(found["mean"], y, xerr=ends, fmt="o" if shift else "s", color=colour, markersize=4,
+                              capsize=2, label=statistic.title() if not place else None)  # fmt: skip
+        axis.axvline(0, color=GREY, linewidth=0.6)
+        axis.set(xlim=(-1.02, 1.04), title=title, xlabel="correlation with exact ablation")
+        axis.set_yticks(range(len(METHODS), 0, -1), METHODS.values())
+    axes[0].legend(fontsize=7, loc="lower left")
+    figure.tight_layout()
+    return figure, summary
+
+
+def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 5: queries beside their best units, with counterfactuals: exact, first-order, and the difference."""
+    rows = panels(root / "attribution")
+    queries = list(dict.fromkeys(row["query"] for row in rows))[:4]
+    shown = [row for row in rows if row["query"] in queries and row["rank"] == 1]
+    columns = ["factual", "unit_image", "exact", "jvp", "displacement"]
+    titles = ["factual", "removed unit", "counterfactual,\nexact", "counterfactual,\nfirst order", "difference\n(exact)"]
+    limit = max(row["displacement"].abs().max().item() for row in shown)
+    figure, axes = plt.subplots(len(shown), 5, figsize=(6.2, 1.15 * len(shown)), squeeze=False)
+    for line, row in zip(axes, shown, strict=True):
+        for axis, column in zip(line, columns, strict=True):
+            _show(axis, row[column], limit if column == "displacement" else None)
+        q = f"q = {row['q_value']:.2g}" if row["q_value"] >= 0.001 else "q < 0.001"
+        line[0].set_ylabel(f"query {row['query']}\n{row['measure']}\nunit {row['unit']}\n{q}", rotation=0, ha="right",
+                           va="center", fontsize=7)  # fmt: skip
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    bar = figure.colorbar(axes[0, 4].images[0], ax=axes[:, 4], fraction=0.08, pad=0.05)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("exact counterfactual less factual", fontsize=7)
+    table = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, torch.Tensor)} for row in rows])
+    return figure, table
+
+
+def _show(axis, picture: torch.Tensor, limit: float | None) -> None:
+    pixels = picture.permute(1, 2, 0).numpy()
+    if limit is not None:
+        axis.imshow(pixels.mean(-1), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="none")
+    else:
+        pixels = (pixels.clip(-1, 1) + 1) / 2
+        axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(True)
+        spine.set_linewidth(0.4)
+
+
+def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 6: z of the nearest k units against k, a line a query, with its resolution marked."""
+    sets = load_table(root / "attribution" / "sets.parquet")
+    near = sets[sets.set.str.startswith("nearest:")]
+    radius = load_table(root / "attribution" / "radius.csv").set_index("query")
+    level = radius.level.iloc[0]
+    figure, axis = plt.subplots(figsize=(4.2, 3.0))
+    for query, rows in near.groupby("query"):
+        axis.plot(rows["size"], rows.z, color=GREY, alpha=0.5, linewidth=0.8)
+        resolved = rows[rows["size"] == radius.resolution[query]]
+        axis.scatter(resolved["size"], resolved.z, s=24, color=RED, zorder=3, linewidth=0)
+    mean = near.groupby("size").z.mean()
+    axis.plot(mean.index, mean, "o-", color=BLUE, markersize=4, label="mean over queries")
+    axis.axhline(0, color=GREY, linewidth=0.6)
+    axis.scatter([], [], s=24, color=RED, label=f"resolution: smallest k with p <= {level:g}, and all larger")
+    axis.plot([], [], color=GREY, linewidth=0.8, label="a query")
+    _members_axis(axis, near["size"])
+    axis.set(xlabel="k nearest units, removed together", ylabel="z of their pull")
+    axis.legend(fontsize=7, loc="upper left")
+    axis.set_ylim(top=axis.get_ylim()[1] * 1.35)
+    return figure, near.merge(radius.resolution.reset_index(), on="query")
+
+
+FIGURES: dict[str, Callable[[Path], tuple[Figure, pd.DataFrame]]] = {
+    "fig1_codebook": codebook, "fig2_fid": fid, "fig3_convergence": convergence, "fig4_correlation": correlation,
+    "fig5_attribution": attribution, "fig6_resolution": resolution,
+}  # fmt: skip

@@ -1,0 +1,147 @@
+"""The page and the summary: what a run says, from artefacts alone."""
+
+import base64
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from ddattr.artifacts import atomic, load_json, load_table
+from ddattr.tracking.figures import FIGURES
+
+CAPTIONS = {
+    "fig1_codebook": "Figure 1. Encoded ensemble: member k trains on the units whose bit k is 1.",
+    "fig2_fid": "Figure 2. Quality of individual members and of ensembles, at equal numbers of pictures.",
+    "fig3_convergence": "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures).",
+    "fig4_correlation": "Figure 4. Agreement with exact ablation over units; a dot a query, means with 95 % bootstrap "
+    "intervals over queries.",
+    "fig5_attribution": "Figure 5. Queries and the unit of largest pull and norm; q from the exact null of phantoms.",
+    "fig6_resolution": "Figure 6. Significance of the k nearest units as a set; dots mark each query's resolution.",
+}
+
+
+def summary(root: Path) -> list[str]:
+    """What a run says, in at most eight lines: quality, agreement, and how many queries are attributable to what."""
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    radius, queries = (load_table(root / "attribution" / f"{name}.csv") for name in ("radius", "queries"))
+    count, level = len(radius), radius.level.iloc[0]
+    unit = code["unit"]
+    lines = [
+        f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
+        _quality(root),
+        _agreement(root),
+        f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst {queries.jvp_error.max():.3f}"
+        f"; rotating Jacobian off by {queries.rotating_error.mean():.3f} ({queries.rotating_error.count()} queries)",
+        f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}" + _sets(root, level),
+        _resolution(radius),
+    ]
+    return [line for line in lines if line]
+
+
+def _quality(root: Path) -> str:
+    table = load_table(root / "quality" / "fid.csv")
+    alone, grown = table[table.kind == "individual"].fid, table[table.kind == "ensemble"]
+    whole = grown[grown.members == grown.members.max()].fid.mean()
+    return (
+        f"quality: FID {alone.mean():.3g} (individuals, sd {alone.std():.2g}), {whole:.3g} (ensemble of "
+        f"{grown.members.max()}), {int(table.images.iloc[0])} pictures each, own features"
+    )
+
+
+def _agreement(root: Path) -> str:
+    table = load_table(root / "attribution" / "agreement_summary.csv")
+    rows = table[(table.truth == "ablation") & (table.statistic == "spearman") & (table.measure == "norm")]
+    means = rows.set_index("method")
+    worst = load_table(root / "attribution" / "agreement.csv").query("method == 'jvp' and measure == 'norm'").spearman.min()
+    jvp = means.loc["jvp"]
+    others = ", ".join(f"{m} {means.loc[m, 'mean']:.2f}" for m in means.index if m not in ("jvp", "random"))
+    return (
+        f"agreement with exact ablation (Spearman, norm): jvp {jvp['mean']:.3f} [{jvp.low:.3f}, {jvp.high:.3f}], "
+        f"worst query {worst:.3f}; {others}"
+    )
+
+
+def _sets(root: Path, level: float) -> str:
+    sets = load_table(root / "attribution" / "sets.parquet")
+    labels = load_table(root / "attribution" / "queries.csv").set_index("query").label
+    text = ""
+    for kind in ("cluster", "label"):
+        rows = sets[sets.set.str.startswith(f"{kind}:")]
+        if rows.empty:
+            continue
+        best = rows.groupby("query").q_value.min()
+        text += f", to a {kind} {(best <= level).sum()} of {len(best)}"
+        if kind == "label":
+            first = rows.loc[rows.groupby("query").z.idxmax()].set_index("query").set
+            own = (first == "label:" + labels[first.index].astype(str)).sum()
+            text += f" (own label ranked first: {own})"
+    return text
+
+
+def _resolution(radius: pd.DataFrame) -> str:
+    found = radius.resolution[radius.resolution > 0]
+    if found.empty:
+        return "resolution: no query has a significant neighbourhood"
+    return (
+        f"resolution: {len(found)} of {len(radius)} queries have a significant neighbourhood of nearest units, "
+        f"median size {found.median():.0f}, smallest {found.min()}"
+    )
+
+
+def write_report(root: Path, name: str) -> None:
+    """report.html: one self-contained page."""
+    body = "".join(f"<li>{html.escape(line)}</li>" for line in summary(root))
+    figures = "".join(
+        f'<figure><img alt="{html.escape(CAPTIONS[figure])}" src="data:image/png;base64,{_encoded(root, figure)}">'
+        f"<figcaption>{html.escape(CAPTIONS[figure])} <small>figures/{figure}.csv</small></figcaption></figure>"
+        for figure in FIGURES
+    )
+    agreement = load_table(root / "attribution" / "agreement_summary.csv")
+    page = _PAGE.format(
+        name=html.escape(name), summary=body, figures=figures, provenance=_html(_provenance(root)),
+        agreement=_html(agreement), radius=_html(load_table(root / "attribution" / "radius.csv")),
+    )  # fmt: skip
+    with atomic(root / "report.html") as part:
+        part.write_text(page)
+
+
+def _encoded(root: Path, figure: str) -> str:
+    return base64.b64encode((root / "figures" / f"{figure}.png").read_bytes()).decode()
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, float_format="%.4g", border=0)
+
+
+def _provenance(root: Path) -> pd.DataFrame:
+    """Where every number comes from: a row for the members together and one for each stage."""
+    rows = []
+    members = [load_json(path) or {} for path in sorted((root / "members").glob("*/manifest.json"))]
+    for folder, manifests in [("members", members), *((f, [load_json(root / f / "manifest.json") or {}])
+                                                      for f in ("quality", "attribution"))]:  # fmt: skip
+        first = manifests[0]
+        rows.append({
+            "artefact": folder, "command": first.get("command"), "commit": first.get("commit"),
+            "seed": first.get("seed"), "fingerprint": first.get("fingerprint"), "device": first.get("device"),
+            "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
+            "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests), "torch": first.get("versions", {}).get("torch"),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>ddattr: {name}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption, small {{ color: #555; font-size: .85rem; }}
+table {{ border-collapse: collapse; font-size: .8rem; }} th, td {{ padding: .15rem .6rem; text-align: left; }}
+tr:nth-child(even) {{ background: #f5f5f5; }} div {{ overflow-x: auto; }}
+</style>
+<h1>{name}: whose pictures does each picture owe itself to?</h1>
+<ul>{summary}</ul>
+{figures}
+<h2>Agreement with exact ablation</h2><div>{agreement}</div>
+<h2>Queries</h2><div>{radius}</div>
+<h2>Provenance</h2><div>{provenance}</div>
+</html>
+"""
