@@ -44,9 +44,12 @@ class Codebook:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"codebook: seed={self.seed}, expected 0 to 2^64 - 1. Set codebook.seed.")
         if self.units > self.capacity:
+            members = smallest(self.units)
+            suffices = comb(members, self.weight) >= self.units
+            remedy = f"{members} or more" if suffices else f"{members} and codebook.weight to {default_weight(members)}"
             raise ValueError(
                 f"codebook: {self.units} units need {self.units} distinct codewords, but members={self.members} "
-                f"weight={self.weight} allows {self.capacity}. Set codebook.members to {smallest(self.units)} or more."
+                f"weight={self.weight} allows {self.capacity}. Set codebook.members to {remedy}."
             )
 
     @property

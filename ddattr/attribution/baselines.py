@@ -1,5 +1,6 @@
 """The cheaper answers that the Jacobian is held against: each is a linear response, or a score of its own."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -18,8 +19,8 @@ def last_step(
     ensemble: Ensemble, tape: Float[Tensor, "tape q c h w"], reverse: list[ReverseStep]
 ) -> Response:
     """At the last step only, the mean over the members that never saw the unit ("Last step predicted noise")."""
-    states = list(trajectory(ensemble.weighted(ensemble.uniform[None]), reverse, tape))
-    outputs = ensemble.outputs(states[-2].expand(1, *tape.shape[1:])[0], reverse[-1].t)
+    before, _ = deque(trajectory(ensemble.weighted(ensemble.uniform[None]), reverse, tape), maxlen=2)
+    outputs = ensemble.outputs(before.expand(1, *tape.shape[1:])[0], reverse[-1].t)
     return Response(reverse[-1].b * (outputs - outputs.mean(0)))
 
 

@@ -20,7 +20,7 @@ def factual(
 
 def counterfactual(
     ensemble: Ensemble,
-    codewords: Bool[Tensor, "units n"],
+    codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"],
     seeds: Sequence[int],
     reverse: list[ReverseStep],
     shape: Sequence[int],
@@ -30,6 +30,7 @@ def counterfactual(
     """Exact counterfactuals y(u_-i, eps) of units with these codewords (eq. 3 and 4 of the slides, under eq. 9).
 
     Args:
+        codewords: of the same units for all queries, or of each query's own.
         units_per_pass: units replayed together; bounds memory.
     Raises:
         ValueError: a codeword leaves no member that never saw the unit.

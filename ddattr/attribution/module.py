@@ -127,12 +127,8 @@ class AttributionModule(L.LightningModule):
         by_pull = pull(projections(response, picture, self.data.unit_images), self.codewords)
         by_norm = norm(gram(response), self.codewords)
         top = torch.cat([score.topk(self.refine, 0).indices for score in (by_pull, by_norm)])
-        pictures = [
-            counterfactual(self.ensemble, self.codewords[units], [seed], self.reverse, self.data.shape,
-                           str(self.device))[:, 0]
-            for units, seed in zip(top.T, seeds, strict=True)
-        ]  # fmt: skip
-        return top, torch.stack(pictures, 1)
+        words = self.codewords[top]
+        return top, counterfactual(self.ensemble, words, seeds, self.reverse, self.data.shape, str(self.device))
 
     @rank_zero_only
     def on_predict_end(self) -> None:

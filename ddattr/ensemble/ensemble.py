@@ -1,5 +1,6 @@
 """The encoded ensemble: n denoisers, mixed by weights."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -41,33 +42,36 @@ class Ensemble(nn.Module):
         """Noise estimates of all members on the same pictures."""
         return torch.stack([self.member(k, x, t) for k in range(len(self))])
 
-    def weighted(self, weights: Float[Tensor, "rows n"]) -> Denoiser:
+    def weighted(self, weights: Float[Tensor, "rows n"] | Float[Tensor, "rows q n"]) -> Denoiser:
         """Denoiser f_e . v of eq. 7 of the slides, one row of pictures for every row of weights.
 
-        A member is evaluated only on the rows that give it weight.
+        A row holds one weighting for all of its pictures, or one for each. A member is evaluated only on the pictures
+        that give it weight.
 
         Raises:
             ValueError: the weights are for another number of members.
         """
         if weights.shape[-1] != len(self):
             raise ValueError(f"ensemble: weights for {weights.shape[-1]} members, but it has {len(self)}.")
+        weights = weights[:, None] if weights.dim() == 2 else weights
 
         def denoiser(x: Tensor, t: int) -> Tensor:
             x = x.expand(len(weights), *x.shape[-4:])
-            estimate = torch.zeros_like(x)
-            for k, column in enumerate(weights.T.to(x)):
-                rows = column.nonzero()[:, 0]
-                if len(rows):
-                    part = self.member(k, x[rows], t)
-                    estimate.index_add_(0, rows, column[rows].reshape(-1, 1, 1, 1, 1) * part)
-            return estimate
+            flat, each = x.flatten(0, 1), weights.to(x).expand(*x.shape[:2], -1).flatten(0, 1)
+            estimate = torch.zeros_like(flat)
+            for k, column in enumerate(each.T):
+                given = column.nonzero()[:, 0]
+                if len(given):
+                    part = self.member(k, flat[given], t)
+                    estimate.index_add_(0, given, column[given].reshape(-1, 1, 1, 1) * part)
+            return estimate.reshape(x.shape)
 
         return denoiser
 
     @torch.no_grad()
     def pictures(
         self,
-        weights: Float[Tensor, "rows n"],
+        weights: Float[Tensor, "rows n"] | Float[Tensor, "rows q n"],
         seeds: Sequence[int],
         reverse: list[ReverseStep],
         shape: Sequence[int],
@@ -75,7 +79,5 @@ class Ensemble(nn.Module):
     ) -> Float[Tensor, "rows q c h w"]:
         """Pictures y(v, eps) of every row of weights on every query's tape: eq. 10's left side."""
         tape = noise_tape(seeds, len(reverse), shape).to(device)
-        x = tape[0]
-        for x in trajectory(self.weighted(weights), reverse, tape):
-            pass
-        return x
+        (picture,) = deque(trajectory(self.weighted(weights), reverse, tape), maxlen=1)
+        return picture

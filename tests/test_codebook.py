@@ -1,0 +1,330 @@
+"""Codewords: an exact combinatorial design, so every law is exact."""
+
+import itertools
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from ddattr.codebook import Codebook, ablation, contrast, default_weight, permute, smallest, unrank
+
+SEEDS = st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def codebooks(draw, members: int = 64, units: int = 200) -> Codebook:
+    n = draw(st.integers(2, members))
+    h = draw(st.integers(1, n - 1))
+    return Codebook(draw(st.integers(1, min(units, comb(n, h)))), n, h, draw(SEEDS))
+
+
+def everyone(codebook: Codebook) -> torch.Tensor:
+    return codebook.codewords(torch.arange(codebook.units))
+
+
+def words(bits: torch.Tensor) -> list[int]:
+    """Codewords as integers."""
+    return [sum(1 << k for k, bit in enumerate(row) if bit) for row in bits.tolist()]
+
+
+@given(codebooks())
+def test_codewords_are_distinct_and_of_constant_weight(codebook):
+    bits = everyone(codebook)
+    assert bits.shape == (codebook.units, codebook.members)
+    assert (bits.sum(1) == codebook.weight).all()
+    assert len(set(words(bits))) == codebook.units
+
+
+@given(codebooks(), st.data())
+def test_a_codeword_does_not_depend_on_which_others_are_asked(codebook, data):
+    chosen = data.draw(st.lists(st.integers(0, codebook.units - 1), min_size=1, max_size=6))
+    assert torch.equal(codebook.codewords(torch.tensor(chosen)), everyone(codebook)[chosen])
+    assert torch.equal(codebook.codewords(torch.tensor(chosen)[:, None]), everyone(codebook)[chosen][:, None])
+    assert torch.equal(codebook.codewords(torch.tensor(chosen[0])), everyone(codebook)[chosen[0]])
+
+
+@given(codebooks())
+def test_the_same_arguments_make_the_same_codebook(codebook):
+    again = Codebook(codebook.units, codebook.members, codebook.weight, codebook.seed)
+    assert torch.equal(everyone(codebook), everyone(again))
+
+
+@given(codebooks(), st.integers(1, 5))
+def test_more_units_leave_the_first_codewords_alone(codebook, more):
+    assume(codebook.units + more <= codebook.capacity)
+    larger = Codebook(codebook.units + more, codebook.members, codebook.weight, codebook.seed)
+    assert torch.equal(everyone(codebook), everyone(larger)[: codebook.units])
+
+
+def test_seeds_that_share_their_low_32_bits_differ():
+    assert not torch.equal(everyone(Codebook(50, 12, 5, 5)), everyone(Codebook(50, 12, 5, 5 + 2**32)))
+
+
+@given(codebooks(members=9, units=130))
+def test_units_and_phantoms_partition_all_words(codebook):
+    phantoms = codebook.phantom_codewords(torch.arange(codebook.phantoms))
+    together = words(everyone(codebook)) + words(phantoms)
+    expected = {sum(1 << k for k in ones) for ones in itertools.combinations(range(codebook.members), codebook.weight)}
+    assert len(together) == len(expected)
+    assert set(together) == expected
+
+
+@given(st.integers(1, 300), SEEDS)
+def test_permute_is_a_bijection(size, key):
+    assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
+
+
+@given(st.integers(1, 300), st.lists(SEEDS, min_size=1, max_size=4))
+def test_permute_broadcasts_index_and_key(size, keys):
+    keys = np.array(keys, np.uint64)
+    table = permute(np.arange(size), size, keys[:, None])
+    assert table.shape == (len(keys), size)
+    for row, key in zip(table, keys, strict=True):
+        assert np.array_equal(row, permute(np.arange(size), size, int(key)))
+    assert int(permute(np.array(size - 1), size, int(keys[0]))) == table[0, -1]
+
+
+@pytest.mark.parametrize("size", [2, 5, 20, 100])
+@pytest.mark.parametrize("index", [0, 1])
+def test_permute_maps_an_index_uniformly_over_keys(size, index):
+    """Chi-square; false-alarm rate 1e-3 for each of the 8 cases."""
+    image = permute(np.array(index), size, np.arange(200 * size))
+    assert chisquare(np.bincount(image.astype(np.int64), minlength=size)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [6, 20])
+def test_permute_maps_pairs_uniformly_over_keys(size):
+    """Chi-square over the ordered pairs of distinct images; false-alarm rate 1e-3 for each of the 2 cases."""
+    first, second = permute(np.array([[0], [1]]), size, np.arange(100 * size**2)).astype(np.int64)
+    counts = np.bincount(first * size + second, minlength=size**2).reshape(size, size)
+    assert (counts.diagonal() == 0).all()
+    assert chisquare(counts[~np.eye(size, dtype=bool)]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("members", range(2, 11))
+def test_unrank_enumerates_the_combinations_in_order(members):
+    for weight in range(1, members):
+        expected = sorted(sum(1 << k for k in ones) for ones in itertools.combinations(range(members), weight))
+        assert unrank(np.arange(comb(members, weight)), members, weight).tolist() == expected
+
+
+@given(st.integers(2, 64), st.data())
+def test_unrank_is_the_inverse_of_the_combinatorial_number_system(members, data):
+    weight = data.draw(st.integers(1, members - 1))
+    last = comb(members, weight) - 1
+    rank = data.draw(st.integers(0, last) | st.integers(max(0, last - 3), last))
+    word = int(unrank(np.array([rank], np.uint64), members, weight)[0])
+    ones = [k for k in range(64) if word >> k & 1]
+    assert len(ones) == weight
+    assert max(ones) < members
+    assert sum(comb(k, place + 1) for place, k in enumerate(ones)) == rank
+
+
+def test_unrank_reaches_the_last_words_of_64_bits():
+    last = comb(64, 32) - 1
+    top = unrank(np.array([last - 1, last], np.uint64), 64, 32)
+    assert top.tolist() == [(1 << 64) - (1 << 33) + (1 << 31), (1 << 64) - (1 << 32)]
+
+
+def test_unrank_leaves_its_argument_alone():
+    rank = np.arange(10, dtype=np.uint64)
+    unrank(rank, 5, 2)
+    assert rank.tolist() == list(range(10))
+
+
+@given(codebooks(members=12), st.integers(1, 8))
+def test_redraw_gives_distinct_phantoms_within_a_draw(codebook, size):
+    assume(codebook.phantoms >= size)
+    draws = torch.arange(7)
+    drawn = torch.stack([codebook.redraw(position, draws) for position in range(size)], dim=1)
+    units = set(words(everyone(codebook)))
+    for row in drawn:
+        assert len(set(words(row))) == size
+        assert units.isdisjoint(words(row))
+
+
+def test_redraw_is_uniform_over_phantoms():
+    """Chi-square; false-alarm rate 1e-3."""
+    codebook = Codebook(5, 6, 2)
+    drawn = words(codebook.redraw(3, torch.arange(4000)))
+    counts = [drawn.count(word) for word in words(codebook.phantom_codewords(torch.arange(10)))]
+    assert sum(counts) == 4000
+    assert chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("units", "position"), [(10, 0), (8, 2), (8, 3), (8, 1000)])
+def test_redraw_refuses_a_position_without_a_phantom(units, position):
+    with pytest.raises(ValueError, match=f"{10 - units} phantoms"):
+        Codebook(units, 5, 2).redraw(position, torch.arange(3))
+
+
+@given(codebooks(members=9, units=60), st.integers(1, 150), SEEDS)
+def test_sample_phantoms_are_distinct_and_no_units(codebook, count, seed):
+    sample = words(codebook.sample_phantoms(count, seed))
+    assert len(set(sample)) == len(sample) == min(count, codebook.phantoms)
+    assert set(words(everyone(codebook))).isdisjoint(sample)
+
+
+def test_sample_phantoms_depends_on_the_seed():
+    codebook = Codebook(100, 64, 28)
+    first, again, other = (codebook.sample_phantoms(50, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@given(codebooks(members=20, units=40))
+def test_subset_contains_and_balance_agree(codebook):
+    bits = everyone(codebook)
+    for member in range(codebook.members):
+        assert torch.equal(codebook.subset(member), bits[:, member])
+    assert codebook.contains(codebook.units - 1, 0) == bool(bits[-1, 0])
+    assert torch.equal(codebook.balance, bits.sum(0))
+    assert codebook.balance.sum() == codebook.units * codebook.weight
+
+
+def test_balance_streams_more_than_one_block():
+    codebook = Codebook((1 << 16) + 17, 20, 9)
+    assert torch.equal(codebook.balance, everyone(codebook).sum(0))
+
+
+@given(codebooks())
+def test_ablation_is_uniform_over_the_members_that_never_saw_the_unit(codebook):
+    bits, weights = everyone(codebook), ablation(everyone(codebook))
+    assert torch.equal(weights > 0, ~bits)
+    torch.testing.assert_close(weights.sum(1), torch.ones(codebook.units))
+    torch.testing.assert_close(weights.amax(1), torch.full((codebook.units,), 1 / (codebook.members - codebook.weight)))
+    assert torch.equal(codebook.ablation(0), weights[0])
+
+
+@given(codebooks())
+def test_contrast_sums_to_0_and_has_the_stated_length(codebook):
+    weights = contrast(everyone(codebook)).double()
+    torch.testing.assert_close(weights.sum(1), torch.zeros(codebook.units).double(), atol=1e-6, rtol=0)
+    expected = torch.full((codebook.units,), codebook.contrast_variance).double()
+    torch.testing.assert_close(weights.square().sum(1), expected, rtol=1e-5, atol=0)
+    assert torch.equal(codebook.contrast(0), contrast(everyone(codebook))[0])
+
+
+def test_complementary_codewords_have_opposite_contrasts():
+    bits = everyone(Codebook(20, 6, 3))
+    torch.testing.assert_close(contrast(bits), -contrast(~bits))
+
+
+@given(codebooks(members=14, units=40), st.data())
+def test_survivors_saw_none_of_the_units(codebook, data):
+    chosen = data.draw(st.lists(st.integers(0, codebook.units - 1), min_size=1, max_size=4))
+    expected = [not any(codebook.contains(unit, member) for unit in chosen) for member in range(codebook.members)]
+    assert codebook.survivors(torch.tensor(chosen)).tolist() == expected
+
+
+@given(codebooks(members=20, units=40))
+def test_distance_equals_brute_force(codebook):
+    assume(codebook.units > 1)
+    pairs = itertools.combinations(words(everyone(codebook)), 2)
+    assert codebook.distance() == min((a ^ b).bit_count() for a, b in pairs)
+
+
+def test_distance_across_blocks_equals_brute_force():
+    codebook = Codebook(2100, 32, 4, seed=1)
+    bits = everyone(codebook).float()
+    hamming = 2 * (codebook.weight - bits @ bits.T)
+    assert codebook.distance() == hamming[~torch.eye(2100, dtype=torch.bool)].min()
+
+
+def test_distance_of_many_units_is_taken_over_a_sample():
+    """Any 20,000 of the 20,349 words of 21 bits with 5 ones hold a pair at distance 2."""
+    assert Codebook(20_300, 21, 5).distance() == 2
+
+
+@pytest.mark.parametrize("level", [1.0, 0.05])
+@pytest.mark.parametrize("units", [1, 2, 3, 10, 924, 1797, 60_000, 10**9])
+def test_smallest_suffices_and_one_member_less_does_not(units, level):
+    members = smallest(units, level)
+    assert units <= level * comb(members, default_weight(members))
+    assert all(units > level * comb(fewer, default_weight(fewer)) for fewer in range(2, members))
+
+
+@given(st.integers(2, 64))
+def test_default_weight_is_possible_and_at_most_half(members):
+    assert 1 <= default_weight(members) <= max(1, members // 2)
+
+
+@given(codebooks())
+def test_smallest_q_is_the_share_of_words_in_use(codebook):
+    assert codebook.smallest_q() == codebook.units / (codebook.units + codebook.phantoms)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"units": 1797, "members": 12, "weight": 6},
+            "codebook: 1797 units need 1797 distinct codewords, but members=12 weight=6 allows 924. "
+            f"Set codebook.members to {smallest(1797)} or more.",
+        ),
+        ({"units": 1, "members": 1, "weight": 1}, "codebook: members=1, expected 2 to 64. Set codebook.members."),
+        ({"units": 1, "members": 65, "weight": 1}, "codebook: members=65, expected 2 to 64. Set codebook.members."),
+        (
+            {"units": 1, "members": 4, "weight": 0},
+            "codebook: weight=0, expected 1 to 3: with 0 no member sees a unit, with 4 none can be removed. "
+            "Set codebook.weight.",
+        ),
+        (
+            {"units": 1, "members": 4, "weight": 4},
+            "codebook: weight=4, expected 1 to 3: with 0 no member sees a unit, with 4 none can be removed. "
+            "Set codebook.weight.",
+        ),
+        ({"units": 0, "members": 4, "weight": 2}, "codebook: units=0, expected at least 1. Check data."),
+        (
+            {"units": 1, "members": 4, "weight": 2, "seed": -1},
+            "codebook: seed=-1, expected 0 to 2^64 - 1. Set codebook.seed.",
+        ),
+        (
+            {"units": 1, "members": 4, "weight": 2, "seed": 2**64},
+            f"codebook: seed={2**64}, expected 0 to 2^64 - 1. Set codebook.seed.",
+        ),
+    ],
+)
+def test_an_impossible_codebook_is_refused_with_what_to_change(arguments, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared below
+        Codebook(**arguments)
+    assert str(error.value) == message
+
+
+def test_the_advised_number_of_members_is_right():
+    assert smallest(1797) == 14
+    Codebook(1797, smallest(1797), default_weight(smallest(1797)))
+
+
+def test_more_units_than_64_members_can_tell_apart_are_refused():
+    with pytest.raises(ValueError, match="need more than 64 members"):
+        smallest(2**64)
+
+
+@pytest.mark.parametrize("unit", [-1, 5])
+def test_a_unit_outside_the_codebook_is_refused(unit):
+    with pytest.raises(ValueError, match=f"unit {unit} does not exist: units are 0 to 4"):
+        Codebook(5, 6, 2).codewords(torch.tensor([0, unit]))
+
+
+@pytest.mark.parametrize("phantom", [-1, 10])
+def test_a_phantom_outside_the_codebook_is_refused(phantom):
+    with pytest.raises(ValueError, match="10 phantoms"):
+        Codebook(5, 6, 2).phantom_codewords(torch.tensor([phantom]))
+
+
+@pytest.mark.parametrize("member", [-1, 6, True])
+def test_a_member_outside_the_codebook_is_refused(member):
+    codebook = Codebook(5, 6, 2)
+    for ask in (codebook.check_member, codebook.subset, lambda member: codebook.contains(0, member)):
+        with pytest.raises(ValueError, match=f"member={member} does not exist: members are 0 to 5. Set member."):
+            ask(member)
+
+
+def test_distance_needs_two_units():
+    with pytest.raises(ValueError, match="a distance needs 2 units"):
+        Codebook(1, 6, 2).distance()

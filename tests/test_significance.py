@@ -1,0 +1,399 @@
+"""Significance: exact by design, so small codes are enumerated and nothing is approximate but what says so."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+
+from ddattr.attribution.influence import norm, pull
+from ddattr.attribution.significance import (
+    benjamini_hochberg,
+    norm_significance,
+    null_deviation,
+    pull_significance,
+    radius_significance,
+    resolution,
+    set_significance,
+)
+from ddattr.codebook import Codebook, contrast
+
+SMALL = Codebook(3, 6, 2)  # 15 words, 12 of them phantoms
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def units_of(codebook: Codebook) -> torch.Tensor:
+    return codebook.codewords(torch.arange(codebook.units))
+
+
+def phantoms_of(codebook: Codebook) -> torch.Tensor:
+    return codebook.phantom_codewords(torch.arange(codebook.phantoms))
+
+
+def words_of(codebook: Codebook) -> torch.Tensor:
+    return torch.cat([units_of(codebook), phantoms_of(codebook)])
+
+
+def as_every_unit(words: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+    """`pull` of codewords on one direction, projected (n, q)."""
+    return pull(projected[:, None].expand(-1, len(words), -1), words)
+
+
+@pytest.mark.parametrize(("members", "weight"), [(5, 1), (6, 2), (6, 3), (9, 4), (8, 7)])
+def test_the_null_of_pull_has_mean_0_and_the_stated_deviation(members, weight):
+    """Over all codewords, enumerated; to the float32 rounding of the contrasts."""
+    codebook, projected = Codebook(1, members, weight), randn(members, 2)
+    null = as_every_unit(words_of(codebook), projected)
+    deviation = null_deviation(projected, codebook)
+    torch.testing.assert_close(null.mean(0) / deviation, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(null.std(0, correction=0), deviation, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("measure", ["pull", "norm"])
+def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measure):
+    """Exchangeability: under the null a unit's p is uniform on 1/C, 2/C, ..., 1; exact, without ties."""
+    words = words_of(SMALL)
+    if measure == "pull":
+        projected = randn(6, 1)
+        score = as_every_unit(words, projected)
+    else:
+        response = randn(1, 6, 9)
+        score = norm(response @ response.mT, words)
+    p = []
+    for held in range(15):
+        others = torch.arange(15) != held
+        if measure == "pull":
+            _, value = pull_significance(score[held, None], projected[:, None], words[others], SMALL)
+        else:
+            _, value = norm_significance(score[held, None], score[others])
+        p.append(value.item())
+    torch.testing.assert_close(torch.tensor(p).sort().values, torch.arange(1, 16) / 15)
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 24])
+def test_p_of_pull_counts_the_phantoms_on_the_unit_s_own_direction(block):
+    projected = randn(6, 3, 2)
+    score, phantoms = pull(projected, units_of(SMALL)), phantoms_of(SMALL)
+    z, p = pull_significance(score, projected, phantoms, SMALL, block)
+    for i in range(3):
+        for q in range(2):
+            null = as_every_unit(phantoms, projected[:, i, q, None])
+            torch.testing.assert_close(p[i, q], (1 + (null >= score[i, q]).sum()) / torch.tensor(13.0).double())
+    torch.testing.assert_close(z, score / null_deviation(projected, SMALL))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_significance_does_not_depend_on_the_scale(scale):
+    projected, phantoms = randn(6, 3, 2), phantoms_of(SMALL)
+    expected = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms, SMALL)
+    scaled = scale * projected
+    for first, second in zip(
+        pull_significance(pull(scaled, units_of(SMALL)), scaled, phantoms, SMALL), expected, strict=True
+    ):
+        torch.testing.assert_close(first, second)
+
+
+def test_a_planted_effect_is_as_significant_as_can_be():
+    """Members that saw the unit project 1 more on its direction: no other codeword reaches its score."""
+    codebook = Codebook(5, 12, 5)
+    words = units_of(codebook)
+    projected = words.T[..., None] + 0.02 * randn(12, 5, 1)
+    z, p = pull_significance(pull(projected, words), projected, phantoms_of(codebook), codebook)
+    torch.testing.assert_close(p, torch.full_like(p, 1 / (1 + codebook.phantoms)))
+    assert (z > 3).all()
+    _, opposite = pull_significance(pull(-projected, words), -projected, phantoms_of(codebook), codebook)
+    assert (opposite == 1).all()
+
+
+def test_ties_count_against_the_unit():
+    projected = torch.zeros(6, 3, 2, dtype=torch.float64)
+    z, p = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms_of(SMALL), SMALL)
+    assert (p == 1).all()
+    assert (z == 0).all()
+    z, p = norm_significance(torch.ones(3, 2), torch.ones(7, 2))
+    assert (p == 1).all()
+    assert (z == 0).all()
+
+
+def test_rounding_does_not_break_a_tie():
+    """Scores of 2 of 6 members with projections 0 and 0.1 take 3 values: equal ones must count whatever the order."""
+    projected = 0.1 * torch.tensor([1, 0, 1, 0, 1, 0], dtype=torch.float64)[:, None]
+    words = words_of(SMALL)
+    score = as_every_unit(words, projected)
+    seen = (words & torch.tensor([True, False] * 3)).sum(1)
+    _, p = pull_significance(score, projected[:, None].expand(-1, 15, -1), words, SMALL)
+    expected = torch.tensor([(1 + (seen >= ones).sum()) / 16 for ones in seen], dtype=torch.float64)
+    torch.testing.assert_close(p[:, 0], expected)
+
+
+def test_p_of_norm_counts_the_phantoms():
+    score, null = randn(20, 2).abs(), randn(50, 2, seed=1).abs()
+    z, p = norm_significance(score, null)
+    expected = (1 + (null >= score[:, None]).sum(1)) / torch.tensor(51.0).double()
+    torch.testing.assert_close(p, expected)
+    torch.testing.assert_close(z, (score - null.mean(0)) / null.std(0))
+
+
+def test_complementary_codewords_tie_under_norm():
+    """With h = n/2 a unit's complement has its norm: if it is a phantom, p cannot be the smallest."""
+    codebook = Codebook(1, 6, 3)
+    response = randn(1, 6, 9)
+    response = response - response.mean(1, keepdim=True)
+    gram = response @ response.mT
+    _, p = norm_significance(norm(gram, units_of(codebook)), norm(gram, phantoms_of(codebook)))
+    assert p.item() >= 2 / 20
+
+
+def test_benjamini_hochberg_equals_scipy_s():
+    p = torch.rand(40, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    p[:10, 0] = 0.01  # ties
+    torch.testing.assert_close(
+        benjamini_hochberg(p), torch.from_numpy(stats.false_discovery_control(p.numpy(), axis=0))
+    )
+
+
+def test_benjamini_hochberg_keeps_the_order_and_never_falls_below_p():
+    p = torch.rand(40, 1, generator=torch.Generator().manual_seed(0))
+    q = benjamini_hochberg(p)
+    assert (q >= p).all()
+    assert (q[p[:, 0].argsort(), 0].diff() >= 0).all()
+
+
+def test_benjamini_hochberg_leaves_out_nan():
+    """A test that could not be made stays NaN and costs the others nothing."""
+    p = torch.tensor([[0.01, torch.nan], [torch.nan, torch.nan], [0.04, 0.5], [0.03, torch.nan]])
+    expected = torch.tensor([[0.03, torch.nan], [torch.nan, torch.nan], [0.04, 0.5], [0.04, torch.nan]])
+    torch.testing.assert_close(benjamini_hochberg(p), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("false_nulls", [0, 10])
+def test_benjamini_hochberg_controls_the_false_discovery_rate(false_nulls):
+    """Exactly level * (true nulls / tests) for independent p: 2,000 repetitions of 40 tests at level 0.2.
+
+    Within 4 standard errors, at most sqrt(0.2 * 0.8 / 2000) = 0.009 each: false-alarm rate 6e-5 for each case.
+    """
+    p = torch.rand(40, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p[:false_nulls] *= 1e-3
+    rejected = benjamini_hochberg(p) <= 0.2
+    rate = (rejected[false_nulls:].sum(0) / rejected.sum(0).clamp_min(1)).mean().item()
+    assert abs(rate - 0.2 * (40 - false_nulls) / 40) < 4 * 0.009
+
+
+def set_inputs(codebook: Codebook, queries: int = 2):
+    projected = randn(codebook.members, codebook.units, queries)
+    return pull(projected, units_of(codebook)), projected
+
+
+def test_a_set_s_score_is_the_sum_of_its_units_pull():
+    score, projected = set_inputs(SMALL)
+    sets = torch.tensor([[[0, 2], [1, 2]], [[1, -1], [-1, 0]]])
+    total, _, _ = set_significance(sets, score, projected, SMALL, draws=10)
+    expected = torch.stack(
+        [torch.stack([score[0, 0] + score[2, 0], score[1, 1] + score[2, 1]]), torch.stack([score[1, 0], score[0, 1]])]
+    )
+    torch.testing.assert_close(total, expected)
+
+
+def test_a_set_of_one_unit_is_the_unit():
+    """z exactly; p within 4.5 standard errors of 4,000 draws: false-alarm rate 7e-6 for each of 20 units' p."""
+    codebook = Codebook(20, 8, 3)
+    score, projected = set_inputs(codebook, queries=1)
+    phantoms = phantoms_of(codebook)
+    z, p = pull_significance(score, projected, phantoms, codebook)
+    share = (p * (1 + len(phantoms)) - 1) / len(phantoms)
+    _, set_z, set_p = set_significance(torch.arange(20)[:, None, None], score, projected, codebook, draws=4000)
+    torch.testing.assert_close(set_z, z, rtol=1e-9, atol=1e-12)
+    error = (share * (1 - share) / 4000).sqrt()
+    assert ((set_p - share).abs() <= 4.5 * error + 1 / 4000).all()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_set_s_deviation_is_that_of_all_assignments_of_distinct_codewords(size):
+    """Full enumeration of ordered pairs and triples of the 10 words of 5 bits with 2 ones."""
+    codebook = Codebook(3, 5, 2)
+    score, projected = set_inputs(codebook, queries=1)
+    w = contrast(words_of(codebook)).double()
+    each = -(w @ projected[..., 0])  # (word, unit): pull of the unit under the word
+    null = torch.stack(
+        [sum(each[word, unit] for unit, word in enumerate(held)) for held in itertools.permutations(range(10), size)]
+    )
+    total, z, _ = set_significance(torch.arange(size)[None, None], score, projected, codebook, draws=10)
+    torch.testing.assert_close((total / z).item(), null.std(correction=0).item(), rtol=1e-6, atol=0)
+
+
+def test_a_set_s_p_is_the_share_of_assignments_of_distinct_phantoms():
+    """Against all ordered pairs of distinct phantoms; within 4.5 standard errors of 5,000 draws (false alarm 7e-6)."""
+    codebook = Codebook(3, 6, 2)
+    score, projected = set_inputs(codebook)
+    sets = torch.tensor([[[0, 1]] * 2, [[0, 2]] * 2, [[2, 1]] * 2])
+    total, _, p = set_significance(sets, score, projected, codebook, draws=5000)
+    w = contrast(phantoms_of(codebook)).double()
+    for s, units in enumerate(sets[:, 0].tolist()):
+        for q in range(2):
+            first, second = (-(w @ projected[:, unit, q]) for unit in units)
+            null = (first[:, None] + second)[~torch.eye(12, dtype=torch.bool)]
+            share = (null >= total[s, q]).double().mean()
+            assert abs(p[s, q] - share) <= 4.5 * (share * (1 - share) / 5000).sqrt() + 1 / 5000
+
+
+def test_padding_changes_nothing():
+    codebook = Codebook(6, 8, 3)
+    score, projected = set_inputs(codebook)
+    sets = torch.tensor([[[0, 1]] * 2, [[3, 5]] * 2])
+    padded = torch.nn.functional.pad(sets, (0, 3), value=-1)
+    for plain, with_padding in zip(
+        set_significance(sets, score, projected, codebook, draws=50),
+        set_significance(padded, score, projected, codebook, draws=50),
+        strict=True,
+    ):
+        torch.testing.assert_close(with_padding, plain)
+
+
+def test_a_set_s_scores_do_not_depend_on_the_other_sets():
+    codebook = Codebook(6, 8, 3)
+    score, projected = set_inputs(codebook)
+    sets = torch.tensor([[[0, 1, 2]] * 2, [[3, 5, -1]] * 2, [[4, -1, -1]] * 2])
+    together = set_significance(sets, score, projected, codebook, draws=50)
+    for s in range(3):
+        alone = set_significance(sets[s : s + 1], score, projected, codebook, draws=50)
+        for part, whole in zip(alone, together, strict=True):
+            torch.testing.assert_close(part[0], whole[s])
+
+
+def test_a_set_s_p_counts_the_set_itself():
+    """A score that no draw reaches has p = 1 / (1 + draws); one that all draws reach or tie has p = 1."""
+    score, projected = set_inputs(SMALL)
+    sets = torch.tensor([[[0, 1]] * 2])
+    for size, expected in ((1e3, 1 / 51), (-1e3, 1.0)):
+        _, _, p = set_significance(sets, torch.full_like(score, size), projected, SMALL, draws=50)
+        torch.testing.assert_close(p, torch.full_like(p, expected))
+    _, z, p = set_significance(sets, torch.zeros_like(score), torch.zeros_like(projected), SMALL, draws=50)
+    assert (p == 1).all()
+    assert (z == 0).all()
+
+
+def test_an_empty_set_has_score_0_and_no_p():
+    score, projected = set_inputs(SMALL)
+    total, z, p = set_significance(torch.full((1, 2, 2), -1), score, projected, SMALL, draws=10)
+    assert (total == 0).all()
+    assert (z == 0).all()
+    assert p.isnan().all()
+
+
+def test_a_set_larger_than_the_phantoms_has_no_p():
+    """8 units of 10 words leave 2 phantoms: a set of 2 has a null, a set of 3 has none."""
+    codebook = Codebook(8, 5, 2)
+    score, projected = set_inputs(codebook)
+    sets = torch.tensor([[[0, 1, -1]] * 2, [[0, 1, 2]] * 2])
+    total, z, p = set_significance(sets, score, projected, codebook, draws=20)
+    assert not p[0].isnan().any()
+    assert p[1].isnan().all()
+    assert not total.isnan().any()
+    assert not z.isnan().any()
+
+
+@pytest.mark.parametrize("seed", [0, 5, 5 + 2**32, 2**64 - 1])
+def test_a_set_s_draws_have_an_address(seed):
+    codebook = Codebook(6, 8, 3)
+    score, projected = set_inputs(codebook)
+    sets = torch.arange(6).reshape(3, 1, 2).expand(-1, 2, -1)
+    p, again, *others = (
+        set_significance(sets, score, projected, codebook, 500, s)[2] for s in (seed, seed, seed ^ 1, seed ^ 2**32)
+    )
+    assert torch.equal(p, again)
+    assert not any(torch.equal(p, other) for other in others)
+
+
+def test_a_planted_set_is_significant_where_its_units_are_not():
+    """10 units, each a weak pull of 1 deviation: the set stands about sqrt(10) deviations out."""
+    codebook = Codebook(10, 12, 5)
+    words = units_of(codebook)
+    projected = randn(12, 10, 1)
+    score = null_deviation(projected, codebook)
+    _, unit_p = pull_significance(score, projected, phantoms_of(codebook), codebook)
+    _, z, p = set_significance(torch.arange(10)[None, None], score, projected, codebook, draws=2000)
+    assert len(words) == 10
+    assert unit_p.min() > 0.05
+    assert 2.5 < z.item() < 4
+    assert p.item() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("p", "index"),
+    [
+        ([0.01, 0.01, 0.01], 0),
+        ([0.20, 0.01, 0.01], 1),
+        ([0.20, 0.20, 0.01], 2),
+        ([0.20, 0.20, 0.20], -1),
+        ([0.01, 0.01, 0.20], -1),  # the largest fails: nothing below it is tested
+        ([0.01, 0.20, 0.01], 2),  # the sequence stops in the middle
+        ([0.01, 0.01, float("nan")], -1),
+        ([0.05, 0.05, 0.05], 0),
+    ],
+)
+def test_resolution_is_where_the_fixed_sequence_stops(p, index):
+    assert resolution(torch.tensor(p)[:, None], 0.05).tolist() == [index]
+
+
+def test_resolution_errs_at_the_level():
+    """Under the global null only the first test can be wrong: 10,000 queries, within 4 standard errors of 0.0022."""
+    p = torch.rand(6, 10_000, generator=torch.Generator().manual_seed(0))
+    assert abs((resolution(p, 0.05) >= 0).float().mean() - 0.05) < 4 * 0.0022
+
+
+@pytest.mark.parametrize(("units", "phantoms"), [(1, 14), (10, 782), (100, 692), (790, 2), (1000, 50)])
+def test_p_of_the_radius_is_uniform_under_the_null(units, phantoms):
+    """Exchangeability: P(p <= p_m) = p_m, where p_m belongs to the m-th largest of all N + P norms.
+
+    The largest of N words ranks m-th or better among N + P with a hypergeometric probability; exact. It is the same
+    for all phantoms of a code and for a sample of them.
+    """
+    codebook = Codebook(units, 64, 28)
+    above = torch.arange(phantoms + 1)
+    null = torch.arange(1.0, phantoms + 1).double()[:, None].expand(-1, len(above))
+    _, p = radius_significance(phantoms + 0.5 - above.double(), null, codebook)
+    rank_at_most = 1 - stats.hypergeom(units + phantoms, units, 1 + above.numpy()).pmf(0)
+    torch.testing.assert_close(p, torch.from_numpy(rank_at_most), rtol=1e-9, atol=1e-12)
+
+
+def test_p_and_median_of_the_radius_agree_with_draws():
+    """20,000 times 10 of 792 words; within 4.5 standard errors, p over 5 radii of one phantom each (false alarm 4e-5).
+
+    The share of maxima above the median may also differ by 10 / 792, as the median takes draws for independent.
+    """
+    codebook, norms = Codebook(10, 12, 5), randn(792).abs().sort().values
+    drawn = torch.rand(20_000, 792, generator=torch.Generator().manual_seed(1)).topk(10).indices
+    rank = [1, 20, 50, 100, 200]
+    radius = norms[[-r for r in rank]]
+    null = torch.stack([torch.cat([norms[: 782 - r + 1], norms[792 - r + 1 :]]) for r in rank], dim=1)
+    _, p = radius_significance(radius, null, codebook)
+    maxima = norms[drawn].amax(1)
+    share = torch.stack([(maxima >= r).double().mean() for r in radius])
+    assert ((p - share).abs() <= 4.5 * (p * (1 - p) / 20_000).sqrt()).all()
+    median, _ = radius_significance(radius[:1], norms[:, None], codebook)
+    above = (maxima >= median).double().mean()
+    assert abs(above - 0.5) < 4.5 * 0.5 / 20_000**0.5 + 10 / 792
+
+
+def test_p_of_the_radius_has_the_limit_of_independent_draws():
+    """With many more phantoms than units: p = 1 - (1 - share)^N, to N / P."""
+    null = torch.arange(100_000).double()[:, None].expand(-1, 3)
+    share = torch.tensor([0.01, 0.1, 0.5]).double()
+    _, p = radius_significance(100_000 * (1 - share), null, Codebook(10, 64, 28))
+    torch.testing.assert_close(p, 1 - (1 - share) ** 10, rtol=1e-3, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:std")  # the deviation of no phantoms
+def test_without_phantoms_nothing_is_significant():
+    codebook = Codebook(10, 5, 2)
+    score, projected = set_inputs(codebook)
+    phantoms = phantoms_of(codebook)
+    assert (pull_significance(score, projected, phantoms, codebook)[1] == 1).all()
+    assert (norm_significance(score.abs(), torch.zeros(0, 2, dtype=torch.float64))[1] == 1).all()
+    assert set_significance(torch.tensor([[[0, 1]] * 2]), score, projected, codebook, draws=5)[2].isnan().all()
+    median, p = radius_significance(score[0].abs(), torch.zeros(0, 2, dtype=torch.float64), codebook)
+    assert median.isnan().all()
+    assert (p == 1).all()
