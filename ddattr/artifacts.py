@@ -40,8 +40,9 @@ class Artefact:
         remedy: how to make it, for errors: a command line.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None,
-                 remedy: str = ""):
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None, remedy: str = ""
+    ):
         self.folder, self.config, self.parents, self.remedy = folder, dict(config), dict(parents or {}), remedy
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
@@ -101,8 +102,9 @@ class Artefact:
         }
 
     def _mismatch(self, manifest: Mapping[str, Any]) -> str:
-        made, wanted = _flat({**manifest["config"], "parents": manifest["parents"]}), _flat(
-            {**self.config, "parents": self.parents}
+        made, wanted = (
+            _flat({**manifest["config"], "parents": manifest["parents"]}),
+            _flat({**self.config, "parents": self.parents}),
         )
         keys = [key for key in sorted({*made, *wanted}) if made.get(key) != wanted.get(key)]
         differences = ", ".join(f"{k}={_short(made.get(k))} (now {_short(wanted.get(k))})" for k in keys[:4])
@@ -130,13 +132,15 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise ValueError(f"{folder.name}: another process is working on {folder}. Wait for it, or stop it.") from None
+            raise ValueError(
+                f"{folder.name}: another process is working on {folder}. Wait for it, or stop it."
+            ) from None
         yield
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path`, whole and on disk, if the block succeeds."""
+    """A temporary path beside `path`; it takes the name `path`, whole and on disk, if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
@@ -195,8 +199,6 @@ def load_json(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is damaged. Delete its folder and make it again.") from None
 
 
-
-
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
@@ -213,8 +215,12 @@ def _commit() -> str | None:
     """Commit of the checkout that runs, with a + when it has changes; None when installed without one."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-                                capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip()

@@ -79,8 +79,10 @@ class Codebook:
         """Codewords of phantoms 0 .. `phantoms` - 1: the ranks past the last unit."""
         index = phantoms.numpy().astype(np.int64)
         if index.size and (index.min() < 0 or index.max() >= self.phantoms):
-            raise ValueError(f"codebook: {self.phantoms} phantoms, too few to draw phantom {index.max()}. "
-                             f"Set codebook.members higher.")
+            raise ValueError(
+                f"codebook: {self.phantoms} phantoms, too few to draw phantom {index.max()}. "
+                f"Set codebook.members higher."
+            )
         return self._at(index + self.units)
 
     def sample_phantoms(self, count: int, seed: int = 0) -> Bool[Tensor, "phantoms n"]:
@@ -98,8 +100,10 @@ class Codebook:
             ValueError: there are no more phantoms than the position.
         """
         if not 0 <= position < self.phantoms:
-            raise ValueError(f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
-                             f"Set codebook.members higher.")
+            raise ValueError(
+                f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
+                f"Set codebook.members higher."
+            )
         rank = permute(np.array(position), self.phantoms, draws.numpy())
         return self.phantom_codewords(torch.from_numpy(rank.astype(np.int64)))
 
@@ -228,7 +232,7 @@ def _feistel(value: np.ndarray, keys: np.ndarray, half: np.uint64) -> np.ndarray
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = value >> half, value & mask
     keys = _mix(keys)
-    for round_ in range(8):
+    for _ in range(8):
         keys = keys + np.uint64(0x9E3779B97F4A7C15)
         left, right = right, left ^ (_mix(keys ^ (right * np.uint64(0xD6E8FEB86659FD93))) & mask)
     return left << half | right

@@ -15,9 +15,7 @@ from ddattr.ensemble.ensemble import Ensemble
 
 
 @torch.no_grad()
-def last_step(
-    ensemble: Ensemble, tape: Float[Tensor, "tape q c h w"], reverse: list[ReverseStep]
-) -> Response:
+def last_step(ensemble: Ensemble, tape: Float[Tensor, "tape q c h w"], reverse: list[ReverseStep]) -> Response:
     """At the last step only, the mean over the members that never saw the unit ("Last step predicted noise")."""
     before, _ = deque(trajectory(ensemble.weighted(ensemble.uniform[None]), reverse, tape), maxlen=2)
     outputs = ensemble.outputs(before.expand(1, *tape.shape[1:])[0], reverse[-1].t)
@@ -29,9 +27,7 @@ def individual_centred(members: Float[Tensor, "n q c h w"]) -> Response:
     return Response(members - members.mean(0))
 
 
-def individual(
-    members: Float[Tensor, "n q c h w"], factual: Float[Tensor, "q c h w"], weight: int
-) -> Response:
+def individual(members: Float[Tensor, "n q c h w"], factual: Float[Tensor, "q c h w"], weight: int) -> Response:
     """-(1/n) sum over members k that saw i of (y_k - y_0): the slides' "Individual models".
 
     As y_k is centred by its own mean and not by y_0, it is `individual_centred` scaled, plus an offset that is the

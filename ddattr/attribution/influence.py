@@ -82,7 +82,7 @@ def norm(
     w = contrast(codewords).to(gram)
     square = torch.einsum("un,qnm,um->uq", w, gram, w)
     if cross is not None:
-        square = square + 2 * w @ cross.T + offset
+        square = square + 2 * w @ cross.T + (0 if offset is None else offset)
     return square.clamp_min(0).sqrt()
 
 

@@ -1,6 +1,7 @@
 """The centred Jacobian of the pictures with respect to the ensemble weights, in forward mode through the replay."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,11 +66,9 @@ def jacobian(
     return x, s - s.mean(0)  # the mean is rounding
 
 
-def _propagate(
-    ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int | None
-) -> tuple[Tensor, Tensor]:
+def _propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int | None) -> tuple[Tensor, Tensor]:
     """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents."""
-    push = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))
+    push: Any = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))  # type: ignore
     parts = [push(part) for part in s.split(tangents or len(s))]
     return parts[0][0], torch.cat([derivative for _, derivative in parts])
 

@@ -105,9 +105,7 @@ class AttributionModule(L.LightningModule):
         picture, response = jacobian(self.ensemble, tape, self.reverse, **self.jacobian_options)  # type: ignore[arg-type]
         picture, response = picture.cpu(), response.cpu()
         alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
-        exact = counterfactual(
-            self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device)
-        )
+        exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
         top, refined = self._refine(names, picture, response)
         checked = (seeds - self.first_query) < self.check
         rotating = torch.full((len(names),), torch.nan)

@@ -30,7 +30,7 @@ class Tables(NamedTuple):
     queries: pd.DataFrame
 
     def metrics(self) -> dict[str, float]:
-        """Flat metrics, the method in the key, for a tracker: the paper's measure `norm` bare, `pull` under its name."""
+        """Flat metrics, the method in the key; the paper's measure `norm` is bare, `pull` goes by its name."""
         metrics = {}
         for row in self.agreement_summary.itertuples():
             measure = "" if row.measure == "norm" else f"/{row.measure}"
@@ -191,7 +191,7 @@ def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
             if known:
                 interval = agreement.bootstrap_mean(values, seed)
                 rows.append((truth, method, measure, statistic, *interval, known))
-    return pd.DataFrame(rows, columns="truth method measure statistic mean low high queries".split())
+    return pd.DataFrame(rows, columns=["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"])
 
 
 def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:

@@ -67,4 +67,3 @@ def first(source: Source, count: int) -> Source:
     if not 1 <= count <= len(source.images):
         raise ValueError(f"data: count={count}, expected 1 to {len(source.images)}. Set data.source.count.")
     return Source(source.images[:count], None if source.labels is None else source.labels[:count])
-

@@ -4,6 +4,8 @@ No machine can be assumed to reach the weights of Inception; distances in these 
 data set and not with published FIDs.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from ddattr.diffusion.noise import Stream, generator, seeded_torch
 class FeatureExtractor(nn.Module):
     """Two strided convolutions and a linear layer, (batch, C, H, W) -> (batch, features) after a tanh; then classes."""
 
-    def __init__(self, channels: int, size: tuple[int, int], classes: int, features: int = 32):
+    def __init__(self, channels: int, size: Sequence[int], classes: int, features: int = 32):
         super().__init__()
         self.num_features = features
         height, width = (side // 4 for side in size)
@@ -42,7 +44,7 @@ def train_extractor(
         images = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(images, turns, strict=True)])
         labels = turns
     with seeded_torch(seed, Stream.EXTRACTOR):
-        extractor = FeatureExtractor(images.shape[1], tuple(images.shape[2:]), int(labels.max()) + 1)
+        extractor = FeatureExtractor(images.shape[1], images.shape[2:], int(labels.max()) + 1)
     optimizer = torch.optim.AdamW(extractor.parameters(), 2e-3)
     for step in range(steps):
         index = torch.from_numpy(generator(seed, Stream.EXTRACTOR, step=step).integers(0, len(images), 64))

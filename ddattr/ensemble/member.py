@@ -87,7 +87,7 @@ class MemberModule(L.LightningModule):
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
         return self.process.loss(self.network, images, noise, times).mean()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
             self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
@@ -110,7 +110,9 @@ class WeightAverage(WeightAveraging):
 
     def __init__(self, decay: float):
         super().__init__(
-            avg_fn=lambda average, current, s: torch.lerp(average, current, 1 - torch.clamp((1 + s) / (10 + s), max=decay))
+            avg_fn=lambda average, current, s: torch.lerp(
+                average, current, 1 - torch.clamp((1 + s) / (10 + s), max=decay)
+            )
         )
 
 

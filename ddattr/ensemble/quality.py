@@ -152,8 +152,10 @@ class EnsembleQuality(L.Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         features, distances = torch.cat(self._features, 1), torch.cat(self._distances, 1)
         if trainer.world_size > 1:  # every process drew its share of the seeds
-            features = pl_module.all_gather(features).transpose(0, 1).flatten(1, 2).cpu()
-            distances = pl_module.all_gather(distances).transpose(0, 1).flatten(1, 2).cpu()
+            features, distances = (
+                torch.as_tensor(pl_module.all_gather(part)).transpose(0, 1).flatten(1, 2).cpu()
+                for part in (features, distances)
+            )
         self._tabulate(features, distances)
         self._log(trainer)
 
@@ -168,13 +170,15 @@ class EnsembleQuality(L.Callback):
             mean, deviation = kernel(self.real, features[row])
             table.append((kind, member, order, size, frechet(self.real, features[row]), mean, deviation,
                           features.shape[1]))  # fmt: skip
-        self.fid = pd.DataFrame(table, columns="kind member order members fid kid kid_std images".split())
+        self.fid = pd.DataFrame(
+            table, columns=["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"]
+        )
         pairs = [(*key, "to_all") for key in rows.growing] + [(*key, "disjoint") for key in rows.halves]
         sem = distances.std(1) / distances.shape[1] ** 0.5
         self.convergence = pd.DataFrame(
             [(size, order, d.mean().item(), s.item(), kind)
              for (order, size, kind), d, s in zip(pairs, distances, sem, strict=True)],
-            columns="members order distance_mean distance_sem kind".split(),
+            columns=["members", "order", "distance_mean", "distance_sem", "kind"],
         )  # fmt: skip
 
     @rank_zero_only

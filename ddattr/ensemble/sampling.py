@@ -43,5 +43,3 @@ class SamplingModule(L.LightningModule):
 
     def predict_step(self, seeds: Tensor, index: int) -> Float[Tensor, "rows q c h w"]:
         return self.ensemble.pictures(self.weights, seeds.tolist(), self.reverse, self.shape, self.device)
-
-

@@ -46,7 +46,9 @@ def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
     if 2 * code.weight == code.members:
         found.append("weight is half of members: complementary codewords tie under `norm`. Set codebook.weight lower.")
     if duplicates:
-        found.append(f"{duplicates} pictures are identical to one of another unit: removing one leaves the other behind.")
+        found.append(
+            f"{duplicates} pictures are identical to one of another unit: removing one leaves the other behind."
+        )
     return found
 
 
@@ -102,4 +104,10 @@ def _seconds(call) -> float:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

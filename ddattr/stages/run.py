@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 
-
 KEYS = {"stage", "name", "root", "seed", "member", "data", "codebook", "diffusion", "unet", "training", "sampler",
         "quality", "attribution", "tracking", "trainer"}  # fmt: skip
 
@@ -161,9 +160,7 @@ class Run:
             state = (load_json(first.folder / "status.json") or {}).get("state", "missing")
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
-            raise FileNotFoundError(
-                f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}"
-            )
+            raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")
         return Ensemble([self._load(k) for k in range(n)])
 
     def _load(self, member: int):
@@ -187,7 +184,9 @@ def check_keys(config: DictConfig) -> None:
     """Raises ValueError when a key, added with `+` perhaps, is read by nothing: constructors are the schema."""
     unknown = sorted(set(config) - KEYS)
     if unknown:
-        raise ValueError(f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}. Remove {unknown[0]}=.")
+        raise ValueError(
+            f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}. Remove {unknown[0]}=."
+        )
     for key, node in config.items():
         _check_node(str(key), node)
 
@@ -203,6 +202,8 @@ def _check_node(path: str, node: Any) -> None:
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for key in node:
             if key != "_target_" and key not in known and not open_ended:
-                raise ValueError(f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=.")
+                raise ValueError(
+                    f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=."
+                )
     for key, child in node.items():
         _check_node(f"{path}.{key}", child)

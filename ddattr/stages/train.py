@@ -103,5 +103,3 @@ class Progress(L.Callback):
             loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
             left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
             print(f"member {self.member}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)
-
-

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,7 +19,7 @@ from ddattr.tracking.panels import panels
 
 # Okabe & Ito's colours: told apart by every kind of colour vision
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#56B4E9"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
     "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
 }  # fmt: skip
@@ -83,7 +84,9 @@ def fid(root: Path) -> tuple[Figure, pd.DataFrame]:
         _members_axis(axis, grown.members)
         axis.set_ylabel(f"{measure.upper()}, {int(table.images.iloc[0])} pictures")
     axes[0].legend(fontsize=7)
-    figure.suptitle("In the features of a small network trained on this data: not comparable with Inception's", fontsize=7)
+    figure.suptitle(
+        "In the features of a small network trained on this data: not comparable with Inception's", fontsize=7
+    )
     figure.tight_layout()
     return figure, table
 
@@ -145,7 +148,13 @@ def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
     queries = list(dict.fromkeys(row["query"] for row in rows))[:4]
     shown = [row for row in rows if row["query"] in queries and row["rank"] == 1]
     columns = ["factual", "unit_image", "exact", "jvp", "displacement"]
-    titles = ["factual", "removed unit", "counterfactual,\nexact", "counterfactual,\nfirst order", "difference\n(exact)"]
+    titles = [
+        "factual",
+        "removed unit",
+        "counterfactual,\nexact",
+        "counterfactual,\nfirst order",
+        "difference\n(exact)",
+    ]
     limit = max(row["displacement"].abs().max().item() for row in shown)
     figure, axes = plt.subplots(len(shown), 5, figsize=(6.2, 1.15 * len(shown)), squeeze=False)
     for line, row in zip(axes, shown, strict=True):
@@ -169,7 +178,9 @@ def _show(axis, picture: torch.Tensor, limit: float | None) -> None:
         axis.imshow(pixels.mean(-1), cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="none")
     else:
         pixels = (pixels.clip(-1, 1) + 1) / 2
-        axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="none")
+        axis.imshow(
+            pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="none"
+        )
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(True)

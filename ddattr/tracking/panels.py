@@ -1,6 +1,5 @@
 """Attribution panels: what a query owes its best units, as pictures; for figure 5, the report and W&B."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ddattr.attribution.jacobian import first_order
 from ddattr.codebook import Codebook, contrast
 
 
-def panels(folder: Path) -> list[Mapping[str, Any]]:
+def panels(folder: Path) -> list[dict[str, Any]]:
     """A row for every query and each of its best units by `pull` and by `norm`, read from attribution/.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact

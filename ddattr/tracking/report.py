@@ -30,8 +30,9 @@ def summary(root: Path) -> list[str]:
         f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
         _quality(root),
         _agreement(root),
-        f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst {queries.jvp_error.max():.3f}"
-        f"; rotating Jacobian off by {queries.rotating_error.mean():.3f} ({queries.rotating_error.count()} queries)",
+        f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
+        f"{queries.jvp_error.max():.3f}; rotating Jacobian off by "
+        f"{queries.rotating_error.mean():.3f} ({queries.rotating_error.count()} queries)",
         f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}" + _sets(root, level),
         _resolution(radius),
     ]
@@ -52,7 +53,8 @@ def _agreement(root: Path) -> str:
     table = load_table(root / "attribution" / "agreement_summary.csv")
     rows = table[(table.truth == "ablation") & (table.statistic == "spearman") & (table.measure == "norm")]
     means = rows.set_index("method")
-    worst = load_table(root / "attribution" / "agreement.csv").query("method == 'jvp' and measure == 'norm'").spearman.min()
+    queries = load_table(root / "attribution" / "agreement.csv").query("method == 'jvp' and measure == 'norm'")
+    worst = queries.spearman.min()
     jvp = means.loc["jvp"]
     others = ", ".join(f"{m} {means.loc[m, 'mean']:.2f}" for m in means.index if m not in ("jvp", "random"))
     return (
@@ -124,7 +126,8 @@ def _provenance(root: Path) -> pd.DataFrame:
             "artefact": folder, "command": first.get("command"), "commit": first.get("commit"),
             "seed": first.get("seed"), "fingerprint": first.get("fingerprint"), "device": first.get("device"),
             "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
-            "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests), "torch": first.get("versions", {}).get("torch"),
+            "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests),
+            "torch": first.get("versions", {}).get("torch"),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
