@@ -4,26 +4,28 @@ Shapes: N units, n members, h weight of a codeword, Q queries, T steps, pictures
 Scores are (units, queries); a larger one means that the unit supports the picture more.
 """
 
-from ddattr.attribution.counterfactual import counterfactual, factual
-from ddattr.attribution.influence import norm, pull
-from ddattr.attribution.jacobian import first_order, jacobian
-from ddattr.codebook import Codebook
-from ddattr.diffusion.noise import noise_tape
-from ddattr.diffusion.process import Process
-from ddattr.diffusion.sampler import DDIM, DDPM
-from ddattr.ensemble.ensemble import Ensemble
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "DDIM",
-    "DDPM",
-    "Codebook",
-    "Ensemble",
-    "Process",
-    "counterfactual",
-    "factual",
-    "first_order",
-    "jacobian",
-    "noise_tape",
-    "norm",
-    "pull",
-]
+_HOME = {
+    "Codebook": "codebook",
+    "DDIM": "diffusion.sampler",
+    "DDPM": "diffusion.sampler",
+    "Ensemble": "ensemble.ensemble",
+    "Process": "diffusion.process",
+    "counterfactual": "attribution.counterfactual",
+    "factual": "attribution.counterfactual",
+    "first_order": "attribution.jacobian",
+    "jacobian": "attribution.jacobian",
+    "noise_tape": "diffusion.noise",
+    "norm": "attribution.influence",
+    "pull": "attribution.influence",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used: the command line starts, and sets its threads, before torch does."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ddattr' has no attribute {name!r}")
+    return getattr(import_module(f"ddattr.{_HOME[name]}"), name)

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -14,6 +13,7 @@ from ddattr.attribution.baselines import last_step
 from ddattr.attribution.counterfactual import counterfactual
 from ddattr.attribution.influence import gram, norm, projections, pull
 from ddattr.attribution.jacobian import jacobian, relative_error
+from ddattr.attribution.significance import null_deviation
 from ddattr.attribution.tables import Tables, tabulate
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -41,7 +41,7 @@ class AttributionModule(L.LightningModule):
         jacobian: `members_per_step` (null: exact) and `tangents` (null: all together).
         truth_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries whose exact Jacobian is made too, to measure the rotating one.
-        refine: best units of every query, by pull and by norm, that are replayed exactly.
+        refine: best units of every query, by z of pull and by norm, that are replayed exactly.
         level: of significance.
         phantoms: most phantoms in a unit's null; all of them when there are fewer.
         draws: assignments in a set's null.
@@ -121,15 +121,19 @@ class AttributionModule(L.LightningModule):
         }  # fmt: skip
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact counterfactuals of every query's best units: (2 k, Q) units, by pull and then by norm, and pictures."""
-        by_pull = pull(projections(response, picture, self.data.unit_images), self.codewords)
+        """Exact counterfactuals of every query's best units: (2 k, Q) units, by z of pull, then by norm; and pictures."""
+        projected = projections(response, picture, self.data.unit_images)
+        deviation = null_deviation(projected, self.codebook).clamp_min(1e-12)
+        by_pull = pull(projected, self.codewords) / deviation
         by_norm = norm(gram(response), self.codewords)
         top = torch.cat([score.topk(self.refine, 0).indices for score in (by_pull, by_norm)])
         words = self.codewords[top]
         return top, counterfactual(self.ensemble, words, seeds, self.reverse, self.data.shape, str(self.device))
 
-    @rank_zero_only
     def on_predict_end(self) -> None:
+        self.trainer.strategy.barrier()  # every process's last shard is on disk
+        if not self.trainer.is_global_zero:
+            return
         self.tensors = merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
         self.tables = tabulate(self.tensors, self.truth, self.codebook, self.data, **self.options)
         for logger in self.trainer.loggers:
@@ -140,8 +144,13 @@ _QUERY_DIMENSION = {"seeds": 0, "factual": 0, "rotating_error": 0}
 
 
 def merge(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Shards joined over queries."""
-    return {name: torch.cat([shard[name] for shard in shards], _QUERY_DIMENSION.get(name, 1)) for name in shards[0]}
+    """Shards joined over queries, in the order of their seeds."""
+    order = torch.cat([shard["seeds"] for shard in shards]).argsort()
+    joined = {}
+    for name in shards[0]:
+        dimension = _QUERY_DIMENSION.get(name, 1)
+        joined[name] = torch.cat([shard[name] for shard in shards], dimension).index_select(dimension, order)
+    return joined
 
 
 def _validate(**counts: int) -> None:

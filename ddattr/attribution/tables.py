@@ -17,6 +17,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
+UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
 class Tables(NamedTuple):
@@ -206,12 +207,13 @@ def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
 def _queries(tensors, exact, words, data) -> pd.DataFrame:
     """How far the first order can be trusted on every query, and the label that its nearest pictures have."""
     moved, factual = Response(tensors["jacobian"]).displacement(words), tensors["factual"]
+    error = agreement.relative_error(moved, exact)
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
         near = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
         labels = data.labels[near].mode(0).values
     return pd.DataFrame({
         "query": tensors["seeds"].numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
-        "jvp_error": agreement.relative_error(moved, exact).numpy(),
-        "rotating_error": tensors["rotating_error"].numpy(), "label": labels.numpy(),
+        "jvp_error": error.numpy(), "rotating_error": tensors["rotating_error"].numpy(), "label": labels.numpy(),
+        "unstable": (error > UNSTABLE).numpy(),
     })  # fmt: skip

@@ -56,10 +56,10 @@ def codebook(root: Path) -> tuple[Figure, pd.DataFrame]:
     figure, (top, below) = plt.subplots(2, 1, figsize=(width, 4.2), height_ratios=[3, 1], sharex=True)
     top.imshow(bits, cmap=matplotlib.colors.ListedColormap(["#F2F2F2", BLUE]), aspect="auto", interpolation="none")
     top.set(ylabel="unit", title=f"Codewords of {shown} of {code.units:,} units: n = {code.members}, h = {code.weight}")
-    top.set_xticks(np.arange(-0.5, code.members), minor=True)
-    top.set_yticks(np.arange(-0.5, shown), minor=True)
-    top.grid(which="minor", color="white", linewidth=0.8)
-    top.tick_params(which="minor", length=0)
+    for edge in np.arange(0.5, max(code.members, shown) - 1):
+        top.axvline(edge, color="white", linewidth=0.8)
+        top.axhline(edge, color="white", linewidth=0.8)
+    top.set(xlim=(-0.5, code.members - 0.5), ylim=(shown - 0.5, -0.5))
     below.bar(range(code.members), code.balance.numpy(), color=GREY)
     below.axhline(code.units * code.weight / code.members, color=RED, linewidth=1, label="N h / n")
     below.set(xlabel="member", ylabel="units seen")
@@ -84,10 +84,9 @@ def fid(root: Path) -> tuple[Figure, pd.DataFrame]:
         _members_axis(axis, grown.members)
         axis.set_ylabel(f"{measure.upper()}, {int(table.images.iloc[0])} pictures")
     axes[0].legend(fontsize=7)
-    figure.suptitle(
-        "In the features of a small network trained on this data: not comparable with Inception's", fontsize=7
-    )
     figure.tight_layout()
+    note = "In the features of a small network trained on this data: not comparable with Inception's"
+    figure.text(0.5, -0.03, note, ha="center", fontsize=7)
     return figure, table
 
 
@@ -143,31 +142,31 @@ def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
-    """Figure 5: queries beside their best units, with counterfactuals: exact, first-order, and the difference."""
+    """Figure 5: the four queries surest of their best unit, with counterfactuals: exact and first-order."""
     rows = panels(root / "attribution")
-    queries = list(dict.fromkeys(row["query"] for row in rows))[:4]
-    shown = [row for row in rows if row["query"] in queries and row["rank"] == 1]
+    best = [row for row in rows if row["rank"] == 1]
+    sure = sorted((row for row in best if row["measure"] == "pull"), key=lambda row: row["q_value"])[:4]
+    shown = [row for query in sure for row in best if row["query"] == query["query"]]
     columns = ["factual", "unit_image", "exact", "jvp", "displacement"]
     titles = [
         "factual",
         "removed unit",
         "counterfactual,\nexact",
         "counterfactual,\nfirst order",
-        "difference\n(exact)",
+        "exact less factual\n(brown: brighter)",
     ]
-    limit = max(row["displacement"].abs().max().item() for row in shown)
     figure, axes = plt.subplots(len(shown), 5, figsize=(6.2, 1.15 * len(shown)), squeeze=False)
     for line, row in zip(axes, shown, strict=True):
         for axis, column in zip(line, columns, strict=True):
+            limit = row["displacement"].abs().max().item()
             _show(axis, row[column], limit if column == "displacement" else None)
+        axis.set_ylabel(f"±{limit:.2g}", rotation=0, ha="left", va="center", fontsize=7)
+        axis.yaxis.set_label_position("right")
         q = f"q = {row['q_value']:.2g}" if row["q_value"] >= 0.001 else "q < 0.001"
         line[0].set_ylabel(f"query {row['query']}\n{row['measure']}\nunit {row['unit']}\n{q}", rotation=0, ha="right",
                            va="center", fontsize=7)  # fmt: skip
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
-    bar = figure.colorbar(axes[0, 4].images[0], ax=axes[:, 4], fraction=0.08, pad=0.05)
-    bar.ax.tick_params(labelsize=6)
-    bar.set_label("exact counterfactual less factual", fontsize=7)
     table = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, torch.Tensor)} for row in rows])
     return figure, table
 
