@@ -121,7 +121,7 @@ class AttributionModule(L.LightningModule):
         }  # fmt: skip
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact counterfactuals of every query's best units: (2 k, Q) units, by z of pull, then by norm; and pictures."""
+        """Exact counterfactuals of every query's best units, by z of pull, then by norm: (2 k, Q), and pictures."""
         projected = projections(response, picture, self.data.unit_images)
         deviation = null_deviation(projected, self.codebook).clamp_min(1e-12)
         by_pull = pull(projected, self.codewords) / deviation

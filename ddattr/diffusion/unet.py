@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -20,13 +22,49 @@ class UNet(UNet2DModel):
 def forward_mode(networks: nn.Module) -> Iterator[None]:
     """Context in which jvp passes through these networks, attention included.
 
-    Flash attention has no forward-mode formula, and GroupNorm's fails on tangents that are not contiguous.
+    Flash attention has no forward-mode formula. GroupNorm's fails on tangents that are not contiguous, and takes a
+    dozen passes over memory where five do: it has a formula of its own here.
     """
     norms = [module for module in networks.modules() if isinstance(module, nn.GroupNorm)]
-    hooks = [norm.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),)) for norm in norms]
+    for norm in norms:
+        norm.forward = partial(_apply_norm, norm)  # type: ignore[method-assign]
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for norm in norms:
+            del norm.forward
+
+
+def _apply_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    weight = x.new_ones(norm.num_channels) if norm.weight is None else norm.weight
+    bias = x.new_zeros(norm.num_channels) if norm.bias is None else norm.bias
+    return _GroupNorm.apply(x.contiguous(), weight, bias, norm.num_groups, norm.eps)[0]
+
+
+class _GroupNorm(torch.autograd.Function):
+    """group_norm with the tangent scale (dx - mean(dx) - y mean(y dx)), y the normalised input, by groups."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels, *space = x.shape
+        size = torch.Size(space).numel()
+        out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, size, groups, eps)
+        normal = (x.reshape(batch, groups, -1) - mean[..., None]) * rstd[..., None]
+        scale = weight.expand(batch, -1) * rstd.repeat_interleave(channels // groups, 1)
+        return out, normal, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_forward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        normal, scale = ctx.saved_tensors
+        grouped = dx.reshape(normal.shape)
+        along = (grouped[:, :, None] @ normal[..., None])[..., 0] / normal.shape[-1]
+        moved = grouped - torch.addcmul(grouped.mean(-1, keepdim=True), normal, along)
+        return moved.reshape(dx.shape) * scale.reshape(*scale.shape, *[1] * (dx.dim() - 2)), None, None
