@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -74,17 +74,27 @@ class Artefact:
             raise FileNotFoundError(f"{self.folder.name}: {self.folder} is missing. Make it: {self.remedy}")
         return self
 
-    @contextmanager
-    def writing(self, seed: int, wait: bool = False) -> Iterator[None]:
-        """Holds the folder's lock while it is being made, and writes the manifest if that succeeds.
+    def make(self, seed: int, work: Callable[[], None]) -> bool:
+        """Does the work under the folder's lock, and writes the manifest if it succeeds; False if it was done already.
+
+        Waits for another process that is making the same, and then finds it done. A process of rank above 0 does its
+        share of the work only: locks and manifests are rank 0's.
 
         Raises:
-            ValueError: another process is making it, and we do not wait for it.
+            ValueError: it was made with another config.
         """
+        if self.done():
+            return False
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            work()
+            return True
         started = time.time()
-        with locked(self.folder, wait):
-            yield
+        with locked(self.folder):
+            if self.done():
+                return False
+            work()
             save_json(self.folder / "manifest.json", self._describe(seed, started))
+        return True
 
     def _describe(self, seed: int, started: float) -> dict[str, Any]:
         return {
@@ -121,20 +131,15 @@ def fingerprint(content: Any) -> str:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a folder's lock file; the operating system lets go of it when the process dies, however it dies.
-
-    Raises:
-        ValueError: another process holds it, and we do not wait for it.
-    """
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"{folder.name}: another process is working on {folder}. Wait for it, or stop it."
-            ) from None
+            print(f"{folder.name}: another process is working on {folder}; waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

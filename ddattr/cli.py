@@ -113,10 +113,10 @@ def refusal(error: BaseException) -> str | None:
         error = error.__cause__
     if isinstance(error, HydraException | OmegaConfBaseException):
         return f"config: {one_line(error)}"
-    if isinstance(error, PermissionError):
-        return f"{error.filename}: no permission. Set root= to a folder that you may write to."
     if isinstance(error, FileNotFoundError | ValueError) and _is_ours(error):
         return one_line(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. Set root= to a folder that you may write to."
     return None
 
 

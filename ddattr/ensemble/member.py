@@ -27,7 +27,8 @@ class MemberModule(L.LightningModule):
         seed: of the draws.
         steps: optimiser steps.
         batch: pictures a step.
-        learning_rate: peak, of AdamW; warmed up linearly over `warmup` steps, then linearly down to 1 % of it.
+        learning_rate: peak, of AdamW, after a linear warm-up over `warmup` steps.
+        schedule: of the rate after that: `linear`, down to 1 % of it, or `constant`.
         weight_decay: of AdamW.
         warmup: steps.
         ema: decay of the average of the weights, which is what the member becomes; None trains without one.
@@ -51,6 +52,7 @@ class MemberModule(L.LightningModule):
         learning_rate: float,
         weight_decay: float = 0.01,
         warmup: int = 100,
+        schedule: str = "linear",
         ema: float | None = 0.995,
         gradient_clip: float | None = 1.0,
         draws: str = "common",
@@ -59,11 +61,18 @@ class MemberModule(L.LightningModule):
         super().__init__()
         self.network, self.process, self.steps = network, process, steps
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+        if schedule not in ("linear", "constant"):
+            raise ValueError(f"training: schedule={schedule}, expected linear or constant. Set training.schedule.")
+        self.schedule = schedule
         self.ema, self.gradient_clip, self.epoch_steps = ema, gradient_clip, epoch_steps
         own = address(draws, member)
         self.draws = TrainingDraws(seed, owned, batch, process.timesteps, shape, own)
         unseen = ~owned if not owned.all() else owned
         self.held_out = TrainingDraws(seed + 1, unseen, batch, process.timesteps, shape, own)
+
+    def on_fit_start(self) -> None:
+        """All pictures on the device; set here, after the average has copied this module."""
+        self.images: Tensor = self.trainer.datamodule.images.to(self.device)  # type: ignore[attr-defined]
 
     def training_step(self, tick: int, index: int) -> Tensor:
         loss = self._loss(self.draws, self.global_step)
@@ -82,8 +91,7 @@ class MemberModule(L.LightningModule):
         self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch)
 
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images[draws.images(step)].to(self.device)
+        images = self.images[draws.images(step).to(self.device)]
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
         return self.process.loss(self.network, images, noise, times).mean()
 
@@ -95,7 +103,8 @@ class MemberModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        return max(0.01, min(1.0, (step + 1) / max(1, self.warmup)) * (1 - step / self.steps))
+        left = 1 - step / self.steps if self.schedule == "linear" else 1.0
+        return max(0.01, min(1.0, (step + 1) / max(1, self.warmup)) * left)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         if self.gradient_clip is not None:

@@ -10,24 +10,29 @@ from ddattr.tracking.wandb import log_panels
 
 def run(run: Run) -> None:
     """Attributes the queries and writes attribution/."""
-    artefact = run.attribution_artefact
-    if artefact.done():
+    if not run.attribution_artefact.make(run.seed, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
-        return
-    ensemble = run.ensemble()
-    shards = artefact.folder / "shards" / artefact.fingerprint
-    with artefact.writing(run.seed):
-        module = run.build(
-            "attribution", ensemble=ensemble, reverse=run.reverse, codebook=run.codebook, data=run.data,
-            folder=shards, seed=run.seed,
-        )  # fmt: skip
-        with run.tracking.run(run.root, run.config.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
-            trainer = run.trainer(loggers, enable_progress_bar=False)
-            trainer.predict(module, return_predictions=False)
-            if trainer.is_global_zero:
-                write(artefact.folder, module.tensors, module.tables)
-                log_panels(loggers, "attribution/panels", panels(artefact.folder))
-        shutil.rmtree(artefact.folder / "shards", ignore_errors=True)
+
+
+def _attribute(run: Run) -> None:
+    artefact = run.attribution_artefact
+    shards = artefact.folder / "shards" / artefact.fingerprint  # of this config: those of another are not taken up
+    module = run.build(
+        "attribution",
+        ensemble=run.ensemble(),
+        reverse=run.reverse,
+        codebook=run.codebook,
+        data=run.data,
+        folder=shards,
+        seed=run.seed,
+    )
+    with run.tracking.run(run.root, run.config.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
+        trainer = run.trainer(loggers, enable_progress_bar=False)
+        trainer.predict(module, return_predictions=False)
+        if trainer.is_global_zero:
+            write(artefact.folder, module.tensors, module.tables)
+            log_panels(loggers, "attribution/panels", panels(artefact.folder))
+            shutil.rmtree(artefact.folder / "shards")
 
 
 def write(folder, tensors, tables) -> None:

@@ -6,17 +6,17 @@ from ddattr.stages.run import Run
 
 def run(run: Run) -> None:
     """Draws the pictures of every individual and ensemble, and writes quality/."""
-    artefact = run.quality_artefact
-    if artefact.done():
+    if not run.quality_artefact.make(run.seed, lambda: _evaluate(run)):
         print("evaluate: already done", flush=True)
-        return
-    ensemble, quality = run.ensemble(), run.quality()
+
+
+def _evaluate(run: Run) -> None:
+    artefact, ensemble, quality = run.quality_artefact, run.ensemble(), run.quality()
     print(f"evaluate: {len(quality.rows.weights)} ensembles of {len(quality.seeds)} pictures each", flush=True)
-    with artefact.writing(run.seed):
-        with run.tracking.run(run.root, run.config.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
-            trainer = run.trainer(loggers, callbacks=[quality], enable_progress_bar=False)
-            trainer.predict(quality.module(ensemble), return_predictions=False)
-        if trainer.is_global_zero:
-            save_tensors(artefact.folder / "extractor.safetensors", quality.extractor.state_dict())
-            save_table(artefact.folder / "fid.csv", quality.fid)
-            save_table(artefact.folder / "convergence.csv", quality.convergence)
+    with run.tracking.run(run.root, run.config.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
+        trainer = run.trainer(loggers, callbacks=[quality], enable_progress_bar=False)
+        trainer.predict(quality.module(ensemble), return_predictions=False)
+    if trainer.is_global_zero:
+        save_tensors(artefact.folder / "extractor.safetensors", quality.extractor.state_dict())
+        save_table(artefact.folder / "fid.csv", quality.fid)
+        save_table(artefact.folder / "convergence.csv", quality.convergence)

@@ -8,13 +8,14 @@ from ddattr.tracking.report import summary, write_report
 def run(run: Run) -> None:
     """Writes figures/ and report.html."""
     artefact = run.figures_artefact
-    if artefact.done():
+    if not artefact.make(run.seed, lambda: _draw(run)):
         print("report: already done", flush=True)
-    else:
-        run.quality_artefact.require()
-        run.attribution_artefact.require()
-        with artefact.writing(run.seed):
-            draw_all(run.root)
-            write_report(run.root, run.config.name)
     print(f"report: {run.root / 'report.html'}, figures in {artefact.folder}")
     print("\n".join(summary(run.root)))
+
+
+def _draw(run: Run) -> None:
+    run.quality_artefact.require()
+    run.attribution_artefact.require()
+    draw_all(run.root)
+    write_report(run.root, run.config.name)

@@ -175,9 +175,7 @@ class Run:
     def write_codebook(self) -> None:
         """The codebook's artefact, by whichever stage comes first."""
         artefact = self.codebook_artefact
-        if not artefact.done():
-            with artefact.writing(self.seed, wait=True):  # members that train side by side all come here first
-                save_json(artefact.folder / "codebook.json", artefact.config)
+        artefact.make(self.seed, lambda: save_json(artefact.folder / "codebook.json", artefact.config))
 
 
 def check_keys(config: DictConfig) -> None:

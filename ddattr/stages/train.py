@@ -22,15 +22,16 @@ def run(run: Run) -> None:
         raise ValueError(f"train: member is missing, expected 0 to {n - 1}. Name one, or sweep them all: {sweep}")
     run.codebook.check_member(member)
     artefact = run.member_artefact(member)
-    if artefact.done():
-        print(f"member {member}: already done", flush=True)
-        return
     run.write_codebook()
-    with artefact.writing(run.seed):
+
+    def work() -> None:
         weights = fit(run, member, artefact.folder, artefact.fingerprint)
         save_tensors(artefact.folder / "member.safetensors", weights)
+        _status(artefact.folder, "done", run.config.training.steps)
+
+    if not artefact.make(run.seed, work):
+        print(f"member {member}: already done", flush=True)
     (artefact.folder / "last.ckpt").unlink(missing_ok=True)
-    _status(artefact.folder, "done", run.config.training.steps)
 
 
 def build(run: Run, member: int) -> MemberModule:
