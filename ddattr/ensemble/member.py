@@ -99,7 +99,8 @@ class MemberModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        # a plain function: the attributes of anything else would go into the checkpoint
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
