@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import pkgutil
+import re
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -121,8 +122,9 @@ def refusal(error: BaseException) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
+    """An error's message without line breaks, nor Hydra's advice to add the key with `+`, which is refused as well."""
+    text = " ".join(str(error).split()).partition(" Config search path")[0]
+    return re.sub(r"Could not override '(.*?)'\..*", r"key \1 is unknown. List the keys: ddattr plan --cfg job", text)
 
 
 def _is_ours(error: BaseException) -> bool:

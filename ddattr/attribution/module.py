@@ -1,5 +1,6 @@
 """Attribution in Trainer.predict: every batch of queries is replayed, differentiated and stored as one shard."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.attribution.baselines import last_step
 from ddattr.attribution.counterfactual import counterfactual
 from ddattr.attribution.influence import gram, norm, projections, pull
-from ddattr.attribution.jacobian import jacobian, relative_error
+from ddattr.attribution.jacobian import relative_error
 from ddattr.attribution.significance import null_deviation
 from ddattr.attribution.tables import Tables, tabulate
 from ddattr.codebook import Codebook
@@ -38,7 +39,7 @@ class AttributionModule(L.LightningModule):
         queries: number of queries.
         first_query: seed of the first; the others follow.
         batch: queries together.
-        jacobian: `members_per_step` (null: exact) and `tangents` (null: all together).
+        jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         truth_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries whose exact Jacobian is made too, to measure the rotating one.
         refine: best units of every query, by z of pull and by norm, that are replayed exactly.
@@ -58,7 +59,7 @@ class AttributionModule(L.LightningModule):
         seed: int,
         queries: int,
         batch: int,
-        jacobian: dict[str, int | None],
+        jacobian: partial,
         first_query: int = 0,
         truth_units: int = 64,
         check: int = 2,
@@ -72,12 +73,8 @@ class AttributionModule(L.LightningModule):
         _validate(queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
         if not 0 < level < 1:
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
-        if unknown := sorted(set(jacobian) - {"members_per_step", "tangents"}):
-            raise ValueError(
-                f"key attribution.jacobian.{unknown[0]} is unknown, expected members_per_step or tangents. Remove it."
-            )
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
-        self.queries, self.batch, self.jacobian_options, self.check = queries, batch, dict(jacobian), check
+        self.queries, self.batch, self.jacobian, self.check = queries, batch, jacobian, check
         self.refine, self.first_query = min(refine, codebook.units), first_query
         self.options: dict[str, Any] = {
             "seed": seed, "level": level, "phantoms": phantoms, "draws": draws, "neighbourhoods": list(neighbourhoods),
@@ -102,16 +99,15 @@ class AttributionModule(L.LightningModule):
         """Everything that costs evaluations of the networks, for one batch of queries."""
         shape, names = self.data.shape, seeds.tolist()
         tape = noise_tape(names, len(self.reverse), shape).to(self.device)
-        picture, response = jacobian(self.ensemble, tape, self.reverse, **self.jacobian_options)  # type: ignore[arg-type]
+        picture, response = self.jacobian(self.ensemble, tape, self.reverse)
         picture, response = picture.cpu(), response.cpu()
         alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
         exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
         top, refined = self._refine(names, picture, response)
         checked = (seeds - self.first_query) < self.check
         rotating = torch.full((len(names),), torch.nan)
-        if checked.any() and self.jacobian_options.get("members_per_step") is not None:
-            _, full = jacobian(self.ensemble, tape[:, checked], self.reverse,
-                               tangents=self.jacobian_options.get("tangents"))  # fmt: skip
+        if checked.any():
+            _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
             rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
         return {
             "seeds": seeds, "factual": picture, "jacobian": response, "members": alone,

@@ -199,7 +199,7 @@ def _check_node(path: str, node: Any) -> None:
         known = inspect.signature(get_object(node._target_)).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for key in node:
-            if key != "_target_" and key not in known and not open_ended:
+            if key not in ("_target_", "_partial_") and key not in known and not open_ended:
                 raise ValueError(
                     f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=."
                 )
