@@ -189,10 +189,15 @@ def load_table(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
 
 
+def save_text(path: Path, content: str) -> None:
+    """Text, with a line break at its end."""
+    with atomic(path) as part:
+        part.write_text(content + "\n")
+
+
 def save_json(path: Path, content: Any) -> None:
     """Plain containers as JSON."""
-    with atomic(path) as part:
-        part.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    save_text(path, json.dumps(content, indent=2, default=str))
 
 
 def load_json(path: Path) -> dict[str, Any] | None:

@@ -1,8 +1,10 @@
 """`ddattr report`: figures and the page, from artefacts alone."""
 
+from ddattr.artifacts import save_text
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import draw_all
 from ddattr.tracking.report import summary, write_report
+from ddattr.tracking.wandb import log_figures
 
 
 def run(run: Run) -> None:
@@ -15,7 +17,11 @@ def run(run: Run) -> None:
 
 
 def _draw(run: Run) -> None:
+    artefact = run.figures_artefact
     run.quality_artefact.require()
     run.attribution_artefact.require()
     draw_all(run.root)
+    save_text(artefact.folder / "summary.txt", "\n".join(summary(run.root)))
     write_report(run.root, run.config.name)
+    with run.tracking.run(run.root, run.config.name, "report", artefact.fingerprint, run.resolved()) as loggers:
+        log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import atomic, load_json, load_table
+from ddattr.artifacts import load_json, load_table, save_text
 from ddattr.tracking.figures import FIGURES
 
 CAPTIONS = {
@@ -103,8 +103,7 @@ def write_report(root: Path, name: str) -> None:
         name=html.escape(name), summary=body, figures=figures, provenance=_html(_provenance(root)),
         agreement=_html(agreement), radius=_html(load_table(root / "attribution" / "radius.csv")),
     )  # fmt: skip
-    with atomic(root / "report.html") as part:
-        part.write_text(page)
+    save_text(root / "report.html", page)
 
 
 def _encoded(root: Path, figure: str) -> str:

@@ -69,6 +69,13 @@ def log_panels(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, 
             logger.experiment.log({key: table})
 
 
+def log_figures(loggers: Sequence[Logger], paths: Sequence[Path]) -> None:
+    """Figures as W&B images, by their file names."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
+
+
 def _picture(picture: Tensor) -> wandb.Image:
     pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
