@@ -8,7 +8,7 @@ import re
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes, not threads: two threads a process spin against each other
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and leave as one line
@@ -75,7 +75,7 @@ def arguments(argv: list[str]) -> list[str]:
 class _WithoutPreamble(io.TextIOBase):
     """stderr less the line that Hydra puts before an exception; an error is one line."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: Any):
         self.stream = stream
 
     def write(self, text: str) -> int:

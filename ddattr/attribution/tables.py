@@ -154,7 +154,7 @@ def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:
     queries = len(seeds)
     return pd.DataFrame({
         "set": np.repeat(names, queries), "size": (groups >= 0).sum(-1).flatten().numpy(),
-        "query": seeds.repeat(len(names)).numpy(), "method": "jvp", "measure": "pull",
+        "query": seeds.repeat(len(names)).numpy(), "measure": "pull",
         "score": total.flatten().numpy(), "z": z.flatten().numpy(), "p_value": p.flatten().numpy(),
         "q_value": q.flatten().numpy(),
     })  # fmt: skip
