@@ -1,17 +1,32 @@
 """What several tests share: a process, tiny networks, and linear denoisers whose every derivative is known."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import hydra
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ddattr import cli
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.sources import digits, first
 from ddattr.diffusion.noise import Stream, seeded_torch
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages import train
+from ddattr.stages.run import Run
 
 torch.set_num_threads(1)
 settings.register_profile("law", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -28,6 +43,21 @@ class LinearDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         return (x.flatten(1) @ self.a.T + self.b).reshape(x.shape)
+
+
+def bends(count: int) -> list[nn.Module]:
+    """Nonlinear denoisers of (C = 1, H, W) pictures that cost next to nothing, for tests of what surrounds them."""
+
+    class Bend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+        def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+            return self.outer(torch.tanh(self.inner(x)))
+
+    with seeded_torch(1, Stream.INITIALISATION):
+        return [Bend() for _ in range(count)]
 
 
 def _unets(count: int, attention: bool) -> list[UNet]:
@@ -93,3 +123,147 @@ def make_unets() -> Callable[..., list[UNet]]:
 def unets(make_unets) -> Ensemble:
     """Three networks without attention, float32."""
     return Ensemble(make_unets(3))
+
+
+TINY = (
+    "experiment=digits_small", "tracking=none", "data.source.count=12", "data.clusters=3", "codebook.members=6",
+    "codebook.weight=2", "unet.block_out_channels=[4,8]", "unet.norm_num_groups=2", "training.steps=20",
+    "training.batch=4", "training.warmup=5", "training.epoch_steps=10", "sampler.steps=3", "quality.pictures=4",
+    "quality.batch=4", "quality.sizes=[1,2,6]", "quality.extractor_steps=5", "attribution.queries=4",
+    "attribution.batch=2", "attribution.truth_units=5", "attribution.draws=50", "attribution.neighbourhoods=[1,2]",
+)  # fmt: skip
+SMALL = "digits_small"
+
+
+@pytest.fixture
+def data() -> UnitDataModule:
+    """The first twelve digits, a unit an image."""
+    return UnitDataModule(first(digits(), 12), clusters=3)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The app's config, as a command line would compose it."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(cli.conf(), version_base="1.3"):
+        return hydra.compose("config", ["stage=plan", *overrides])
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    return composed
+
+
+@pytest.fixture
+def make_run(tmp_path) -> Callable[..., Run]:
+    """Run of twelve units and six tiny members in a temporary folder; takes overrides."""
+
+    def make(*overrides: str) -> Run:
+        given = [*TINY, f"root={tmp_path / 'run'}", *overrides]
+        return Run(composed(*given), given)
+
+    return make
+
+
+class Said(NamedTuple):
+    """What a command answered."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ddattr(monkeypatch, capsys, tmp_path) -> Callable[..., Said]:
+    """The console script, in this process and in a temporary folder."""
+
+    def call(*argv: str) -> Said:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ddattr", *argv])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Said(status, *capsys.readouterr())
+
+    return call
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Environment of a user without W&B account, key or settings, who started anywhere but in the checkout."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PYTEST_", "HYDRA_", "COV_"))}
+    return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1", "NETRC": str(home / "none")}
+
+
+def spawn(folder: Path, *argv: str, **options) -> subprocess.Popen:
+    """`python -m ddattr` as a process of its own, in a folder that has no conf/."""
+    command = [sys.executable, "-m", "ddattr", *argv]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(folder), text=True, stdin=null, stdout=pipe, stderr=pipe, **options
+    )
+
+
+def answer(folder: Path, *argv: str) -> Said:
+    """What `python -m ddattr` answers in a process of its own."""
+    process = spawn(folder, *argv)
+    out, err = process.communicate(timeout=300)
+    return Said(process.returncode, out, err)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder, less its locks: when it was changed, and its bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+class Reproduced(NamedTuple):
+    """One `ddattr reproduce experiment=digits_small` from nothing."""
+
+    cwd: Path
+    root: Path
+    said: Said
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory) -> Reproduced:
+    """Everything that the product makes, made once; look, do not touch."""
+    cwd = tmp_path_factory.mktemp("reproduced")
+    said = answer(cwd, "reproduce", f"experiment={SMALL}")
+    assert said.status == 0, said.err
+    return Reproduced(cwd, cwd / "runs" / SMALL, said)
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+# The tables' columns, in order: others read them by these names. More may follow, at the end.
+COLUMNS = {
+    "influence": ["unit", "query", "method", "measure", "score", "z", "p_value", "q_value"],
+    "sets": ["set", "size", "query", "measure", "score", "z", "p_value", "q_value"],
+    "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
+    "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"],
+    "radius": ["query", "radius", "phantom_radius", "p_value", "attributable", "resolution"],
+    "queries": ["query", "jacobian_norm", "jvp_error", "rotating_error"],
+    "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
+    "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],
+}
+METHODS = ["jvp", "individual", "individual_centred", "last_step", "pixel", "random"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """Folder of six tiny trained members, as TINY composes them; copy it, do not touch it."""
+    root = tmp_path_factory.mktemp("trained") / "run"
+    for member in range(6):
+        train.run(Run(composed(*TINY, f"root={root}", f"member={member}"), [*TINY, f"root={root}"]))
+    return root
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    """A copy of the trained members, where `make_run` looks for them."""
+    return shutil.copytree(trained, tmp_path / "run")

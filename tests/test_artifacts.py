@@ -1,0 +1,318 @@
+"""Run folders: they remember how they were made, are whole or absent, and belong to one process at a time."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddattr.artifacts import (
+    Artefact,
+    atomic,
+    fingerprint,
+    load_json,
+    load_table,
+    load_tensors,
+    locked,
+    save_json,
+    save_table,
+    save_tensors,
+)  # fmt: skip
+
+CONFIG = {"training": {"steps": 600, "batch": 64}, "seed": 0}
+scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)
+configs = st.dictionaries(st.text(max_size=5), scalars | st.dictionaries(st.text(max_size=5), scalars), min_size=1)
+
+
+def made(folder, config=CONFIG, parents=None) -> Artefact:
+    artefact = Artefact(folder, config, parents, "ddattr make")
+    artefact.make(7, lambda: save_tensors(folder / "x.safetensors", {"x": torch.arange(3.0)}))
+    return artefact
+
+
+def changed(config: dict, path: tuple[str, ...]) -> dict:
+    """The config with the value at a path replaced by one that no strategy draws."""
+    key, *rest = path
+    return config | {key: changed(config[key], tuple(rest)) if rest else ["another"]}
+
+
+def paths(config: dict) -> list[tuple[str, ...]]:
+    return [(k, *rest) for k, v in config.items() for rest in (paths(v) if isinstance(v, dict) and v else [()])]
+
+
+@given(configs)
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(config):
+    def reverse(c):
+        return {k: reverse(v) if isinstance(v, dict) else v for k, v in reversed(c.items())}
+
+    assert fingerprint(reverse(config)) == fingerprint(config)
+
+
+@given(configs)
+def test_a_fingerprint_changes_with_any_value(config):
+    prints = [fingerprint(changed(config, path)) for path in paths(config)]
+    assert fingerprint(config) not in prints
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    """A golden value: were it to change, every folder that exists would be refused."""
+    assert fingerprint({"b": 1, "a": [0.5, None, "x"]}) == "1078e7ba62c190af"
+
+
+def test_the_fingerprint_of_an_artefact_covers_config_and_parents_only(tmp_path):
+    a = Artefact(tmp_path / "a", CONFIG, {"codebook": "1"}, "one")
+    assert Artefact(tmp_path / "b", CONFIG, {"codebook": "1"}, "two").fingerprint == a.fingerprint
+    assert Artefact(tmp_path / "a", CONFIG, {"codebook": "2"}).fingerprint != a.fingerprint
+    assert Artefact(tmp_path / "a", CONFIG | {"seed": 1}, {"codebook": "1"}).fingerprint != a.fingerprint
+
+
+def test_an_artefact_is_done_when_its_manifest_is_there_and_not_before(tmp_path):
+    artefact = Artefact(tmp_path / "a", CONFIG)
+    seen = []
+    assert not artefact.done()
+    assert artefact.make(0, lambda: seen.append(artefact.done()))
+    assert seen == [False]
+    assert artefact.done()
+    (tmp_path / "a" / "manifest.json").unlink()
+    assert not artefact.done()
+
+
+def test_the_manifest_is_written_last(tmp_path):
+    folder = made(tmp_path / "a").folder
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert max(written, key=written.__getitem__) == "manifest.json"
+
+
+def test_a_failed_making_leaves_no_manifest_and_frees_the_lock(tmp_path):
+    def work():
+        raise RuntimeError("broken")
+
+    artefact = Artefact(tmp_path / "a", CONFIG)
+    with pytest.raises(RuntimeError, match="broken"):
+        artefact.make(0, work)
+    assert not artefact.done()
+    assert made(tmp_path / "a").done()
+
+
+def test_the_manifest_says_how_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/ddattr", "train", "member=range(0,3)"])
+    artefact = made(tmp_path / "a", parents={"codebook": "0123"})
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["config"] == CONFIG
+    assert manifest["parents"] == {"codebook": "0123"}
+    assert manifest["fingerprint"] == artefact.fingerprint
+    assert manifest["seed"] == 7
+    assert manifest["command"] == "ddattr train 'member=range(0,3)'"
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["device"]
+    assert 0 <= manifest["wall_seconds"] < 600
+    assert manifest["peak_memory_mb"] > 10
+    assert "commit" in manifest
+
+
+def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_path):
+    made(tmp_path / "a", parents={"codebook": "1"})
+    other = {"training": {"steps": 1200, "batch": 64}, "seed": 0}
+    with pytest.raises(ValueError, match=r"^a: ") as error:
+        Artefact(tmp_path / "a", other, {"codebook": "2"}).done()
+    line = str(error.value)
+    assert "\n" not in line
+    assert "training.steps=600 (now 1200)" in line
+    assert "parents.codebook=1 (now 2)" in line
+    assert "batch" not in line
+    assert "seed" not in line
+    assert line.endswith("Choose another name=, or delete that folder.")
+
+
+def test_a_mismatch_names_keys_that_only_one_side_has(tmp_path):
+    made(tmp_path / "a", {"old": 1})
+    with pytest.raises(ValueError, match=r"new=None \(now 2\), old=1 \(now None\)"):
+        Artefact(tmp_path / "a", {"new": 2}).done()
+
+
+def test_a_missing_artefact_says_which_command_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"quality: .* is missing\. Make it: ddattr evaluate$"):
+        Artefact(tmp_path / "quality", CONFIG, remedy="ddattr evaluate").require()
+
+
+def test_a_folder_that_was_moved_still_loads(tmp_path):
+    made(tmp_path / "a")
+    shutil.move(tmp_path / "a", tmp_path / "elsewhere")
+    moved = Artefact(tmp_path / "elsewhere", CONFIG)
+    assert moved.done()
+    assert moved.require() is moved
+    assert str(tmp_path / "a") not in (tmp_path / "elsewhere" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("before", [None, "whole"])
+def test_an_atomic_write_that_fails_leaves_nothing_behind(tmp_path, before):
+    path = tmp_path / "x.txt"
+    if before:
+        path.write_text(before)
+
+    def write():
+        with atomic(path) as part:
+            part.write_text("ha")
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        write()
+    assert [p.name for p in tmp_path.iterdir()] == (["x.txt"] if before else [])
+    assert not before or path.read_text() == before
+
+
+@pytest.mark.parametrize("before", [None, "whole"])
+def test_an_atomic_write_never_shows_a_part(tmp_path, before):
+    path = tmp_path / "deep" / "x.csv"
+    if before:
+        path.parent.mkdir()
+        path.write_text(before)
+    with atomic(path) as part:
+        assert part.parent == path.parent
+        assert part.suffix == path.suffix
+        part.write_text("new, half")
+        assert (path.read_text() if path.exists() else None) == before
+        part.write_text("new, whole")
+    assert path.read_text() == "new, whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def _write_and_hang(path, begun):
+    with atomic(path) as part:
+        part.write_text("ha")
+        begun.set()
+        time.sleep(600)
+
+
+def _lock_and_hang(folder, begun):
+    with locked(folder):
+        begun.set()
+        time.sleep(600)
+
+
+def hanging(work, *arguments) -> multiprocessing.Process:
+    """A process that has begun its work and will never end it."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    process = context.Process(target=work, args=(*arguments, begun))
+    process.start()
+    assert begun.wait(60)
+    return process
+
+
+def kill(process: multiprocessing.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    save_json(path, {"whole": True})
+    kill(hanging(_write_and_hang, path))
+    assert load_json(path) == {"whole": True}
+
+
+def _make_and_tell(folder, made, done) -> None:
+    made.value = Artefact(folder, CONFIG).make(0, lambda: (folder / "x").write_text("second"))
+    done.set()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_second_process_waits_and_makes_it_only_if_the_first_did_not(tmp_path, capfd, finished):
+    """The first ends well, or is killed: the system frees the lock either way, and the second never works beside it."""
+    folder, context = tmp_path / "a", multiprocessing.get_context("fork")
+    holder = hanging(_lock_and_hang, folder)
+    made, done = context.Value("b", 2), context.Event()
+    second = context.Process(target=_make_and_tell, args=(folder, made, done))
+    second.start()
+    try:
+        assert not done.wait(0.3)
+        assert not (folder / "x").exists()
+        if finished:
+            manifest = {"fingerprint": Artefact(folder, CONFIG).fingerprint, "config": CONFIG, "parents": {}}
+            save_json(folder / "manifest.json", manifest)
+    finally:
+        kill(holder)
+    assert done.wait(60)
+    second.join()
+    assert bool(made.value) != finished
+    assert (folder / "x").exists() != finished
+    assert f"a: another process is working on {folder}; waiting for it" in capfd.readouterr().out
+
+
+def test_what_is_done_is_not_made_again(tmp_path):
+    made(tmp_path / "a")
+    before = (tmp_path / "a" / "manifest.json").stat().st_mtime_ns
+    assert not Artefact(tmp_path / "a", CONFIG).make(0, lambda: pytest.fail("made again"))
+    assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_what_was_made_with_another_config_is_not_made_over(tmp_path):
+    made(tmp_path / "a")
+    with pytest.raises(ValueError, match="was made with seed=0"):
+        Artefact(tmp_path / "a", CONFIG | {"seed": 1}).make(0, lambda: pytest.fail("made over"))
+
+
+def test_processes_beside_the_first_do_their_share_and_write_no_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    shares = []
+    assert Artefact(tmp_path / "a", CONFIG).make(0, lambda: shares.append(1))
+    assert shares == [1]
+    assert not Artefact(tmp_path / "a", CONFIG).done()
+
+
+def test_tensors_come_back_with_their_bits_and_dtypes(tmp_path):
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(5), "c": torch.tensor([float("nan")]).double()}
+    save_tensors(tmp_path / "x.safetensors", tensors)
+    loaded = load_tensors(tmp_path / "x.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(loaded[k].dtype == v.dtype and torch.equal(loaded[k].nan_to_num(), v.nan_to_num())
+               for k, v in tensors.items())  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
+def test_truncated_tensors_are_refused_in_one_line(tmp_path, kept):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"x": torch.arange(1000.0)})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=r"is damaged .*make it again\.$") as error:
+        load_tensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_foreign_tensors_and_damaged_json_are_refused(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"not at all" * 100)
+    (tmp_path / "x.json").write_text('{"half": ')
+    with pytest.raises(ValueError, match="is damaged"):
+        load_tensors(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_json(tmp_path / "x.json")
+    assert load_json(tmp_path / "absent.json") is None
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_come_back(tmp_path, ending):
+    table = pd.DataFrame({"unit": [0, 1], "score": [0.1234567, float("nan")], "set": ["label:3", "nearest:5"]})
+    save_table(tmp_path / f"x.{ending}", table)
+    pd.testing.assert_frame_equal(load_table(tmp_path / f"x.{ending}"), table)
+
+
+def test_nothing_unpickles(tmp_path):
+    """A pickle that would run code on loading is refused as what it is: no safetensors file."""
+
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was executed",))
+
+    torch.save(Trap(), tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_tensors(tmp_path / "x.safetensors")

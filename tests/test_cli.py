@@ -1,0 +1,254 @@
+"""The command line: Hydra's, with a verb; and bad input, which costs one line, exit status 2, and nothing else."""
+
+import json
+import os
+import shutil
+
+import pytest
+from conftest import TINY, Said, answer, contents, environment
+
+from ddattr import cli
+
+
+def refused(said: Said, *words: str) -> None:
+    """One line on stderr that says so, and exit status 2."""
+    assert said.status == 2, said
+    assert len(said.err.splitlines()) == 1, said.err
+    assert "Traceback" not in said.err
+    for word in words:
+        assert word in said.err
+
+
+# what is wrong, the command line, and words of the one line
+BAD = {
+    "codebook too small": (["plan", "codebook.members=4"], ["12 distinct codewords", "Set codebook.members to"]),
+    "weight 0": (["plan", "codebook.weight=0"], ["weight=0, expected 1 to 5"]),
+    "weight n": (["plan", "codebook.weight=6"], ["weight=6, expected 1 to 5"]),
+    "too many members": (["plan", "codebook.members=65"], ["members=65, expected 2 to 64"]),
+    "members no number": (["plan", "codebook.members=many"], ["codebook", "members"]),
+    "no member": (["train"], ["train: member is missing", "ddattr train -m"]),
+    "negative member": (["train", "member=-1"], ["member=-1 does not exist: members are 0 to 5"]),
+    "member too large": (["train", "member=6"], ["member=6 does not exist: members are 0 to 5"]),
+    "member no integer": (["train", "member=1.5"], ["member=1.5 does not exist"]),
+    "member no number": (["train", "member=one"], ["member=one does not exist"]),
+    "sweep without -m": (["train", "member=range(0,3)"], ["member=range(0,3)", "requires --multirun"]),
+    "negative seed": (["plan", "seed=-1"], ["seed=-1, expected an integer from 0"]),
+    "seed no integer": (["plan", "seed=1.5"], ["seed=1.5, expected an integer from 0"]),
+    "misspelt verb": (["trian", "member=0"], ["no verb 'trian'", "train"]),
+    "misspelt key": (["plan", "sede=1"], ["sede"]),
+    "misspelt key in a group": (["plan", "training.stpes=1"], ["stpes"]),
+    "misspelt group": (["plan", "smapler=ddim"], ["smapler"]),
+    "misspelt option": (["plan", "sampler=ddmi"], ["ddmi"]),
+    "misspelt experiment": (["plan", "experiment=digtis"], ["digtis"]),
+    "+key": (["plan", "+sede=1"], ["sede is unknown"]),
+    "+key in a group": (["plan", "+training.stpes=1"], ["training.stpes is unknown"]),
+    "+key in the jacobian": (["plan", "+attribution.jacobian.member_per_step=2"], ["member_per_step is unknown"]),
+    "+key in the scheduler": (["plan", "+diffusion.scheduler.betas=2"], ["diffusion.scheduler.betas is unknown"]),
+    "no override at all": (["plan", "what"], ["what"]),
+    "units of another name": (["plan", "data.units=artist"], ["units=artist, expected image, label or cluster"]),
+    "count too large": (["plan", "data.source.count=1798"], ["count=1798, expected 1 to 1797"]),
+    "count no number": (["plan", "data.source.count=few"], ["data"]),
+    "file that is missing": (["plan", "experiment=digits", "data=idx", "data.source.images=/nowhere/x"],
+                             ["/nowhere/x is missing"]),
+    "too many steps": (["train", "root=new", "member=0", "sampler.steps=1001", "quality.while_training=true"],
+                       ["steps=1001, expected 1 to 1000"]),
+    "draws of another name": (["train", "root=new", "member=0", "training.draws=shared"],
+                              ["draws=shared, expected common"]),
+    "tracking of another mode": (["train", "root=new", "member=0", "tracking=offline", "tracking.mode=ofline"],
+                                 ["mode=ofline, expected"]),
+    "sizes too large": (["evaluate", "quality.sizes=[1,7]"], ["sizes=[1, 7], expected values from 1 to 6"]),
+    "rotation too large": (["attribute", "attribution.jacobian.members_per_step=7"],
+                           ["members_per_step=7, expected 1 to 6"]),
+    "no query": (["attribute", "attribution.queries=0"], ["queries=0, expected at least 1"]),
+    "report before attribute": (["report"], ["is missing. Make it: ddattr evaluate"]),
+    "another config": (["evaluate", "training.steps=21"],
+                       ["was made with training.steps=20 (now 21)", "Choose another name="]),
+    "another codebook": (["train", "member=0", "codebook.weight=3"], ["codebook", "h=2 (now 3)"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line_status_2_and_touches_nothing(ddattr, copy, what):
+    argv, words = BAD[what]
+    before = contents(copy)
+    verb, *rest = argv
+    own = {override.partition("=")[0] for override in rest}
+    tiny = TINY if "data" not in own else [o for o in TINY if not o.startswith("data.source")]
+    tiny = [override for override in tiny if override.partition("=")[0] not in own & {"experiment", "tracking"}]
+    refused(ddattr(verb, *tiny, f"root={copy}", *rest), *words)
+    assert contents(copy) == before
+
+
+def spoil(copy, how: str) -> None:
+    folder = copy / "members" / "003"
+    if how == "missing":
+        shutil.rmtree(folder)
+    elif how == "half-trained":
+        (folder / "manifest.json").unlink()
+        (folder / "member.safetensors").unlink()
+        (folder / "status.json").write_text(json.dumps({"state": "interrupted", "step": 10}))
+    elif how == "foreign":
+        shutil.rmtree(folder)
+        shutil.copytree(copy / "members" / "001", folder)
+    elif how == "truncated":
+        content = (folder / "member.safetensors").read_bytes()
+        (folder / "member.safetensors").write_bytes(content[: len(content) // 2])
+    elif how == "without weights":
+        (folder / "member.safetensors").unlink()
+    elif how == "with a damaged manifest":
+        (folder / "manifest.json").write_text('{"finger')
+    elif how == "with a foreign manifest":
+        (folder / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("missing", ["member 3 of 6 is missing", "Train it: ddattr train member=3"]),
+        ("half-trained", ["member 3 of 6 is interrupted", "Train it: ddattr train member=3"]),
+        ("foreign", ["003", "member=1 (now 3)"]),
+        ("truncated", ["003", "is damaged", "make it again"]),
+        ("without weights", ["003", "member.safetensors"]),
+        ("with a damaged manifest", ["003", "manifest.json is damaged"]),
+        ("with a foreign manifest", ["003"]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["evaluate", "attribute"])
+def test_a_member_that_is_not_one_is_refused_and_nothing_is_touched(ddattr, copy, how, words, verb):
+    spoil(copy, how)
+    before = contents(copy)
+    refused(ddattr(verb, *TINY, f"root={copy}"), *words)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("root", ["file/below", "/proc/nowhere", "/sys/nowhere/x"])
+@pytest.mark.parametrize("verb", ["train", "reproduce"])
+def test_a_root_that_cannot_be_written_to_is_refused(ddattr, tmp_path, root, verb):
+    (tmp_path / "file").write_text("no folder")
+    if verb == "train":
+        refused(ddattr("train", *TINY, f"root={root}", "member=0"), "root=")
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_folder_without_permission_is_refused(ddattr, tmp_path, monkeypatch):
+    """As a user who is not root would see it."""
+    make = cli.Path.mkdir
+
+    def mkdir(self, *args, **kwargs):
+        if "locked" in str(self):
+            raise PermissionError(13, "Permission denied", str(self))
+        return make(self, *args, **kwargs)
+
+    monkeypatch.setattr(cli.Path, "mkdir", mkdir)
+    refused(ddattr("train", *TINY, f"root={tmp_path / 'locked'}", "member=0"), "ermission denied", "Set root=")
+
+
+def test_online_without_a_key_is_refused(ddattr, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    tiny = [override for override in TINY if not override.startswith("tracking")]
+    said = ddattr("train", *tiny, f"root={tmp_path / 'run'}", "member=0", "tracking=online")
+    refused(said, "mode=online needs a key")
+
+
+def test_what_is_done_is_skipped_and_left_alone(ddattr, copy):
+    before = contents(copy)
+    said = ddattr("train", *TINY, f"root={copy}", "member=2")
+    assert said.status == 0
+    assert said.out == "member 2: already done\n"
+    assert contents(copy) == before
+
+
+def test_seed_0_is_a_seed(ddattr):
+    plans = [ddattr("plan", *TINY, f"seed={seed}") for seed in (0, 0, 1)]
+    assert all(said.status == 0 for said in plans)
+    assert "seed 0" in plans[0].out
+    assert "seed 1" in plans[2].out
+
+
+def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
+    said = ddattr("plan", *TINY)
+    assert said.status == 0
+    assert not said.err
+    assert not list(tmp_path.iterdir())
+    for words in ("12 units, n=6 members, weight h=2", "15 codewords, 3 phantoms", "smallest q", "memory", "disk"):
+        assert words in said.out
+    assert "no single unit can reach q <= 0.05" in said.out
+
+
+def test_cfg_job_shows_the_config_and_runs_nothing(ddattr, tmp_path):
+    for argv in (["train", "--cfg", "job"], ["--cfg", "job", "train"], ["train", "--cfg", "job", "training.steps=77"]):
+        said = ddattr(*argv) if argv[0] != "--cfg" else ddattr("--cfg", "job", "stage=train")
+        assert said.status == 0
+        assert "stage: train" in said.out
+        assert "members: 18" in said.out
+        assert ("steps: 77" in said.out) == ("training.steps=77" in argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_multirun_trains_every_member_that_is_missing(ddattr, copy):
+    spoil(copy, "missing")
+    shutil.rmtree(copy / "members" / "005")
+    said = ddattr("train", "-m", "member=range(0,6)", *TINY, f"root={copy}")
+    assert said.status == 0
+    assert [f"member {k}: already done" in said.out for k in range(6)] == [True, True, True, False, True, False]
+    assert all((copy / "members" / f"{k:03d}" / "manifest.json").exists() for k in range(6))
+
+
+def test_a_multirun_with_a_bad_member_is_one_line_too(ddattr, copy):
+    refused(ddattr("train", "-m", "member=0,9", *TINY, f"root={copy}"), "member=9 does not exist")
+
+
+def test_an_option_may_stand_anywhere(ddattr, copy):
+    for argv in (["train", "member=0,1", "-m"], ["train", "-m", "member=0,1"], ["-m", "stage=train", "member=0,1"]):
+        said = ddattr(*argv, *TINY, f"root={copy}")
+        assert said.status == 0
+        assert said.out.count("already done") == 2
+
+
+def test_the_retired_verb_key_is_the_verb(ddattr, copy):
+    assert ddattr("stage=train", *TINY, f"root={copy}", "member=0").out == "member 0: already done\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["seed=1"], ["-m", "member=0,1"]])
+def test_without_a_verb_the_verbs_are_named(ddattr, argv):
+    refused(ddattr(*argv), "no verb", *cli.VERBS)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_names_the_verbs(ddattr, option):
+    said = ddattr(option)
+    assert said.status == 0
+    assert all(verb in said.out for verb in cli.VERBS)
+
+
+def test_a_bug_keeps_its_traceback(ddattr, monkeypatch):
+    """Only input is refused in one line; what is wrong in the program must be seen whole."""
+    monkeypatch.setattr("ddattr.stages.plan.describe", lambda code: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ddattr("plan", *TINY)
+
+
+def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(ddattr, monkeypatch):
+    monkeypatch.setattr("ddattr.stages.plan.describe", lambda code: json.loads("{"))
+    with pytest.raises(ValueError, match="Expecting"):
+        ddattr("plan", *TINY)
+
+
+def test_the_module_runs_from_any_folder_and_without_a_verb_says_so(tmp_path):
+    """A process of its own, in a folder without conf/: `python -m ddattr`."""
+    refused(answer(tmp_path), "no verb", "plan")
+
+
+def test_a_process_refuses_in_one_line_too(tmp_path):
+    refused(answer(tmp_path, "train", "experiment=digits_small"), "train: member is missing")
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_conf_is_found_beside_the_package_and_named_when_it_is_not(monkeypatch, tmp_path):
+    assert os.path.isfile(os.path.join(cli.conf(), "config.yaml"))
+    monkeypatch.setattr("ddattr.__file__", str(tmp_path / "ddattr" / "__init__.py"))
+    with pytest.raises(cli.Refusal, match=r"^conf: no config\.yaml"):
+        cli.conf()
+    assert environment(tmp_path)["HOME"] == str(tmp_path)

@@ -1,0 +1,102 @@
+"""Pictures and units: their fingerprint, their sets, and a loader of ticks."""
+
+import pytest
+import torch
+
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.sources import Source, digits, first
+
+
+@pytest.fixture
+def source() -> Source:
+    return first(digits(), 40)
+
+
+@pytest.mark.parametrize(("kind", "units"), [("image", 40), ("label", 10), ("cluster", 7)])
+def test_every_picture_has_a_unit_and_every_unit_a_picture(source, kind, units):
+    data = UnitDataModule(source, kind, clusters=7)
+    assert data.units == units
+    assert len(data.unit_of) == 40
+    assert torch.equal(data.unit_of.unique(), torch.arange(units))
+    assert data.unit_images.shape == (units, *data.shape)
+    assert data.shape == (1, 8, 8)
+
+
+def test_the_fingerprint_is_the_same_for_the_same_data(source):
+    assert UnitDataModule(source).fingerprint == UnitDataModule(first(digits(), 40)).fingerprint
+
+
+@pytest.mark.parametrize("pixel", [0, 1234, 40 * 64 - 1])
+def test_the_fingerprint_changes_with_a_pixel(source, pixel):
+    images = source.images.clone()
+    images.view(-1)[pixel] += 1e-3
+    assert UnitDataModule(Source(images, source.labels)).fingerprint != UnitDataModule(source).fingerprint
+
+
+def test_the_fingerprint_changes_with_the_order(source):
+    images = source.images[torch.tensor([1, 0, *range(2, 40)])]
+    assert UnitDataModule(Source(images, source.labels)).fingerprint != UnitDataModule(source).fingerprint
+
+
+def test_the_fingerprint_changes_with_a_label(source):
+    """Labels are sets that are scored, and what the extractor of features learns."""
+    labels = source.labels.clone()
+    labels[17] += 1
+    assert UnitDataModule(Source(source.images, labels)).fingerprint != UnitDataModule(source).fingerprint
+
+
+def test_the_fingerprint_changes_with_the_units(source):
+    prints = {UnitDataModule(source, kind, clusters=7).fingerprint for kind in ("image", "label", "cluster")}
+    assert len(prints) == 3
+
+
+def test_the_fingerprint_changes_with_the_shape_of_the_pictures(source):
+    """The same bytes as other pictures are other data."""
+    wide = Source(source.images.reshape(40, 1, 4, 16), source.labels)
+    assert UnitDataModule(wide).fingerprint != UnitDataModule(source).fingerprint
+
+
+def test_identical_pictures_are_one_unit_and_reported_otherwise(source):
+    twice = Source(torch.cat([source.images, source.images[:3]]), torch.cat([source.labels, source.labels[:3] * 0]))
+    assert UnitDataModule(twice).units == 40
+    assert UnitDataModule(twice).duplicates == 0
+    assert UnitDataModule(twice, "label").duplicates == int((source.labels[:3] != 0).sum())
+
+
+def test_partitions_give_every_unit_its_label_and_cluster(source):
+    sets = UnitDataModule(source, clusters=7).partitions()
+    assert torch.equal(sets["label"], source.labels)
+    assert len(sets["cluster"]) == 40
+    assert len(sets["cluster"].unique()) == 7
+
+
+def test_a_unit_of_several_pictures_has_the_label_of_its_first():
+    images, labels = first(digits(), 6)
+    again = Source(torch.cat([images, images.flip(0)]), torch.cat([labels, labels.flip(0) + 100]))
+    data = UnitDataModule(again, clusters=3)
+    assert torch.equal(data.partitions()["label"], labels)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("label", set()), ("cluster", {"label"})])
+def test_units_are_not_scored_as_sets_of_themselves(source, kind, expected):
+    assert set(UnitDataModule(source, kind, clusters=7).partitions()) == expected
+
+
+def test_without_labels_there_are_clusters_only(source):
+    assert set(UnitDataModule(Source(source.images, None), clusters=7).partitions()) == {"cluster"}
+
+
+def test_more_clusters_than_pictures_are_as_many_as_there_are(source):
+    assert len(UnitDataModule(source, clusters=100).partitions()["cluster"].unique()) == 40
+
+
+def test_the_training_loader_yields_as_many_ticks_as_an_epoch_has_steps(source):
+    data = UnitDataModule(source)
+    data.epoch_steps = 7
+    assert [int(tick) for tick in data.train_dataloader()] == list(range(7))
+    assert data.train_dataloader().num_workers == 0
+
+
+def test_units_of_another_name_are_refused(source):
+    with pytest.raises(ValueError, match="units=artist, expected image, label or cluster"):
+        UnitDataModule(source, "artist")

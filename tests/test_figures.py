@@ -1,0 +1,149 @@
+"""Figures: drawn from artefacts alone, labelled, and backed by the numbers that they show."""
+
+import shutil
+
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL, composed
+
+from ddattr.artifacts import load_table
+from ddattr.stages.run import Run
+from ddattr.tracking import figures
+from ddattr.tracking.figures import FIGURES, METHODS, STYLE
+
+
+@pytest.fixture(scope="module")
+def drawn(reproduced) -> dict:
+    """Every figure, as matplotlib has it, and its table."""
+    with plt.rc_context(STYLE):
+        made = {name: draw(reproduced.root) for name, draw in FIGURES.items()}
+    yield made
+    plt.close("all")
+
+
+def plots(figure) -> list:
+    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+
+
+def test_there_are_the_five_of_the_slides_and_a_sixth():
+    assert list(FIGURES) == ["fig1_codebook", "fig2_fid", "fig3_convergence", "fig4_correlation", "fig5_attribution",
+                             "fig6_resolution"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_a_png_a_pdf_and_the_csv_behind_it(reproduced, name):
+    folder = reproduced.root / "figures"
+    pixels = matplotlib.image.imread(folder / f"{name}.png")[..., :3]
+    assert min(pixels.shape[:2]) > 300
+    assert pixels.std() > 0.02
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    pdf = (folder / f"{name}.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert pdf.rstrip().endswith(b"%%EOF")
+    assert b"/Type3" not in pdf
+    assert len(load_table(folder / f"{name}.csv")) > 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_csv_is_what_was_drawn(drawn, reproduced, name):
+    table = drawn[name][1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(load_table(reproduced.root / "figures" / f"{name}.csv"), table, rtol=1e-6,
+                                  check_dtype=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "fig5_attribution"])
+def test_axes_are_labelled(drawn, name):
+    axes = plots(drawn[name][0])
+    assert any(axis.get_xlabel() for axis in axes)
+    assert any(axis.get_ylabel() or axis.get_yticklabels() for axis in axes)
+
+
+def test_drawing_reads_only(reproduced, drawn):
+    """The pictures of a second drawing are those of the first: nothing random is in them."""
+    with plt.rc_context(STYLE):
+        again, table = FIGURES["fig3_convergence"](reproduced.root)
+    first = drawn["fig3_convergence"]
+    pd.testing.assert_frame_equal(table, first[1])
+    for one, other in zip(again.axes[0].get_lines(), first[0].axes[0].get_lines(), strict=True):
+        assert np.array_equal(one.get_xydata(), other.get_xydata())
+
+
+def test_the_codebook_shows_the_codewords_and_the_balance(drawn):
+    figure, table = drawn["fig1_codebook"]
+    code = Run(composed(f"experiment={SMALL}")).codebook
+    top, below = plots(figure)
+    assert np.array_equal(np.asarray(top.images[0].get_array()), table.drop(columns="unit").to_numpy().astype(bool))
+    assert (table.drop(columns="unit").sum(1) == code.weight).all()
+    assert [bar.get_height() for bar in below.patches] == code.balance.tolist()
+
+
+def test_the_quality_figure_shows_every_individual_and_the_means_of_the_ensembles(drawn):
+    figure, table = drawn["fig2_fid"]
+    for axis, measure in zip(plots(figure), ("fid", "kid"), strict=True):
+        dots = axis.collections[0].get_offsets()[:, 1]
+        assert np.allclose(dots, table[table.kind == "individual"][measure])
+        mean = table[table.kind == "ensemble"].groupby("members")[measure].mean()
+        assert any(np.array_equal(line.get_xydata(), list(mean.items())) for line in axis.get_lines())
+        assert measure.upper() in axis.get_ylabel()
+        assert "32 pictures" in axis.get_ylabel()
+
+
+def test_the_quality_figure_says_whose_features_they_are(drawn):
+    text = " ".join(t.get_text() for t in drawn["fig2_fid"][0].texts) + drawn["fig2_fid"][0].get_suptitle()
+    assert "Inception" in text
+
+
+def test_convergence_ends_at_0_for_the_whole_ensemble(drawn):
+    axis = plots(drawn["fig3_convergence"][0])[0]
+    assert axis.get_ylim()[0] == 0
+    ends = [line.get_xydata()[-1].tolist() for line in axis.get_lines() if len(line.get_xydata()) > 1]
+    assert [12.0, 0.0] in ends
+
+
+def test_correlation_shows_every_method_at_its_mean(drawn):
+    figure, table = drawn["fig4_correlation"]
+    assert [label.get_text() for label in plots(figure)[0].get_yticklabels()] == list(METHODS.values())
+    for axis, measure in zip(plots(figure), ("norm", "pull"), strict=True):
+        shown = sorted(float(line.get_xdata()[0]) for line in axis.get_lines() if line.get_marker() in ("o", "s"))
+        rows = table[(table.measure == measure) & table.statistic.isin(["pearson", "spearman"])]
+        assert np.allclose(shown, sorted(rows[rows.method.isin(METHODS)]["mean"]))
+
+
+def test_panels_are_of_the_surest_queries_and_carry_their_query_unit_measure_and_q(drawn):
+    figure, table = drawn["fig5_attribution"]
+    labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel().startswith("query ")]
+    best = table[table["rank"] == 1]
+    sure = best[best.measure == "pull"].nsmallest(4, "q_value")["query"]
+    expected = {f"query {row.query}\n{row.measure}\nunit {row.unit}\nq = {row.q_value:.2g}"
+                for row in best[best["query"].isin(sure)].itertuples()}  # fmt: skip
+    assert set(labels) == expected
+
+
+def test_resolution_shows_a_line_for_every_query_and_marks_what_was_resolved(drawn, reproduced):
+    figure, table = drawn["fig6_resolution"]
+    lines = [line.get_xydata() for line in plots(figure)[0].get_lines()]
+    for _, rows in table.groupby("query"):
+        assert any(np.array_equal(line, rows[["size", "z"]].to_numpy()) for line in lines)
+    marked = sum(len(dots.get_offsets()) for dots in plots(figure)[0].collections)
+    radius = load_table(reproduced.root / "attribution" / "radius.csv")
+    assert marked == (radius.resolution > 0).sum()
+
+
+def test_colours_are_told_apart_in_grey_and_by_the_colour_blind():
+    """Okabe & Ito 2008, and no two of the same lightness side by side in one figure."""
+    palette = {"#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#777777"}
+    used = {getattr(figures, name) for name in ("BLUE", "ORANGE", "GREEN", "RED", "SKY", "GREY")}
+    assert used <= palette
+
+
+def test_figures_need_the_artefacts_and_nothing_else(reproduced, tmp_path):
+    """No weights, no data, no config: a folder that was moved, less its members."""
+    root = tmp_path / "moved"
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures", "*.html"))
+    with plt.rc_context(STYLE):
+        figure, table = FIGURES["fig5_attribution"](root)
+    plt.close(figure)
+    assert len(table) == 24

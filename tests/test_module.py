@@ -1,0 +1,236 @@
+"""Attribution in Trainer.predict: shards, and numbers that do not depend on how the work was split."""
+
+from functools import partial
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import bends
+
+from ddattr.artifacts import load_tensors
+from ddattr.attribution.counterfactual import counterfactual, factual
+from ddattr.attribution.jacobian import first_order, jacobian
+from ddattr.attribution.module import AttributionModule
+from ddattr.attribution.tables import Tables
+from ddattr.codebook import Codebook, contrast
+from ddattr.diffusion.noise import noise_tape
+from ddattr.diffusion.sampler import DDPM
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.tracking.history import History
+
+
+def rotating(members_per_step: int | None) -> partial:
+    """What the config makes of attribution.jacobian."""
+    return partial(jacobian, members_per_step=members_per_step)
+
+
+N, n, QUERIES, SHAPE = 12, 6, 5, (1, 8, 8)
+CODE = Codebook(N, n, 2)
+
+
+@pytest.fixture
+def attribute(process, data, tmp_path):
+    """An attribution that has run; keywords go to the module."""
+
+    def make(name: str = "a", steps: int = 3, logger=None, ensemble=None, run=True, **options) -> AttributionModule:
+        options = {"queries": QUERIES, "batch": 2, "jacobian": rotating(2),
+                   "truth_units": 5, "check": 3, "refine": 2, "draws": 50, "neighbourhoods": (1, 2, 3),
+                   "first_query": 10} | options  # fmt: skip
+        module = AttributionModule(ensemble or Ensemble(bends(n)), DDPM(steps).reverse(process), CODE, data,
+                                   tmp_path / name, 0, **options)  # fmt: skip
+        if not run:
+            return module
+        trainer = L.Trainer(accelerator="cpu", logger=logger or False, enable_progress_bar=False,
+                            enable_model_summary=False)  # fmt: skip
+        trainer.predict(module, return_predictions=False)
+        return module
+
+    return make
+
+
+def shards(tmp_path, name: str = "a"):
+    return sorted((tmp_path / name).glob("shard-*.safetensors"))
+
+
+def assert_same(one: Tables, other: Tables) -> None:
+    for name in Tables._fields:
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
+
+
+def test_queries_are_named_by_their_seeds(attribute, tmp_path):
+    module = attribute()
+    assert module.tensors["seeds"].tolist() == [10, 11, 12, 13, 14]
+    assert module.tables.queries["query"].tolist() == [10, 11, 12, 13, 14]
+    assert [path.name for path in shards(tmp_path)] == [f"shard-{seed:08d}.safetensors" for seed in (10, 12, 14)]
+
+
+def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
+    module, ensemble = attribute(jacobian=rotating(None)), Ensemble(bends(n))
+    reverse, seeds, tensors = DDPM(3).reverse(process), range(10, 15), module.tensors
+    words = CODE.codewords(module.truth)
+    expected = {
+        "factual": factual(ensemble, seeds, reverse, SHAPE),
+        "jacobian": jacobian(ensemble, noise_tape(seeds, 3, SHAPE), reverse)[1],
+        "members": ensemble.pictures(torch.eye(n), seeds, reverse, SHAPE),
+        "ablations": counterfactual(ensemble, words, seeds, reverse, SHAPE),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(tensors[name], value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tensors["jacobian"].sum(0), torch.zeros(QUERIES, *SHAPE), rtol=0, atol=1e-5)
+
+
+def test_the_best_units_are_replayed_exactly(attribute, process):
+    module, reverse = attribute(), DDPM(3).reverse(process)
+    ensemble, units = Ensemble(bends(n)), module.tensors["refined_units"]
+    assert units.shape == (4, QUERIES)
+    table = module.tables.influence.query("method == 'jvp'").set_index(["measure", "query", "unit"]).sort_index()
+    ranked = {"pull": table.z, "norm": table.score}
+    for q, seed in enumerate(range(10, 15)):
+        for place, unit in enumerate(units[:, q].tolist()):
+            measure, rank = ("pull", "norm")[place // 2], place % 2
+            values = ranked[measure][measure, seed]
+            assert values[unit] == pytest.approx(values.sort_values(ascending=False).iloc[rank])
+            exact = counterfactual(ensemble, CODE.codewords(torch.tensor([unit])), [seed], reverse, SHAPE)[0, 0]
+            torch.testing.assert_close(module.tensors["refined"][place, q], exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("members_per_step", [0, 7])
+def test_a_rotation_over_members_that_are_not_there_is_refused(attribute, members_per_step):
+    with pytest.raises(ValueError, match=rf"members_per_step={members_per_step}, expected 1 to 6"):
+        attribute(jacobian=rotating(members_per_step))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_the_batch_changes_no_score(attribute, batch):
+    """To 1e-5 of the largest score of a method and measure; numbers of the rotating Jacobian included."""
+    one, other = attribute("a").tables, attribute("b", batch=batch).tables
+    keys = ["method", "measure", "unit", "query"]
+    wanted, found = (t.influence.sort_values(keys, ignore_index=True) for t in (one, other))
+    for (method, _), rows in wanted.groupby(["method", "measure"]):
+        if method != "ablation":
+            np.testing.assert_allclose(found.score[rows.index], rows.score, rtol=0, atol=1e-5 * rows.score.abs().max())
+    assert wanted[wanted.method == "ablation"].shape == found[found.method == "ablation"].shape
+    for name in ("agreement_summary", "radius", "queries", "sets"):
+        numbers = [getattr(t, name).select_dtypes("number").drop(columns=["z"], errors="ignore") for t in (one, other)]
+        pd.testing.assert_frame_equal(*numbers, rtol=1e-3, atol=1e-4)
+
+
+def test_the_number_of_queries_changes_no_query(attribute):
+    many, few = attribute("a").tables.influence, attribute("b", queries=2).tables.influence
+    keys = ["method", "measure", "unit", "query"]
+    many = many[many["query"].isin([10, 11])].sort_values(keys, ignore_index=True)
+    few = few.sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(many[keys], few[keys])
+    np.testing.assert_allclose(many.score, few.score, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lost", [[2], [1], [0, 2], [0, 1, 2]])
+def test_an_attribution_killed_between_shards_goes_on_to_the_same_tables(attribute, tmp_path, lost):
+    whole = attribute().tables
+    kept = {path: path.stat().st_mtime_ns for i, path in enumerate(shards(tmp_path)) if i not in lost}
+    for path in shards(tmp_path):
+        if path not in kept:
+            path.unlink()
+    assert_same(attribute().tables, whole)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_shard_that_is_there_is_not_made_again(attribute):
+    whole = attribute().tables
+
+    class Untouchable(torch.nn.Module):
+        def forward(self, x, t):
+            raise AssertionError("a network was asked")
+
+    assert_same(attribute(ensemble=Ensemble([Untouchable()] * n)).tables, whole)
+
+
+def test_the_same_call_gives_the_same_tables(attribute):
+    assert_same(attribute("a").tables, attribute("b").tables)
+
+
+def test_with_one_step_the_first_order_is_exact(attribute):
+    """The picture is then linear in the weights: the agreement of ablation with itself."""
+    tables = attribute(steps=1).tables
+    jvp = tables.agreement[tables.agreement.method == "jvp"]
+    for statistic, value in {"pearson": 1, "cosine": 1, "relative_error": 0}.items():
+        np.testing.assert_allclose(jvp[statistic], value, atol=1e-3)
+    assert (jvp.spearman > 0.99).all()
+
+
+def test_identical_members_have_no_influence(attribute):
+    """Every score is within rounding of 0, relative to the length of a picture (about 8)."""
+    network = bends(1)[0]
+    table = attribute(ensemble=Ensemble([network] * n)).tables.influence
+    scores = table[~table.method.isin(["pixel", "random"])].score
+    assert scores.abs().max() < 1e-4
+
+
+def test_the_rotating_jacobian_is_measured_on_as_many_queries_as_asked(attribute):
+    errors = attribute(check=3).tables.queries.rotating_error
+    assert errors.notna().tolist() == [True] * 3 + [False] * 2
+    assert (errors.dropna() > 0).all()
+    assert attribute("b", check=0).tables.queries.rotating_error.isna().all()
+
+
+@pytest.mark.parametrize("members_per_step", [n, None])
+def test_rotating_over_all_members_is_exact(attribute, members_per_step):
+    errors = attribute(jacobian=rotating(members_per_step)).tables.queries.rotating_error.dropna()
+    assert len(errors) == 3
+    assert (errors < 1e-5).all()
+
+
+def test_the_jvp_error_is_that_of_the_displacements(attribute):
+    module = attribute()
+    tensors, words = module.tensors, CODE.codewords(module.truth)
+    moved, exact = first_order(tensors["jacobian"], contrast(words)), tensors["ablations"] - tensors["factual"]
+    for q, error in enumerate(module.tables.queries.jvp_error):
+        expected = (moved - exact)[:, q].norm() / exact[:, q].norm()
+        assert error == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_truth_is_the_same_for_all_queries_and_drawn_by_seed(attribute, tmp_path):
+    module = attribute()
+    table = module.tables.influence.query("method == 'ablation' and measure == 'pull'")
+    assert set(module.truth.tolist()) <= set.intersection(*(set(rows.unit) for _, rows in table.groupby("query")))
+    assert len(module.truth.unique()) == 5
+    assert torch.equal(attribute("b").truth, module.truth)
+
+
+def test_more_truth_units_than_units_are_all_of_them(attribute):
+    module = attribute(truth_units=100, refine=100)
+    assert module.truth.tolist() == list(range(N))
+
+
+def test_agreement_is_logged_with_the_method_in_the_key(attribute, tmp_path):
+    history = History(tmp_path / "metrics.csv")
+    tables = attribute(logger=history).tables
+    assert history.rows[0] == pytest.approx(tables.metrics(), nan_ok=True)
+    assert "agreement/ablation/jvp/spearman" in history.rows[0]
+
+
+def test_shards_hold_tensors_only_and_all_of_them(attribute, tmp_path):
+    module = attribute()
+    assert set(load_tensors(shards(tmp_path)[0])) == set(module.tensors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queries": 0}, "queries=0, expected at least 1"),
+        ({"batch": 0}, "batch=0, expected at least 1"),
+        ({"truth_units": 0}, "truth_units=0, expected at least 1"),
+        ({"level": 0.0}, "level=0.0, expected between 0 and 1"),
+        ({"level": 1.5}, "level=1.5, expected between 0 and 1"),
+        ({"refine": 0}, "refine=0, expected at least 1"),
+        ({"refine": -1}, "refine=-1, expected at least 1"),
+        ({"neighbourhoods": ()}, "neighbourhoods"),
+        ({"neighbourhoods": (50,)}, "neighbourhoods"),
+        ({"neighbourhoods": (0, 1)}, "neighbourhoods"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_the_door(attribute, options, message):
+    with pytest.raises(ValueError, match=message):
+        attribute(run=False, **options)

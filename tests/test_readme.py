@@ -1,0 +1,82 @@
+"""What README and the sweeps tell a user to type is typed here, on the small experiment."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from diffusers import DDPMScheduler
+
+from ddattr import cli
+from ddattr.diffusion.process import Process
+from ddattr.diffusion.unet import UNet
+
+HERE = Path(__file__).parent.parent
+PAGES = [HERE / "README.md", HERE / "sweeps" / "README.md"]
+SWEEPS = sorted((HERE / "sweeps").glob("*.yaml"))
+
+
+def commands() -> list[list[str]]:
+    """Every `ddattr ...` of the pages, from code spans and code blocks, without what the shell would add."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    lines = re.findall(r"`(ddattr [^`\n]+)`", text) + re.findall(r"^(ddattr .*)$", text, re.M)
+    return [shlex.split(line, comments=True)[1:] for line in dict.fromkeys(lines)]
+
+
+@pytest.mark.parametrize("argv", commands(), ids=" ".join)
+def test_every_command_runs_on_the_small_experiment(argv, reproduced, ddattr):
+    """In a folder where it is all done, which it says, and leaves alone."""
+    overrides = [a for a in argv[1:] if not a.startswith(("experiment=", "name=", "codebook.", "seed=", "hydra/"))]
+    overrides = [a.replace("range(0,18)", "range(0,12)") for a in overrides]
+    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={reproduced.root}")
+    assert said.status == 0, said.err
+    assert said.out
+
+
+def test_the_notebook_example_runs():
+    """README's Python, as it stands, with the names that it takes for granted."""
+    code = re.search(r"```python\n(.*?)```", PAGES[0].read_text(), re.S).group(1)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
+    net = {
+        "sample_size": 4,
+        "in_channels": 1,
+        "out_channels": 1,
+        "norm_num_groups": 2,
+        "add_attention": False,
+        **blocks,
+    }
+    names = {
+        "images": torch.zeros(100, 1, 4, 4), "networks": [UNet(**net) for _ in range(18)], "seed": 0, "unit": 3,
+        "shape": (1, 4, 4), "process": Process(DDPMScheduler(1000)),
+    }  # fmt: skip
+    exec(code, names)
+    assert names["displacement"].shape == (1, 1, 1, 4, 4)
+    assert names["displacement"].abs().max() > 0
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_sweep_is_a_grid_over_what_the_program_takes(path, ddattr):
+    """Each point of the grid is a command line that composes; the members are the experiment's, each once."""
+    sweep = yaml.safe_load(path.read_text())
+    assert sweep["method"] == "grid"
+    assert sweep["command"][:3] == ["${env}", "ddattr", "train"]
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    fixed = [a for a in sweep["command"][2:-1] if a != "tracking=online"]
+    said = ddattr(*fixed, *(f"{key}={grid['values'][-1]}" for key, grid in sweep["parameters"].items()), "--cfg", "job")
+    assert said.status == 0
+    members = yaml.safe_load(said.out)["codebook"]["members"]
+    assert sweep["parameters"]["member"]["values"] == list(range(members))
+
+
+def test_the_pages_show_pictures_that_exist():
+    for page in PAGES:
+        for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / picture).is_file()
+
+
+def test_the_verbs_of_the_table_are_the_programs():
+    table = {argv[0] for argv in commands()}
+    assert table == set(cli.VERBS)

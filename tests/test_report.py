@@ -1,0 +1,117 @@
+"""The page and the summary: what they say is in the tables, and the page needs nothing else."""
+
+import html.parser
+import re
+import shutil
+
+import pytest
+
+from ddattr.artifacts import load_json, load_table
+from ddattr.tracking.figures import FIGURES
+from ddattr.tracking.report import CAPTIONS, summary, write_report
+
+
+class Page(html.parser.HTMLParser):
+    """Links, pictures and text of a page, and whether every tag closes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.open, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(reproduced) -> Page:
+    return Page((reproduced.root / "report.html").read_text())
+
+
+def table(reproduced, name: str):
+    return load_table(reproduced.root / "attribution" / name)
+
+
+def test_the_page_is_self_contained(page, reproduced):
+    assert page.links
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    text = (reproduced.root / "report.html").read_text()
+    assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:)?//|@import|url\(", text)
+    assert str(reproduced.root) not in text
+
+
+def test_the_page_has_every_figure_with_its_caption(page):
+    assert len(page.links) == len(FIGURES)
+    assert set(CAPTIONS) == set(FIGURES)
+    words = "".join(page.text)
+    for caption in CAPTIONS.values():
+        assert caption in words
+    assert not page.open
+
+
+def test_the_page_says_where_its_numbers_come_from(page, reproduced):
+    words = "".join(page.text)
+    for folder in ("members/000", "quality", "attribution"):
+        manifest = load_json(reproduced.root / folder / "manifest.json")
+        assert manifest["fingerprint"] in words
+        assert str(manifest["commit"]) in words
+        assert manifest["command"] in words
+
+
+def test_the_summary_has_at_most_eight_lines_and_they_are_on_the_page(page, reproduced):
+    lines = summary(reproduced.root)
+    assert 4 <= len(lines) <= 8
+    words = "".join(page.text)
+    for line in lines:
+        assert "\n" not in line
+        assert line in words
+        assert "nan" not in line.lower()
+
+
+def test_the_summary_says_what_the_tables_say(reproduced):
+    words = "\n".join(summary(reproduced.root))
+    agreement = table(reproduced, "agreement_summary.csv").set_index(["method", "measure", "statistic"])["mean"]
+    for method in ("individual", "individual_centred", "last_step", "pixel"):
+        assert f"{method} {agreement[method, 'norm', 'spearman']:.2f}" in words
+    assert f"jvp {agreement['jvp', 'norm', 'spearman']:.3f}" in words
+    queries = table(reproduced, "agreement.csv").query("method == 'jvp' and measure == 'norm'")
+    assert f"worst query {queries.spearman.min():.3f}" in words
+    radius, sets = table(reproduced, "radius.csv"), table(reproduced, "sets.parquet")
+    assert f"to one image {radius.attributable.sum()} of 6" in words
+    for kind in ("cluster", "label"):
+        best = sets[sets.set.str.startswith(f"{kind}:")].groupby("query").q_value.min()
+        assert f"to a {kind} {(best <= 0.05).sum()} of 6" in words
+
+
+def test_the_summary_counts_what_is_attributable(reproduced, tmp_path):
+    """On tables that say so: all queries to one unit and to their own label, and a resolution of 5."""
+    root = tmp_path / "run"
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures"))
+    radius, sets = load_table(root / "attribution/radius.csv"), load_table(root / "attribution/sets.parquet")
+    labels = load_table(root / "attribution/queries.csv").set_index("query").label
+    radius["attributable"], radius["resolution"] = True, 5
+    own = sets.set == "label:" + labels[sets["query"]].astype(str).to_numpy()
+    sets.loc[own, ["z", "q_value"]] = [99.0, 0.001]
+    radius.to_csv(root / "attribution/radius.csv", index=False)
+    sets.to_parquet(root / "attribution/sets.parquet", index=False)
+    words = "\n".join(summary(root))
+    assert "to one image 6 of 6" in words
+    assert "to a label 6 of 6 (own label ranked first: 6)" in words
+    assert "6 of 6 queries have a significant neighbourhood of nearest units, median size 5, smallest 5" in words
+
+
+def test_a_name_is_text_on_the_page(reproduced, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("wandb"))
+    write_report(root, "<script>alert(1)</script>")
+    text = (root / "report.html").read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text

@@ -1,0 +1,150 @@
+"""A run: what its config builds, what its artefacts depend on, and the commands it suggests."""
+
+import shlex
+
+import pytest
+import torch
+from conftest import TINY, composed, contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import open_dict
+
+from ddattr.artifacts import load_json
+from ddattr.stages.run import Run, check_keys
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "abc", True, None, 2**63])
+def test_a_seed_that_is_none_is_refused(compose, seed):
+    config = compose(*TINY)
+    config.seed = seed
+    with pytest.raises(ValueError, match=r"^seed=.*expected an integer from 0"):
+        Run(config)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
+def test_every_seed_seeds_and_0_is_one(make_run, seed):
+    run, twin, other = make_run(f"seed={seed}"), make_run(f"seed={seed}"), make_run("seed=17")
+    assert run.codebook.seed == seed
+    assert same(run.network(None), twin.network(None))
+    assert not same(run.network(None), other.network(None))
+    assert not torch.equal(run.codebook.codewords(torch.arange(12)), other.codebook.codewords(torch.arange(12)))
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_building_a_network_draws_nothing_from_the_global_stream(make_run):
+    before = torch.get_rng_state()
+    run = make_run()
+    run.network(None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not same(run.network(0), run.network(1))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.epoch_steps=3", "tracking=offline", "trainer.precision=bf16-mixed", "member=2", "name=other",
+     "quality.pictures=5", "attribution.queries=3", "sampler.steps=2", "root=elsewhere"],
+)  # fmt: skip
+def test_what_changes_no_weight_is_outside_a_members_fingerprint(make_run, override):
+    assert make_run(override).member_artefact(1).fingerprint == make_run().member_artefact(1).fingerprint
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.steps=21", "training.draws=independent", "training.ema=null", "seed=1", "codebook.weight=3",
+     "codebook.members=7", "data.source.count=11", "unet.layers_per_block=2", "diffusion.scheduler.beta_end=0.03"],
+)  # fmt: skip
+def test_what_changes_a_weight_is_inside_a_members_fingerprint(make_run, override):
+    assert make_run(override).member_artefact(1).fingerprint != make_run().member_artefact(1).fingerprint
+
+
+def test_every_member_has_a_fingerprint_and_a_folder_of_its_own(make_run):
+    artefacts = [make_run().member_artefact(k) for k in range(6)]
+    assert len({a.fingerprint for a in artefacts}) == 6
+    assert [a.folder.name for a in artefacts] == ["000", "001", "002", "003", "004", "005"]
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [("quality.pictures=5", "quality"), ("attribution.queries=3", "attribution"), ("data.clusters=4", "attribution"),
+     ("sampler.steps=2", "both"), ("training.steps=21", "both"), ("training.epoch_steps=3", "none"),
+     ("tracking=offline", "none"), ("attribution.jacobian.tangents=2", "attribution")],
+)  # fmt: skip
+def test_a_stage_depends_on_its_own_config_and_its_parents(make_run, override, changes):
+    one, other = make_run(), make_run(override)
+    assert (one.quality_artefact.fingerprint != other.quality_artefact.fingerprint) == (changes in ("quality", "both"))
+    assert (one.attribution_artefact.fingerprint != other.attribution_artefact.fingerprint) == (
+        changes in ("attribution", "both")
+    )
+    assert (one.figures_artefact.fingerprint != other.figures_artefact.fingerprint) == (changes != "none")
+
+
+def test_the_codebooks_artefact_is_written_once(make_run):
+    run = make_run()
+    run.write_codebook()
+    before = contents(run.root)
+    make_run().write_codebook()
+    assert contents(run.root) == before
+    code = load_json(run.root / "codebook" / "codebook.json")
+    assert {"n": 6, "h": 2, "N": 12, "seed": 0, "unit": "image"}.items() <= code.items()
+    assert code["data"] == run.data.fingerprint
+
+
+@settings(max_examples=10)
+@given(st.lists(st.sampled_from(["a b", "it's", "$HOME", "x;y", "*", '"', "\u00e9"]), max_size=3))
+def test_a_suggested_command_survives_the_shell(words):
+    overrides = [f"name={word}" for word in words]
+    command = Run(composed(*TINY), [*overrides, "stage=plan", "member=3"]).command("train", "member=1")
+    assert shlex.split(command) == ["ddattr", "train", "member=1", *overrides]
+
+
+def test_a_suggested_command_composes_the_same_config(make_run):
+    run = make_run("training.steps=33", "unet.block_out_channels=[4, 8]", "seed=5")
+    verb, *overrides = shlex.split(run.member_artefact(2).remedy)[1:]
+    again = Run(composed(f"stage={verb}", *overrides))
+    assert verb == "train"
+    assert again.config.member == 2
+    assert again.member_artefact(2).fingerprint == run.member_artefact(2).fingerprint
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["nosuch", "training.nosuch", "codebook.nosuch", "data.nosuch", "data.source.nosuch", "data.source.source.nosuch",
+     "diffusion.nosuch", "diffusion.scheduler.nosuch", "unet.nosuch", "sampler.nosuch", "quality.nosuch",
+     "attribution.nosuch", "attribution.jacobian.nosuch", "tracking.nosuch", "trainer.nosuch"],
+)  # fmt: skip
+def test_a_key_that_nothing_reads_is_named(compose, path):
+    with pytest.raises(ValueError, match=rf"{path} is unknown") as error:
+        check_keys(compose(*TINY, f"+{path}=1"))
+    assert "\n" not in str(error.value)
+
+
+def test_keys_of_the_constructors_that_the_app_fills_in_are_no_keys_of_the_config(compose):
+    """The schema is what a user may set: `network` or `owned` would be given twice."""
+    for key in ("training.network", "training.owned", "attribution.ensemble", "quality.images", "codebook.units"):
+        with pytest.raises(ValueError, match=rf"{key} is unknown"):
+            check_keys(compose(*TINY, f"+{key}=1"))
+
+
+def test_a_key_that_a_constructor_has_is_accepted(compose):
+    check_keys(compose(*TINY, "+unet.dropout=0.1", "+trainer.max_time=null", "+diffusion.scheduler.clip_sample=false"))
+
+
+def test_the_ensemble_is_the_members_as_they_were_trained(make_run, copy):
+    from ddattr.artifacts import load_tensors
+
+    ensemble = make_run().ensemble()
+    assert len(ensemble) == 6
+    for k, network in enumerate(ensemble.members):
+        saved = load_tensors(copy / "members" / f"{k:03d}" / "member.safetensors")
+        assert all(torch.equal(saved[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_config_that_is_no_longer_struct_is_checked_all_the_same(compose):
+    config = compose(*TINY)
+    with open_dict(config):
+        config.traning = {}
+    with pytest.raises(ValueError, match="traning is unknown"):
+        Run(config)

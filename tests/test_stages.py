@@ -1,0 +1,254 @@
+"""End to end: one line from nothing to the figures; killed anywhere, moved anywhere, the same numbers."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, spawn
+
+from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.tracking.figures import FIGURES
+
+TABLES = {"influence": "parquet", "sets": "parquet", "agreement": "csv", "agreement_summary": "csv", "radius": "csv",
+          "queries": "csv"}  # fmt: skip
+DONE = ["codebook", *(f"members/{k:03d}" for k in range(12)), "quality", "attribution", "figures"]
+N, n, Q = 128, 12, 6
+
+
+def clone(reproduced, tmp_path, without: str = "") -> Path:
+    """A copy of the run, less some of it."""
+    root = tmp_path / "elsewhere"
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("wandb"))
+    if without:
+        shutil.rmtree(root / without)
+    return root
+
+
+def kill_when(process, reached) -> None:
+    """SIGKILL as soon as something is reached."""
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("folder", DONE)
+def test_every_artefact_says_how_it_was_made(reproduced, folder):
+    made = manifest(reproduced.root / folder)
+    assert {"fingerprint", "config", "parents", "seed", "commit", "versions", "device", "wall_seconds",
+            "peak_memory_mb", "command"} <= set(made)  # fmt: skip
+    assert made["seed"] == 0
+    assert made["command"].startswith("ddattr ")
+    newest = max(path.stat().st_mtime_ns for path in (reproduced.root / folder).iterdir()
+                 if path.name not in ("manifest.json", ".lock", "status.json"))  # fmt: skip
+    assert (reproduced.root / folder / "manifest.json").stat().st_mtime_ns >= newest
+
+
+def test_parents_are_named_by_their_fingerprints(reproduced):
+    prints = {folder: manifest(reproduced.root / folder)["fingerprint"] for folder in DONE}
+    assert len(set(prints.values())) == len(DONE)
+    for k in range(n):
+        assert manifest(reproduced.root / f"members/{k:03d}")["parents"] == {"codebook": prints["codebook"]}
+    parents = [manifest(reproduced.root / folder)["parents"] for folder in ("quality", "attribution")]
+    assert parents[0] == parents[1]
+    assert manifest(reproduced.root / "figures")["parents"] == {
+        "quality": prints["quality"], "attribution": prints["attribution"],
+    }  # fmt: skip
+
+
+def test_nothing_unfinished_is_left(reproduced):
+    names = [path.name for path in reproduced.root.rglob("*") if "wandb" not in path.parts]
+    assert not [name for name in names if "part" in name or name.endswith(".ckpt") or name.startswith("shard")]
+    assert sorted(path.name for path in reproduced.cwd.iterdir() if not path.name.startswith(".")) == [
+        "multirun", "runs",
+    ]  # fmt: skip
+    assert not [path for path in reproduced.root.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".bin")]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_the_columns_that_others_rely_on(reproduced, name):
+    table = load_table(reproduced.root / "attribution" / f"{name}.{TABLES[name]}")
+    assert list(table)[: len(COLUMNS[name])] == COLUMNS[name]
+
+
+@pytest.mark.parametrize("name", ["fid", "convergence"])
+def test_quality_tables_have_exactly_their_columns(reproduced, name):
+    assert list(load_table(reproduced.root / "quality" / f"{name}.csv")) == COLUMNS[name]
+
+
+def test_tensors_have_their_shapes(reproduced):
+    folder = reproduced.root / "attribution"
+    jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
+    queries = load_tensors(folder / "queries.safetensors")
+    assert jacobian.shape == (n, Q, 1, 8, 8)
+    assert queries["factual"].shape == (Q, 1, 8, 8)
+    assert queries["seeds"].tolist() == list(range(Q))
+    assert jacobian.sum(0).abs().max() < 1e-5 * jacobian.norm()
+
+
+def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
+    table = load_table(reproduced.root / "attribution" / "influence.parquet")
+    counts = table[table.method != "ablation"].groupby(["method", "measure"]).size()
+    assert (counts == N * Q).all()
+    assert set(table.method) == {"jvp", "ablation", "individual", "individual_centred", "last_step", "pixel", "random"}
+
+
+def test_members_have_their_curve_and_their_status(reproduced):
+    for k in range(n):
+        folder = reproduced.root / "members" / f"{k:03d}"
+        table = load_table(folder / "metrics.csv")
+        assert {"step", "train/loss", "val/loss_unseen"} <= set(table)
+        assert table.step.is_monotonic_increasing
+        assert load_json(folder / "status.json") == {"state": "done", "step": 60}
+
+
+def test_the_codebook_says_who_trains_on_what(reproduced):
+    code = load_json(reproduced.root / "codebook" / "codebook.json")
+    assert {"n", "h", "seed", "N", "unit"} <= set(code)
+    assert (code["n"], code["h"], code["N"], code["unit"]) == (n, 5, N, "image")
+
+
+def test_every_step_is_printed_as_a_line_that_a_person_could_type(reproduced):
+    steps = [line[2:] for line in reproduced.said.out.splitlines() if line.startswith("$ ")]
+    assert [step.split()[:2] for step in steps] == [["ddattr", verb] for verb in ("train", "evaluate", "attribute",
+                                                                                "report")]  # fmt: skip
+    assert all(f"experiment={SMALL}" in step for step in steps)
+
+
+def test_it_ends_with_where_the_figures_are_and_at_most_eight_lines(reproduced):
+    lines = reproduced.said.out.splitlines()
+    (where,) = [i for i, line in enumerate(lines) if line.startswith("report: ")]
+    assert f"runs/{SMALL}/report.html" in lines[where]
+    assert f"runs/{SMALL}/figures" in lines[where]
+    assert 4 <= len(lines) - where - 1 <= 8
+    assert (reproduced.root / "figures" / "summary.txt").read_text().splitlines() == lines[where + 1 :]
+    assert {path.name for path in (reproduced.root / "figures").iterdir() if path.suffix != ".json"} == {
+        ".lock", "summary.txt", *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "csv")),
+    }  # fmt: skip
+
+
+def test_it_is_quiet_on_stderr(reproduced):
+    assert "Traceback" not in reproduced.said.err
+    assert "Warning" not in reproduced.said.err
+
+
+def test_the_same_line_again_says_already_done_and_touches_nothing(reproduced):
+    before = contents(reproduced.cwd / "runs")
+    said = answer(reproduced.cwd, "reproduce", f"experiment={SMALL}")
+    assert said.status == 0
+    assert "already done" in said.out
+    assert "$ ddattr" not in said.out
+    assert said.out.splitlines()[-4:] == reproduced.said.out.splitlines()[-4:]
+    assert contents(reproduced.cwd / "runs") == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "attribute", "report"])
+def test_a_stage_that_is_done_is_skipped(ddattr, reproduced, verb):
+    before = contents(reproduced.root)
+    said = ddattr(verb, f"experiment={SMALL}", f"root={reproduced.root}")
+    assert said.status == 0
+    assert f"{verb}: already done" in said.out
+    assert contents(reproduced.root) == before
+
+
+def test_status_says_that_all_is_done(ddattr, reproduced):
+    said = ddattr("status", f"experiment={SMALL}", f"root={reproduced.root}")
+    assert said.status == 0
+    assert said.out.split() == ["members", "12", "done", "evaluate", "done", "attribute", "done", "report", "done",
+                                "next:", "nothing:", "all", "is", "done"]  # fmt: skip
+
+
+def test_status_names_what_is_missing_and_the_command_that_goes_on(ddattr, copy):
+    said = ddattr("status", *TINY, f"root={copy}")
+    assert "6 done" in said.out
+    assert "next: ddattr evaluate" in said.out
+    shutil.rmtree(copy / "members" / "004")
+    (copy / "members" / "002" / "manifest.json").unlink()
+    (copy / "members" / "002" / "status.json").write_text('{"state": "failed", "step": 7, "error": "the loss is nan"}')
+    said = ddattr("status", *TINY, f"root={copy}")
+    assert {"4 done", "1 failed", "1 missing"} <= set(said.out.splitlines()[0].split(maxsplit=1)[1].split(", "))
+    assert "member 2: failed at step 7. the loss is nan" in said.out
+    assert "next: ddattr train -m 'member=range(0,6)'" in said.out
+
+
+def test_a_run_that_was_moved_is_reported_and_asked_about_where_it_is(ddattr, reproduced, tmp_path):
+    root = clone(reproduced, tmp_path, without="figures")
+    (root / "report.html").unlink()
+    said = ddattr("status", f"experiment={SMALL}", f"root={root}")
+    assert "report      missing" in said.out
+    assert ddattr("report", f"experiment={SMALL}", f"root={root}").status == 0
+    for name in FIGURES:
+        mine, original = (folder / "figures" / f"{name}.csv" for folder in (root, reproduced.root))
+        assert mine.read_bytes() == original.read_bytes()
+    assert (root / "report.html").exists()
+    assert "nothing: all is done" in ddattr("status", f"experiment={SMALL}", f"root={root}").out
+
+
+def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr, reproduced, tmp_path):
+    root = clone(reproduced, tmp_path, without="attribution")
+    argv = ["attribute", f"experiment={SMALL}", f"root={root}", "tracking=none"]
+    kill_when(spawn(tmp_path, *argv), lambda: list(root.glob("attribution/shards/*/shard-*.safetensors")))
+    assert not (root / "attribution" / "manifest.json").exists()
+    (shard,) = root.glob("attribution/shards/*/shard-*.safetensors")
+    assert ddattr(*argv).status == 0
+    for name, ending in TABLES.items():
+        one, other = (load_table(r / "attribution" / f"{name}.{ending}") for r in (reproduced.root, root))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    for name in ("queries", "jacobian"):
+        one, other = (load_tensors(r / "attribution" / f"{name}.safetensors") for r in (reproduced.root, root))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not shard.exists()
+
+
+def test_a_member_killed_in_mid_training_goes_on_to_the_same_bits(ddattr, reproduced, tmp_path):
+    root = clone(reproduced, tmp_path, without="members/003")
+    folder, argv = root / "members" / "003", ["train", f"experiment={SMALL}", f"root={root}", "tracking=none"]
+    kill_when(spawn(tmp_path, *argv, "member=3"), (folder / "last.ckpt").exists)
+    assert not (folder / "manifest.json").exists()
+    assert load_json(folder / "status.json")["state"] == "running"
+    begun = torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < begun < 60
+    said = ddattr(*argv, "member=3")
+    assert said.status == 0
+    assert f"step {begun + 1} " not in said.out
+    one, other = (load_tensors(r / "members/003/member.safetensors") for r in (reproduced.root, root))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    curves = [load_table(r / "members/003/metrics.csv") for r in (reproduced.root, root)]
+    later = [curve[curve.step >= begun + 25].reset_index(drop=True) for curve in curves]  # of epochs begun since
+    pd.testing.assert_frame_equal(*later, check_exact=True)
+    assert manifest(root / "members/003")["fingerprint"] == manifest(reproduced.root / "members/003")["fingerprint"]
+
+
+def test_a_checkpoint_of_another_config_is_not_resumed(ddattr, copy):
+    """It lies in the folder of a member that was never finished, and would be silently mixed in."""
+    folder = copy / "members" / "001"
+    expected = load_tensors(folder / "member.safetensors")
+    for name in ("manifest.json", "member.safetensors"):
+        (folder / name).unlink()
+    torch.save({"state_dict": {}, "global_step": 10}, folder / "last.ckpt")
+    (folder / "status.json").write_text('{"state": "running", "step": 10, "fingerprint": "another"}')
+    assert ddattr("train", *TINY, f"root={copy}", "member=1").status == 0
+    again = load_tensors(folder / "member.safetensors")
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["training.draws=independent"], ["data.units=label", "codebook.weight=3"],
+     ["sampler=ddim", "sampler.steps=3", "attribution.jacobian.members_per_step=null"]],
+    ids=["independent draws", "labels as units", "ddim and the exact jacobian"],
+)  # fmt: skip
+def test_every_verb_runs_with_another_choice(ddattr, tmp_path, overrides):
+    root = tmp_path / "run"
+    for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):
+        said = ddattr(*verb, *TINY, f"root={root}", *overrides)
+        assert said.status == 0, said.err
+    assert "nothing: all is done" in ddattr("status", *TINY, f"root={root}", *overrides).out

@@ -1,0 +1,246 @@
+"""Tables of an attribution, from tensors alone: columns, rows, and numbers that can be made again."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import COLUMNS, METHODS
+
+from ddattr.artifacts import load_table, save_table
+from ddattr.attribution import baselines, influence
+from ddattr.attribution.influence import Response
+from ddattr.attribution.tables import Tables, summarise, tabulate
+from ddattr.codebook import Codebook
+
+N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)
+CODE = Codebook(N, n, 2)
+TRUTH = torch.tensor([1, 4, 5, 8, 10])
+OPTIONS = {"seed": 0, "level": 0.05, "phantoms": 100, "draws": 60, "neighbourhoods": [1, 2, 3]}
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    """What a replay leaves behind, with random pictures."""
+    draw = torch.Generator().manual_seed(0)
+
+    def noise(*lead: int) -> torch.Tensor:
+        return torch.randn(*lead, *SHAPE, generator=draw)
+
+    jacobian, last = noise(n, Q), noise(n, Q)
+    return {
+        "seeds": torch.tensor([5, 6, 7, 2**40]), "factual": noise(Q), "jacobian": jacobian - jacobian.mean(0),
+        "members": noise(n, Q), "last_step": last - last.mean(0), "ablations": noise(len(TRUTH), Q),
+        "refined_units": torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]), "refined": noise(2, Q),
+        "rotating_error": torch.tensor([0.1, torch.nan, torch.nan, torch.nan]),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def tables(tensors, data) -> Tables:
+    return tabulate(tensors, TRUTH, CODE, data, **OPTIONS)
+
+
+def matrix(table: pd.DataFrame, value: str = "score") -> np.ndarray:
+    """(units, queries) of a long table of one method and measure."""
+    wide = table.pivot(index="unit", columns="query", values=value)
+    return wide.loc[:, sorted(wide)].to_numpy()
+
+
+def of(tables: Tables, method: str, measure: str) -> pd.DataFrame:
+    table = tables.influence
+    return table[(table.method == method) & (table.measure == measure)]
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """q of every p: the least of m p_(j) / j over the j-th smallest from it on; written out."""
+    order = sorted(p)
+    return np.array([min(len(p) * v / (j + 1) for j, v in enumerate(order) if v >= mine) for mine in p])
+
+
+@pytest.mark.parametrize("name", Tables._fields)
+def test_columns_are_those_that_others_rely_on_and_more_only_at_the_end(tables, name):
+    assert list(getattr(tables, name))[: len(COLUMNS[name])] == COLUMNS[name]
+
+
+def test_every_method_scores_every_unit_on_every_query(tables):
+    for method in METHODS:
+        measures = ["similarity"] if method in ("pixel", "random") else ["pull", "norm"]
+        for measure in measures:
+            table = of(tables, method, measure)
+            assert len(table) == N * Q
+            assert not table.duplicated(["unit", "query"]).any()
+            assert set(table.unit) == set(range(N))
+            assert set(table["query"]) == {5, 6, 7, 2**40}
+            assert table.score.notna().all()
+
+
+def test_ablation_has_the_truth_and_the_best_units_once_each(tables, tensors):
+    table = of(tables, "ablation", "pull")
+    assert not table.duplicated(["unit", "query"]).any()
+    expected = {(int(u), int(s)) for u in TRUTH for s in tensors["seeds"]}
+    expected |= {(int(u), int(s)) for s, units in zip(tensors["seeds"], tensors["refined_units"].T, strict=True)
+                 for u in units}  # fmt: skip
+    assert set(zip(table.unit, table["query"], strict=True)) == expected
+
+
+def test_pull_and_norm_of_the_jvp_are_those_of_the_jacobian(tables, tensors, data):
+    words, j, factual = CODE.codewords(torch.arange(N)), tensors["jacobian"], tensors["factual"]
+    projected = influence.projections(j, factual, data.unit_images)
+    np.testing.assert_allclose(matrix(of(tables, "jvp", "pull")), influence.pull(projected, words).numpy())
+    np.testing.assert_allclose(matrix(of(tables, "jvp", "norm")), influence.norm(influence.gram(j), words).numpy())
+
+
+def test_scores_of_all_methods_are_those_of_their_displacements(tables, tensors, data):
+    words, factual = CODE.codewords(torch.arange(N)), tensors["factual"]
+    responses = {
+        "jvp": Response(tensors["jacobian"]),
+        "individual": baselines.individual(tensors["members"], factual, 2),
+        "individual_centred": baselines.individual_centred(tensors["members"]),
+        "last_step": Response(tensors["last_step"]),
+    }
+    for method, response in responses.items():
+        expected = influence.displacement_scores(response.displacement(words), factual, data.unit_images)
+        for measure, score in expected.items():
+            np.testing.assert_allclose(matrix(of(tables, method, measure)), score.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_ablation_scores_are_those_of_the_exact_displacements(tables, tensors, data):
+    expected = influence.displacement_scores(
+        tensors["ablations"] - tensors["factual"], tensors["factual"], data.unit_images[TRUTH]
+    )
+    for measure, score in expected.items():
+        table = of(tables, "ablation", measure)
+        found = table[table.unit.isin(TRUTH.tolist())]
+        np.testing.assert_allclose(matrix(found), score.numpy(), rtol=1e-6)
+
+
+def test_only_the_jvp_is_tested_and_its_p_is_a_probability(tables):
+    tested = tables.influence.method == "jvp"
+    for column in ("z", "p_value", "q_value"):
+        assert tables.influence[tested][column].notna().all()
+        assert tables.influence[~tested][column].isna().all()
+    for column in ("p_value", "q_value"):
+        assert tables.influence[tested][column].between(0, 1, inclusive="right").all()
+    assert (tables.influence[tested].q_value >= tables.influence[tested].p_value).all()
+
+
+@pytest.mark.parametrize("measure", ["pull", "norm"])
+def test_q_is_benjamini_hochberg_over_the_units_of_a_query(tables, measure):
+    for _, table in of(tables, "jvp", measure).groupby("query"):
+        np.testing.assert_allclose(table.q_value, benjamini_hochberg(table.p_value.to_numpy()))
+
+
+def test_q_of_labels_and_clusters_is_within_their_kind_and_query(tables):
+    table = tables.sets.assign(kind=tables.sets.set.str.partition(":")[0])
+    for (kind, _), rows in table.dropna(subset="p_value").groupby(["kind", "query"]):
+        if kind != "nearest":
+            np.testing.assert_allclose(rows.q_value, benjamini_hochberg(rows.p_value.to_numpy()))
+
+
+def test_the_score_of_a_set_is_the_sum_of_its_units_pulls(tables, data, tensors):
+    pull = torch.tensor(matrix(of(tables, "jvp", "pull")))
+    for kind, which in data.partitions().items():
+        for s in which.unique():
+            rows = tables.sets[tables.sets.set == f"{kind}:{s}"].sort_values("query")
+            np.testing.assert_allclose(rows.score, pull[which == s].sum(0).numpy())
+            assert (rows["size"] == int((which == s).sum())).all()
+    near = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
+    for size in OPTIONS["neighbourhoods"]:
+        rows = tables.sets[tables.sets.set == f"nearest:{size}"].sort_values("query")
+        np.testing.assert_allclose(rows.score, pull.gather(0, near[:size]).sum(0).numpy())
+
+
+def test_a_neighbourhood_is_no_surer_than_any_larger_one(tables):
+    near = tables.sets[tables.sets.set.str.startswith("nearest:")]
+    for _, rows in near.groupby("query"):
+        rows = rows.sort_values("size")
+        assert (rows.q_value >= rows.p_value).all()
+        assert (rows.q_value.diff().dropna() <= 0).all()
+
+
+def test_resolution_and_attributable_follow_from_the_other_tables(tensors, data):
+    """At a level that some pass and some fail."""
+    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"level": 0.6})
+    radius = tables.radius.set_index("query")
+    assert radius.resolution.nunique() > 1
+    best = of(tables, "jvp", "pull").groupby("query").q_value.min()
+    assert ((best <= 0.6) == radius.attributable[best.index]).all()
+    near = tables.sets[tables.sets.set.str.startswith("nearest:")]
+    for query, rows in near.groupby("query"):
+        passed = rows[rows.q_value <= 0.6]["size"]
+        assert radius.resolution[query] == (passed.min() if len(passed) else -1)
+
+
+def test_the_radius_is_the_largest_norm(tables):
+    largest = of(tables, "jvp", "norm").groupby("query").score.max()
+    np.testing.assert_allclose(tables.radius.set_index("query").radius[largest.index], largest)
+
+
+def test_a_method_that_moves_pictures_as_ablation_does_agrees_perfectly(tensors, data):
+    exact = tensors["factual"] + Response(tensors["jacobian"]).displacement(CODE.codewords(TRUTH))
+    tables = tabulate(tensors | {"ablations": exact}, TRUTH, CODE, data, **OPTIONS)
+    jvp = tables.agreement[tables.agreement.method == "jvp"]
+    for statistic, value in {"pearson": 1, "spearman": 1, "cosine": 1, "relative_error": 0}.items():
+        np.testing.assert_allclose(jvp[statistic], value, atol=2e-5)
+    np.testing.assert_allclose(tables.queries.jvp_error, 0, atol=2e-5)
+
+
+def test_reversing_a_displacement_reverses_pull_and_leaves_norm(tensors, data):
+    moved = Response(tensors["jacobian"]).displacement(CODE.codewords(TRUTH))
+    tables = tabulate(tensors | {"ablations": tensors["factual"] - moved}, TRUTH, CODE, data, **OPTIONS)
+    jvp = tables.agreement[tables.agreement.method == "jvp"].set_index("measure")
+    np.testing.assert_allclose(jvp.loc["pull"].spearman, -1)
+    np.testing.assert_allclose(jvp.loc["norm"].spearman, 1)
+    np.testing.assert_allclose(jvp.cosine, -1, atol=2e-5)
+
+
+def test_the_summary_is_the_mean_over_queries_inside_its_interval(tables):
+    for row in tables.agreement_summary.itertuples():
+        part = tables.agreement[(tables.agreement.method == row.method) & (tables.agreement.measure == row.measure)]
+        assert row.mean == pytest.approx(part[row.statistic].mean())
+        assert row.low <= row.mean <= row.high
+        assert row.queries == Q
+    pd.testing.assert_frame_equal(summarise(tables.agreement, 0), tables.agreement_summary)
+
+
+def test_metrics_carry_the_method_in_their_key(tables):
+    metrics, summary = tables.metrics(), tables.agreement_summary
+    rows = summary.set_index(["method", "measure", "statistic"])["mean"]
+    assert metrics["agreement/ablation/jvp/spearman"] == rows["jvp", "norm", "spearman"]
+    assert metrics["agreement/ablation/jvp/pull/spearman"] == rows["jvp", "pull", "spearman"]
+    assert metrics["agreement/ablation/individual_centred/cosine"] == rows["individual_centred", "norm", "cosine"]
+    assert metrics["significance/image/attributable"] == tables.radius.attributable.mean()
+    assert {"significance/label/attributable", "significance/cluster/attributable"} <= set(metrics)
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_queries_have_their_names_in_every_table(tables, tensors):
+    for table in (tables.influence, tables.sets, tables.agreement, tables.radius, tables.queries):
+        assert set(table["query"]) == set(tensors["seeds"].tolist())
+
+
+def test_the_order_of_queries_changes_no_row(tables, tensors, data):
+    order, queries_first = torch.tensor([2, 0, 3, 1]), {"seeds", "factual", "rotating_error"}
+    shuffled = {name: value[order] if name in queries_first else value[:, order] for name, value in tensors.items()}
+    again = tabulate(shuffled, TRUTH, CODE, data, **OPTIONS)
+    for name in ("influence", "sets", "agreement", "radius", "queries"):
+        keys = [column for column in ("unit", "set", "method", "measure", "query") if column in getattr(tables, name)]
+        one, other = (getattr(t, name).sort_values(keys, ignore_index=True) for t in (tables, again))
+        pd.testing.assert_frame_equal(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", Tables._fields)
+def test_tables_survive_their_files(tables, tmp_path, name):
+    path = tmp_path / f"{name}.{'parquet' if name in ('influence', 'sets') else 'csv'}"
+    save_table(path, getattr(tables, name))
+    pd.testing.assert_frame_equal(load_table(path), getattr(tables, name), rtol=1e-6, check_dtype=False)
+
+
+def test_units_may_be_labels_or_carry_none(tensors, data):
+    from ddattr.data.datamodule import UnitDataModule
+    from ddattr.data.sources import Source
+
+    bare = UnitDataModule(Source(data.images, None), clusters=3)
+    tables = tabulate(tensors, TRUTH, CODE, bare, **OPTIONS)
+    assert not tables.sets.set.str.startswith("label:").any()
+    assert len(tables.queries) == Q

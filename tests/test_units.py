@@ -1,0 +1,103 @@
+"""Units: a map from pictures to what can be removed, numbered without gaps."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddattr.data import units as grouping
+from ddattr.data.sources import digits, first
+
+maps = st.lists(st.integers(0, 5), min_size=1, max_size=20)
+
+
+def pictures(names: list[int]) -> torch.Tensor:
+    """A picture for every name, equal exactly where the names are."""
+    return torch.tensor(names, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+
+def numbered(of: torch.Tensor) -> bool:
+    return sorted(of.unique().tolist()) == list(range(int(of.max()) + 1))
+
+
+@given(maps)
+def test_pictures_share_a_unit_exactly_when_they_are_identical(names):
+    of = grouping.by_image(pictures(names))
+    expected = torch.tensor(names)
+    assert torch.equal(of[:, None] == of, expected[:, None] == expected)
+    assert numbered(of)
+
+
+@given(maps)
+def test_units_are_numbered_in_order_of_appearance(names):
+    of = grouping.by_image(pictures(names)).tolist()
+    assert of[0] == 0
+    assert all(unit <= max(of[:i]) + 1 for i, unit in enumerate(of) if i)
+
+
+@given(maps)
+def test_a_label_is_a_unit(names):
+    labels = torch.tensor(names)
+    of = grouping.by_label(labels)
+    assert torch.equal(of[:, None] == of, labels[:, None] == labels)
+    assert numbered(of)
+
+
+def test_clusters_are_a_partition_that_the_seed_decides():
+    images = first(digits(), 60).images
+    of = grouping.by_cluster(images, 7, seed=0)
+    assert len(of) == 60
+    assert numbered(of)
+    assert int(of.max()) == 6
+    assert torch.equal(grouping.by_cluster(images, 7, seed=0), of)
+    assert not torch.equal(grouping.by_cluster(images, 7, seed=1), of)
+
+
+def test_identical_pictures_share_a_cluster_and_distant_ones_do_not():
+    of = grouping.by_cluster(pictures([0, 0, 100, 100, 0]), 2, seed=0)
+    assert of.tolist() == [0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("clusters", [0, 6])
+def test_more_clusters_than_pictures_are_refused(clusters):
+    with pytest.raises(ValueError, match=r"clusters=.*expected 1 to 5 pictures"):
+        grouping.by_cluster(pictures([0, 1, 2, 3, 4]), clusters, seed=0)
+
+
+def test_labels_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="this source has no labels"):
+        grouping.by_label(None)
+
+
+@pytest.mark.parametrize(
+    ("names", "units", "expected"),
+    [
+        ([0, 1, 2], [0, 1, 2], 0),
+        ([0, 0, 1], [0, 0, 1], 0),
+        ([0, 0, 1], [0, 1, 1], 1),
+        ([0, 0, 0], [0, 1, 2], 2),
+        ([0, 0, 1, 1], [0, 1, 0, 1], 2),
+    ],
+)
+def test_duplicates_are_counted_across_units_and_not_within(names, units, expected):
+    assert grouping.duplicates(pictures(names), torch.tensor(units)) == expected
+
+
+@given(maps)
+def test_units_by_image_have_no_duplicates(names):
+    images = pictures(names)
+    assert grouping.duplicates(images, grouping.by_image(images)) == 0
+
+
+def test_the_mean_picture_of_a_unit_is_the_mean_of_its_pictures():
+    images, labels = first(digits(), 60)
+    of = grouping.by_label(labels)
+    means = grouping.means(images, of)
+    assert means.dtype == torch.float32
+    for unit in range(10):
+        torch.testing.assert_close(means[unit], images[of == unit].mean(0))
+
+
+def test_the_mean_of_one_picture_is_that_picture():
+    images = first(digits(), 20).images
+    assert torch.equal(grouping.means(images, torch.arange(20)), images)
