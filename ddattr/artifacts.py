@@ -60,6 +60,8 @@ class Artefact:
         manifest = self.manifest
         if manifest is None:
             return False
+        if not {"fingerprint", "config", "parents"} <= set(manifest):
+            raise ValueError(f"{self.folder / 'manifest.json'} is damaged. Delete its folder and make it again.")
         if manifest["fingerprint"] != self.fingerprint:
             raise ValueError(self._mismatch(manifest))
         return True
@@ -73,6 +75,21 @@ class Artefact:
         if not self.done():
             raise FileNotFoundError(f"{self.folder.name}: {self.folder} is missing. Make it: {self.remedy}")
         return self
+
+    def verified(self, name: str) -> Path:
+        """Path of one of its files, whose content is what the manifest says.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is missing; it was changed or exchanged.
+        """
+        path, digest = self.folder / name, ((self.manifest or {}).get("files") or {}).get(name)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing, though its manifest is there. Delete its folder. {self.remedy}"
+            )
+        if digest is not None and digest != _digest(path):
+            raise ValueError(f"{path} is damaged or not what its manifest says. Delete its folder. {self.remedy}")
+        return path
 
     def make(self, seed: int, work: Callable[[], None]) -> bool:
         """Does the work under the folder's lock, and writes the manifest if it succeeds; False if it was done already.
@@ -102,13 +119,14 @@ class Artefact:
             "config": self.config,
             "parents": self.parents,
             "seed": seed,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": _command(),
             "commit": _commit(),
             "versions": {name: metadata.version(name) for name in _VERSIONS},
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "wall_seconds": round(time.time() - started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": {path.name: _digest(path) for path in sorted(self.folder.glob("*.safetensors"))},
         }
 
     def _mismatch(self, manifest: Mapping[str, Any]) -> str:
@@ -169,6 +187,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: it is missing; it is truncated or foreign.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Delete its folder and make it again.")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -219,6 +239,18 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _command() -> str:
+    """The command line as a person types it: the verb first."""
+    verbs = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("stage=")]
+    rest = [argument for argument in sys.argv[1:] if not argument.startswith("stage=")]
+    return shlex.join(["ddattr", *verbs[-1:], *rest])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def _commit() -> str | None:

@@ -7,6 +7,7 @@ they are the phantoms, the null of every influence score.
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class Codebook:
         self.check_member(member)
         return bool(self.codewords(torch.tensor([unit]))[0, member])
 
-    def check_member(self, member: int) -> None:
+    def check_member(self, member: Any) -> None:
         """Raises ValueError unless `member` is one of this codebook's."""
         if not (isinstance(member, int) and not isinstance(member, bool) and 0 <= member < self.members):
             raise ValueError(f"member={member} does not exist: members are 0 to {self.members - 1}. Set member.")

@@ -1,5 +1,6 @@
 """Attribution in Trainer.predict: every batch of queries is replayed, differentiated and stored as one shard."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,15 @@ class AttributionModule(L.LightningModule):
         level: float = 0.05,
         phantoms: int = 100_000,
         draws: int = 10_000,
-        neighbourhoods: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200),
+        neighbourhoods: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200),
     ):
         super().__init__()
-        _validate(queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
+        _validate(refine=refine, queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
+        if not any(1 <= size <= codebook.units for size in neighbourhoods) or min(neighbourhoods) < 1:
+            raise ValueError(
+                f"attribution: neighbourhoods={list(neighbourhoods)}, expected numbers from 1 to {codebook.units}. "
+                "Set attribution.neighbourhoods."
+            )
         if not 0 < level < 1:
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
@@ -106,7 +112,7 @@ class AttributionModule(L.LightningModule):
         top, refined = self._refine(names, picture, response)
         checked = (seeds - self.first_query) < self.check
         rotating = torch.full((len(names),), torch.nan)
-        if checked.any():
+        if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
             rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
         return {

@@ -59,6 +59,11 @@ class UnitDataModule(L.LightningDataModule):
         content.update(self.unit_of.numpy().tobytes())
         return content.hexdigest()[:16]
 
+    @property
+    def labels_fingerprint(self) -> str:
+        """Of the labels, which members do not depend on unless they are the units."""
+        return "none" if self.labels is None else hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()[:16]
+
     @cached_property
     def unit_images(self) -> Float[Tensor, "units c h w"]:
         """Mean picture of every unit."""

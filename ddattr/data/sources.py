@@ -1,6 +1,7 @@
 """Where pictures come from: functions that return a `Source`."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ def idx(images: str, labels: str | None = None) -> Source:
     if pictures.ndim != 3:
         raise ValueError(f"data: {images} holds an array of {pictures.ndim} dimensions, expected 3. Check data.source.")
     targets = None if labels is None else torch.from_numpy(_read_idx(Path(labels)).astype(np.int64))
+    if targets is not None and targets.dim() != 1:
+        raise ValueError(f"data: {labels} holds an array of {targets.dim()} dimensions, expected 1. Check data.source.")
     if targets is not None and len(targets) != len(pictures):
         raise ValueError(f"data: {len(pictures)} pictures but {len(targets)} labels. Check data.source.labels.")
     return Source(torch.from_numpy(pictures.astype(np.float32))[:, None] / 127.5 - 1, targets)
@@ -48,8 +51,11 @@ def _read_idx(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"data: {path} is missing. Put the file there, or set data.source to where it is.")
     content = path.read_bytes()
-    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    if content[:3] != b"\0\0\x08":
+    try:
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (EOFError, OSError, zlib.error):
+        raise ValueError(f"data: {path} is damaged or cut short. Fetch it again.") from None
+    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"data: {path} is no IDX file of unsigned bytes. Check data.source.")
     shape = np.frombuffer(content, ">u4", content[3], offset=4)
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     RANDOM_BASELINE = 9
     BOOTSTRAP = 10
     SET_NULL = 11
+    DROPOUT = 12
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):
@@ -58,17 +59,21 @@ def noise_tape(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> Float[
 
 
 @contextmanager
-def seeded_torch(seed: int, stream: Stream, member: int | None = None) -> Iterator[None]:
-    """torch's CPU generator at an address, for modules that draw their own initialisation; restored afterwards.
+def seeded_torch(seed: int, stream: Stream, member: int | None = None, step: int = 0) -> Iterator[None]:
+    """torch's own generators at an address, for modules that draw by themselves; restored afterwards.
 
     `torch.manual_seed` keeps 32 bits, so that seeds 5 and 5 + 2^32 would be one stream: the whole state of the
-    Mersenne twister (its 624 words, behind 3 of bookkeeping) is filled instead.
+    Mersenne twister (its 624 words, behind 3 of bookkeeping) is filled instead. CUDA's generator keeps all 64.
     """
+    draw = generator(seed, stream, member, step)
     state = torch.Generator().manual_seed(0).get_state().numpy().copy()
     words = state.view(np.uint64) if state.size % 8 == 0 else state[: state.size // 8 * 8].view(np.uint64)
-    words[3 : 3 + 624] = generator(seed, stream, member).integers(0, 2**32, 624, np.uint64)
-    with torch.random.fork_rng(devices=[]):
+    words[3 : 3 + 624] = draw.integers(0, 2**32, 624, np.uint64)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.set_rng_state(torch.from_numpy(state))
+        if devices:
+            torch.cuda.manual_seed(int(draw.integers(0, 2**63)))
         yield
 
 

@@ -1,5 +1,6 @@
 """One member: a diffusion model trained on the units of its column."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from ddattr.artifacts import atomic
-from ddattr.diffusion.noise import TrainingDraws
+from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
 
 
@@ -75,7 +76,8 @@ class MemberModule(L.LightningModule):
         self.images: Tensor = self.trainer.datamodule.images.to(self.device)  # type: ignore[attr-defined]
 
     def training_step(self, tick: int, index: int) -> Tensor:
-        loss = self._loss(self.draws, self.global_step)
+        with self._dropout():
+            loss = self._loss(self.draws, self.global_step)
         if not loss.isfinite():
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             raise ValueError(
@@ -84,6 +86,12 @@ class MemberModule(L.LightningModule):
             )
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch)
         return loss
+
+    def _dropout(self) -> AbstractContextManager[None]:
+        """A network that drops units draws them at an address as well."""
+        if not any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules()):
+            return nullcontext()
+        return seeded_torch(self.draws.seed, Stream.DROPOUT, self.draws.member, self.global_step)
 
     def validation_step(self, tick: int, index: int) -> None:
         """Loss of the average on pictures that the member does not own, the same draws every time."""

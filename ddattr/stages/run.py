@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, get_args
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +38,13 @@ class Run:
     # -- what the config builds
 
     def build(self, group: str, **arguments: Any) -> Any:
-        """What a config group's `_target_` makes of its keys and of arguments that no config holds."""
+        """What a config group's `_target_` makes of its keys and of arguments that no config holds.
+
+        Raises:
+            ValueError: the config holds one of them all the same.
+        """
+        if taken := sorted(set(arguments) & set(self.config[group])):
+            raise ValueError(f"key {group}.{taken[0]} is not for the config: the program sets it. Remove it.")
         return instantiate(self.config[group], _partial_=True, _convert_="all")(**arguments)
 
     @cached_property
@@ -127,12 +133,13 @@ class Run:
     @cached_property
     def quality_artefact(self) -> Artefact:
         config = {key: self.plain(key) for key in ("seed", "quality", "sampler")}
+        config["labels"] = self.data.labels_fingerprint
         return Artefact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
 
     @cached_property
     def attribution_artefact(self) -> Artefact:
         config = {key: self.plain(key) for key in ("seed", "attribution", "sampler")}
-        config["clusters"] = self.config.data.clusters
+        config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         return Artefact(
             self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
         )
@@ -164,7 +171,7 @@ class Run:
         return Ensemble([self._load(k) for k in range(n)])
 
     def _load(self, member: int):
-        path = self.member_artefact(member).folder / "member.safetensors"
+        path = self.member_artefact(member).verified("member.safetensors")
         weights, network = load_tensors(path), self.network(None)
         try:
             network.load_state_dict(weights)
@@ -203,5 +210,18 @@ def _check_node(path: str, node: Any) -> None:
                 raise ValueError(
                     f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=."
                 )
+            if key in known:
+                _check_value(f"{path}.{key}", node[key], known[key])
     for key, child in node.items():
         _check_node(f"{path}.{key}", child)
+
+
+def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Raises ValueError when a number, a text or a switch is of another type than the constructor's."""
+    types = get_args(parameter.annotation) or (parameter.annotation,)
+    if not set(types) <= {int, float, bool, str, type(None)} or (value is None and parameter.default is None):
+        return
+    fits = any(type(value) is t or (t is float and type(value) is int) for t in types)
+    if not fits:
+        names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+        raise ValueError(f"{path}={value} is a {type(value).__name__}, expected {names}. Set {path}.")

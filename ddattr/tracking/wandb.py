@@ -1,10 +1,12 @@
 """W&B: a view of the artefacts, never the truth. The only module that imports it."""
 
+import netrc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline runs would post telemetry otherwise
 
@@ -29,7 +31,7 @@ class Tracking:
     def __init__(self, mode: str, project: str, entity: str | None = None):
         if mode not in MODES:
             raise ValueError(f"tracking: mode={mode}, expected {', '.join(MODES)}. Set tracking.mode.")
-        if mode == "online" and not wandb.api.api_key:
+        if mode == "online" and not _has_key():
             raise ValueError("tracking: mode=online needs a key. Run `wandb login`, or set WANDB_API_KEY.")
         self.mode, self.project, self.entity = mode, project, entity
 
@@ -55,6 +57,17 @@ class Tracking:
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
             yield [WandbLogger(experiment=run, save_dir=folder)]
+
+
+def _has_key() -> bool:
+    """Whether W&B's client would find a key without asking: in the environment, or in the netrc of `wandb login`."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def log_panels(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]]) -> None:
