@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -218,7 +219,8 @@ def _check_node(path: str, node: Any) -> None:
 
 def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:
     """Raises ValueError when a number, a text or a switch is of another type than the constructor's."""
-    types = get_args(parameter.annotation) or (parameter.annotation,)
+    annotation = parameter.annotation
+    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not set(types) <= {int, float, bool, str, type(None)} or (value is None and parameter.default is None):
         return
     fits = any(type(value) is t or (t is float and type(value) is int) for t in types)
