@@ -38,11 +38,14 @@ def test_the_fingerprint_changes_with_the_order(source):
     assert UnitDataModule(Source(images, source.labels)).fingerprint != UnitDataModule(source).fingerprint
 
 
-def test_the_fingerprint_changes_with_a_label(source):
-    """Labels are sets that are scored, and what the extractor of features learns."""
+def test_labels_have_a_fingerprint_of_their_own(source):
+    """They are sets that are scored, and what the extractor of features learns; members do not depend on them."""
     labels = source.labels.clone()
     labels[17] += 1
-    assert UnitDataModule(Source(source.images, labels)).fingerprint != UnitDataModule(source).fingerprint
+    other, one = UnitDataModule(Source(source.images, labels)), UnitDataModule(source)
+    assert other.labels_fingerprint != one.labels_fingerprint
+    assert other.fingerprint == one.fingerprint
+    assert UnitDataModule(Source(source.images, None)).labels_fingerprint == "none"
 
 
 def test_the_fingerprint_changes_with_the_units(source):

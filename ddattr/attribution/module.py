@@ -111,7 +111,7 @@ class AttributionModule(L.LightningModule):
         exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
         top, refined = self._refine(names, picture, response)
         checked = (seeds - self.first_query) < self.check
-        rotating = torch.full((len(names),), torch.nan)
+        rotating = torch.where(checked, 0.0, torch.nan)
         if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
             rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))

@@ -54,8 +54,9 @@ class UnitDataModule(L.LightningDataModule):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the pictures, their order, and the unit of each."""
-        content = hashlib.sha256(self.images.numpy().tobytes())
+        """Of the pictures, their shape and order, and the unit of each."""
+        content = hashlib.sha256(repr(self.shape).encode())
+        content.update(self.images.numpy().tobytes())
         content.update(self.unit_of.numpy().tobytes())
         return content.hexdigest()[:16]
 

@@ -55,7 +55,7 @@ def _read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, OSError, zlib.error):
         raise ValueError(f"data: {path} is damaged or cut short. Fetch it again.") from None
-    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"data: {path} is no IDX file of unsigned bytes. Check data.source.")
     shape = np.frombuffer(content, ">u4", content[3], offset=4)
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])

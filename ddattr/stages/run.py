@@ -30,11 +30,11 @@ class Run:
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
-        check_keys(config)
         self.config, self.root, self.seed = config, Path(config.root), config.seed
         self.overrides = [o for o in overrides if not o.startswith(("stage=", "member="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
+        check_keys(config)
 
     # -- what the config builds
 
