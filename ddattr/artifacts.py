@@ -85,10 +85,12 @@ class Artefact:
         path, digest = self.folder / name, ((self.manifest or {}).get("files") or {}).get(name)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing, though its manifest is there. Delete its folder. {self.remedy}"
+                f"{path} is missing, though its manifest is there. Delete its folder and make it again: {self.remedy}"
             )
         if digest is not None and digest != _digest(path):
-            raise ValueError(f"{path} is damaged or not what its manifest says. Delete its folder. {self.remedy}")
+            raise ValueError(
+                f"{path} is damaged or not what its manifest says. Delete its folder and make it again: {self.remedy}"
+            )
         return path
 
     def make(self, seed: int, work: Callable[[], None]) -> bool:

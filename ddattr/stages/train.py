@@ -53,7 +53,7 @@ def fit(run: Run, member: int, folder: Path, fingerprint: str) -> dict:
     _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
     run.data.epoch_steps = module.epoch_steps
     callbacks: list[L.Callback] = [
-        ModelCheckpoint(folder, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False),
+        ModelCheckpoint(folder, "last", every_n_train_steps=module.epoch_steps, enable_version_counter=False),
         Progress(folder, member, fingerprint, history),
         *_quality(run),
     ]
