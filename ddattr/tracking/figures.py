@@ -136,7 +136,7 @@ def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
         axis.axvline(0, color=GREY, linewidth=0.6)
         axis.set(xlim=(-1.02, 1.04), title=title, xlabel="correlation with exact ablation")
         axis.set_yticks(range(len(METHODS), 0, -1), METHODS.values())
-    axes[0].legend(fontsize=7, loc="lower left")
+    axes[1].legend(fontsize=7, loc="upper left")
     figure.tight_layout()
     return figure, summary
 
