@@ -103,3 +103,29 @@ def test_the_training_loader_yields_as_many_ticks_as_an_epoch_has_steps(source):
 def test_units_of_another_name_are_refused(source):
     with pytest.raises(ValueError, match="units=artist, expected image, label or cluster"):
         UnitDataModule(source, "artist")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 20, 39])
+def test_pictures_held_out_are_evenly_spaced_and_in_no_unit(source, count):
+    data = UnitDataModule(source, holdout=count)
+    assert len(data.held_out.images) == len(data.held_out.labels) == count
+    assert len(data.images) == len(data.unit_of) == 40 - count
+    together = torch.cat([data.images, data.held_out.images]).flatten(1)
+    assert torch.equal(together.sort(0).values, source.images.flatten(1).sort(0).values)
+    places = torch.tensor(
+        [(source.images == picture).flatten(1).all(1).nonzero()[0, 0] for picture in data.held_out.images]
+    )
+    if count > 1:
+        assert places.diff().min() >= 40 // count
+        assert places.diff().max() <= 40 // count + 1
+
+
+def test_data_without_held_out_pictures_is_what_it_was(source):
+    assert UnitDataModule(source, holdout=0).fingerprint == UnitDataModule(source).fingerprint
+    assert torch.equal(UnitDataModule(source, holdout=0).images, source.images)
+
+
+@pytest.mark.parametrize("count", [-1, 40, 41])
+def test_holding_out_all_pictures_is_refused(source, count):
+    with pytest.raises(ValueError, match=f"holdout={count}, expected 0 to 39"):
+        UnitDataModule(source, holdout=count)

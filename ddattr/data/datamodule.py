@@ -24,13 +24,15 @@ class UnitDataModule(L.LightningDataModule):
         units: `image`, `label` or `cluster`.
         clusters: number of clusters, for `units=cluster` and for the sets scored after the fact.
         seed: of the clustering.
+        holdout: pictures, evenly spaced in the source, that no member ever sees: real queries for `validate`.
     Raises:
-        ValueError: units of another name, labels or clusters that the source cannot give.
+        ValueError: units of another name, labels, clusters or held-out pictures that the source cannot give.
     """
 
-    def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0):
+    def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0, holdout: int = 0):
         super().__init__()
-        self.images, self.labels = source
+        kept, self.held_out = _split(source, holdout)
+        self.images, self.labels = kept
         self.kind, self.clusters, self.seed = units, clusters, seed
         if units == "image":
             self.unit_of = grouping.by_image(self.images)
@@ -92,3 +94,14 @@ class UnitDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
+
+
+def _split(source: Source, holdout: int) -> tuple[Source, Source]:
+    """A source less the pictures held out, and those: the middles of `holdout` equal stretches."""
+    count = len(source.images)
+    if not 0 <= holdout < count:
+        raise ValueError(f"data: holdout={holdout}, expected 0 to {count - 1} of {count} pictures. Set data.holdout.")
+    out = torch.zeros(count, dtype=torch.bool)
+    out[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)] = True
+    kept, rest = (Source(source.images[p], None if source.labels is None else source.labels[p]) for p in (~out, out))
+    return kept, rest
