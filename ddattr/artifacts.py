@@ -93,12 +93,14 @@ class Artefact:
             )
         return path
 
-    def make(self, seed: int, work: Callable[[], None]) -> bool:
+    def make(self, seed: int, work: Callable[[], None], wait: bool = True) -> bool:
         """Does the work under the folder's lock, and writes the manifest if it succeeds; False if it was done already.
 
         Waits for another process that is making the same, and then finds it done. A process of rank above 0 does its
         share of the work only: locks and manifests are rank 0's.
 
+        Args:
+            wait: for another process that is making the same; else BlockingIOError is raised.
         Raises:
             ValueError: it was made with another config.
         """
@@ -108,7 +110,7 @@ class Artefact:
             work()
             return True
         started = time.time()
-        with locked(self.folder):
+        with locked(self.folder, wait):
             if self.done():
                 return False
             work()
@@ -151,13 +153,19 @@ def fingerprint(content: Any) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it."""
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             print(f"{folder.name}: another process is working on {folder}; waiting for it", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -126,6 +126,18 @@ def test_the_chunk_of_tangents_changes_nothing(unets, reverse, tape, tangents):
     torch.testing.assert_close(response, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch", "passes"), [(1024, 1), (4, 2), (3, 3), (1, 3)])
+def test_directions_times_queries_stay_within_the_ensemble_s_batch(unets, reverse, tape, batch, passes, monkeypatch):
+    """Two queries and three directions: as many directions together as keep their product within the batch."""
+    seen = []
+    monkeypatch.setattr(
+        jacobian_module, "vmap", lambda f, **k: lambda part: (seen.append(len(part)), vmap(f, **k)(part))[1]
+    )
+    jacobian(Ensemble(list(unets.members), batch), tape, reverse, members_per_step=1)
+    assert max(seen) * 2 <= max(batch, 2)
+    assert len(seen) == passes * (len(reverse) - 1)
+
+
 def test_a_query_does_not_depend_on_its_batch(make_unets, reverse, tape):
     picture, together = jacobian(Ensemble(make_unets(3)), tape, reverse)
     for q in range(2):

@@ -33,7 +33,8 @@ def jacobian(
 
     Args:
         members_per_step: m; None takes all n, which is exact.
-        tangents: directions differentiated together; None takes all. Bounds memory, changes nothing else.
+        tangents: directions differentiated together; None takes as many as keep directions x queries within
+            `ensemble.batch`, the most pictures in one call of a network. Bounds memory, changes nothing else.
     Raises:
         ValueError: the tape does not fit the steps, or m is not in 1 .. n.
     Source: Dai & Gifford 2023, arXiv 2306.02174; eq. 10 of the slides. Centring and rotation are ours.
@@ -47,6 +48,7 @@ def jacobian(
         )
     check_tape(tape, reverse)
     x = tape[0]
+    tangents = tangents or max(1, ensemble.batch // max(1, len(x)))
     s = x.new_zeros(n, *x.shape)
     with forward_mode(ensemble):
         for i, (step, z) in enumerate(zip(reverse, tape[1:], strict=True)):
@@ -66,10 +68,10 @@ def jacobian(
     return x, s - s.mean(0)  # the mean is rounding
 
 
-def _propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int | None) -> tuple[Tensor, Tensor]:
+def _propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int) -> tuple[Tensor, Tensor]:
     """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents."""
     push: Any = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))  # type: ignore
-    parts = [push(part) for part in s.split(tangents or len(s))]
+    parts = [push(part) for part in s.split(tangents)]
     return parts[0][0], torch.cat([derivative for _, derivative in parts])
 
 

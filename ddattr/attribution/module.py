@@ -15,13 +15,15 @@ from ddattr.attribution.baselines import last_step
 from ddattr.attribution.counterfactual import counterfactual
 from ddattr.attribution.influence import gram, norm, projections, pull
 from ddattr.attribution.jacobian import relative_error
-from ddattr.attribution.significance import null_deviation
+from ddattr.attribution.significance import null_deviation, pull_significance
 from ddattr.attribution.tables import Tables, tabulate
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.noise import Stream, generator, noise_tape
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
+
+_SHORTLIST = 32  # units of largest z, for each that is wanted, among which those of smallest p are sought
 
 
 class AttributionModule(L.LightningModule):
@@ -43,7 +45,7 @@ class AttributionModule(L.LightningModule):
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         truth_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries whose exact Jacobian is made too, to measure the rotating one.
-        refine: best units of every query, by z of pull and by norm, that are replayed exactly.
+        refine: best units of every query, by p of pull and by norm, that are replayed exactly.
         level: of significance.
         phantoms: most phantoms in a unit's null; all of them when there are fewer.
         draws: assignments in a set's null.
@@ -123,14 +125,22 @@ class AttributionModule(L.LightningModule):
         }  # fmt: skip
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact counterfactuals of every query's best units, by z of pull, then by norm: (2 k, Q), and pictures."""
-        projected = projections(response, picture, self.data.unit_images)
-        deviation = null_deviation(projected, self.codebook).clamp_min(1e-12)
-        by_pull = pull(projected, self.codewords) / deviation
-        by_norm = norm(gram(response), self.codewords)
-        top = torch.cat([score.topk(self.refine, 0).indices for score in (by_pull, by_norm)])
+        """Exact counterfactuals of every query's best units, by p of pull, then by norm: (2 k, Q), and pictures."""
+        by_pull = self._surest(projections(response, picture, self.data.unit_images))
+        by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
+        top = torch.cat([by_pull, by_norm])
         words = self.codewords[top]
         return top, counterfactual(self.ensemble, words, seeds, self.reverse, self.data.shape, str(self.device))
+
+    def _surest(self, projected: Tensor) -> Tensor:
+        """Units of smallest p of pull, (k, Q), ties by z. p is asked of the units of largest z only: it is dear."""
+        score = pull(projected, self.codewords)
+        z = score / null_deviation(projected, self.codebook).clamp_min(1e-12)
+        likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
+        phantoms = self.codebook.sample_phantoms(self.options["phantoms"], self.options["seed"])
+        part = projected.gather(1, likely.expand(len(projected), -1, -1))
+        _, p = pull_significance(score.gather(0, likely), part, phantoms, self.codebook)
+        return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier()  # every process's last shard is on disk

@@ -30,6 +30,8 @@ class Stream(IntEnum):
     BOOTSTRAP = 10
     SET_NULL = 11
     DROPOUT = 12
+    SUBSETS = 13
+    LOSS = 14
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):

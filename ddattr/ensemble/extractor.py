@@ -55,6 +55,14 @@ def train_extractor(
     return extractor.eval().requires_grad_(False)
 
 
+def restored(weights: dict[str, Tensor], size: Sequence[int]) -> FeatureExtractor:
+    """Extractor of weights that were trained before, for pictures of (H, W)."""
+    classes, features = weights["head.weight"].shape
+    extractor = FeatureExtractor(weights["body.0.weight"].shape[1], size, classes, features)
+    extractor.load_state_dict(weights)
+    return extractor.eval().requires_grad_(False)
+
+
 def describe(labels: Int[Tensor, "images"] | None) -> str:
     """What the features are, for axes and reports."""
     return "features of a small network trained on " + ("the labels" if labels is not None else "rotations")

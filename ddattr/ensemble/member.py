@@ -24,7 +24,7 @@ class MemberModule(L.LightningModule):
         process: its forward process.
         owned: (images,) which pictures it may see.
         shape: (C, H, W).
-        member: its number; part of the draws' address when they are `independent`.
+        member: its number, part of the draws' address when they are `independent`; None for a model that is no member.
         seed: of the draws.
         steps: optimiser steps.
         batch: pictures a step.
@@ -46,7 +46,7 @@ class MemberModule(L.LightningModule):
         process: Process,
         owned: Bool[Tensor, "images"],
         shape: tuple[int, ...],
-        member: int,
+        member: int | None,
         seed: int,
         steps: int,
         batch: int,
@@ -142,7 +142,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, part)
 
 
-def address(draws: str, member: int) -> int | None:
+def address(draws: str, member: int | None) -> int | None:
     """Member number in the address of a draw: None when draws are common to all members.
 
     Raises:

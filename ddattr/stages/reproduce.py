@@ -21,20 +21,20 @@ def run(run: Run) -> None:
     if run.missing_members():
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
-        _together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
+        together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
     independent = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
     missing = [[verb] for verb, artefact in independent.items() if not artefact.done()]
     for group in [missing] if (os.cpu_count() or 1) > 1 else [[one] for one in missing]:
-        _together(group, run)
+        together(group, run)
     if run.figures_artefact.done():
         print("reproduce: already done")
         print(f"report: {run.root / 'report.html'}, figures in {run.figures_artefact.folder}")
         print("\n".join(summary(run.root)))
     else:
-        _together([["report"]], run)
+        together([["report"]], run)
 
 
-def _together(steps: list[list[str]], run: Run) -> None:
+def together(steps: list[list[str]], run: Run) -> None:
     """Runs command lines side by side, and waits for all of them."""
     children = []
     for step in steps:

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 
-KEYS = {"stage", "name", "root", "seed", "member", "data", "codebook", "diffusion", "unet", "training", "sampler",
-        "quality", "attribution", "tracking", "trainer"}  # fmt: skip
+KEYS = {"stage", "name", "root", "seed", "member", "unit", "data", "codebook", "diffusion", "unet", "training",
+        "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
 
 
 class Run:
@@ -31,7 +31,7 @@ class Run:
 
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
         self.config, self.root, self.seed = config, Path(config.root), config.seed
-        self.overrides = [o for o in overrides if not o.startswith(("stage=", "member="))]
+        self.overrides = [o for o in overrides if not o.startswith(("stage=", "member=", "unit="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         check_keys(config)
@@ -68,6 +68,10 @@ class Run:
     def tracking(self):
         return self.build("tracking")
 
+    @cached_property
+    def validation(self):
+        return self.build("validation", codebook=self.codebook, sets=self.data.partitions(), seed=self.seed)
+
     def quality(self):
         """The callback that measures quality, with its extractor trained."""
         return self.build(
@@ -75,11 +79,11 @@ class Run:
             reverse=self.reverse, seed=self.seed,
         )  # fmt: skip
 
-    def network(self, member: int | None):
-        """A network with the initialisation of a member; of all members when None."""
+    def network(self, member: int | None, seed: int | None = None):
+        """A network with the initialisation of a member, or of all members when None; `seed` other than the run's."""
         from ddattr.diffusion.noise import Stream, seeded_torch
 
-        with seeded_torch(self.seed, Stream.INITIALISATION, member):
+        with seeded_torch(self.seed if seed is None else seed, Stream.INITIALISATION, member):
             return self.build("unet")
 
     def trainer(self, loggers, **options: Any):
@@ -121,11 +125,25 @@ class Run:
 
     def member_artefact(self, member: int) -> Artefact:
         self.codebook.check_member(member)
-        config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")} | {"member": member}
-        del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
+        config = self._training() | {"member": member}
         parents = {"codebook": self.codebook_artefact.fingerprint}
         folder = self.root / "members" / f"{member:03d}"
         return Artefact(folder, config, parents, self.command("train", f"member={member}"))
+
+    def _training(self) -> dict[str, Any]:
+        """The config that a trained network depends on."""
+        config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")}
+        del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
+        return config
+
+    def retrained_artefact(self, training) -> Artefact:
+        """A model of the ground truth."""
+        config = self._training() | {
+            "units": fingerprint(training.units.nonzero()[:, 0].tolist()), "replicate": training.replicate,
+            "draws_of": training.member if self.config.training.draws == "independent" else None,
+        }  # fmt: skip
+        folder = self.root / "validation" / "retraining" / training.name
+        return Artefact(folder, config, {"data": self.data.fingerprint}, self.command("retrain"))
 
     @cached_property
     def members_fingerprint(self) -> str:
@@ -144,6 +162,29 @@ class Run:
         return Artefact(
             self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
         )
+
+    @cached_property
+    def scores_artefact(self) -> Artefact:
+        keys = ("real", "draws", "peers", "tuning", "halves")  # halves: those for tuning come after them
+        validation = self.plain("validation")
+        config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}}
+        parents = {"attribution": self.attribution_artefact.fingerprint, "quality": self.quality_artefact.fingerprint}
+        return Artefact(self.root / "validation" / "scores", config, parents, self.command("validate"))
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Signed scores (units, q) of all methods, by kind of query and method."""
+        stored = load_tensors(self.scores_artefact.verified("scores.safetensors"))
+        found: dict[str, dict[str, Any]] = {}
+        for name, value in sorted(stored.items()):
+            kind, _, method = name.partition("/")
+            found.setdefault(kind, {})[method] = value
+        return found
+
+    @cached_property
+    def validation_artefact(self) -> Artefact:
+        config = {"seed": self.seed, "validation": self.plain("validation")}
+        parents = {"scores": self.scores_artefact.fingerprint}
+        return Artefact(self.root / "validation", config, parents, self.command("validate"))
 
     @cached_property
     def figures_artefact(self) -> Artefact:
@@ -169,10 +210,17 @@ class Run:
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
             raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")
-        return Ensemble([self._load(k) for k in range(n)])
+        return Ensemble([self.load(self.member_artefact(k)) for k in range(n)])
 
-    def _load(self, member: int):
-        path = self.member_artefact(member).verified("member.safetensors")
+    def extractor(self):
+        """The extractor of features that `evaluate` trained."""
+        from ddattr.ensemble.extractor import restored
+
+        return restored(load_tensors(self.quality_artefact.verified("extractor.safetensors")), self.data.shape[1:])
+
+    def load(self, artefact: Artefact):
+        """The network of a member, or of a model of the ground truth."""
+        path = artefact.verified("member.safetensors")
         weights, network = load_tensors(path), self.network(None)
         try:
             network.load_state_dict(weights)

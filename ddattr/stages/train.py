@@ -3,12 +3,15 @@
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import Tensor
 
-from ddattr.artifacts import load_json, save_json, save_tensors
+from ddattr.artifacts import Artefact, load_json, save_json, save_tensors
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
@@ -26,9 +29,10 @@ def run(run: Run) -> None:
     run.write_codebook()
 
     def work() -> None:
-        weights = fit(run, member, artefact.folder, artefact.fingerprint)
-        save_tensors(artefact.folder / "member.safetensors", weights)
-        _status(artefact.folder, "done", run.config.training.steps)
+        with run.tracking.run(
+            run.root, run.config.name, f"train-{member:03d}", artefact.fingerprint, run.resolved()
+        ) as loggers:
+            train(run, build(run, member), artefact, f"member {member}", loggers)
 
     if not artefact.make(run.seed, work):
         print(f"member {member}: already done", flush=True)
@@ -37,44 +41,49 @@ def run(run: Run) -> None:
 
 def build(run: Run, member: int) -> MemberModule:
     """The module of a member, with the pictures of its column."""
-    owned = run.codebook.subset(member)[run.data.unit_of]
-    network = run.network(address(run.config.training.draws, member))
+    return module(run, run.codebook.subset(member), member, run.seed)
+
+
+def module(run: Run, units: Tensor, member: int | None, seed: int) -> MemberModule:
+    """A network that may see the pictures of some units, with a member's draws; `member` None has the common ones."""
+    network = run.network(address(run.config.training.draws, member), seed)
     return run.build(
-        "training", network=network, process=run.process, owned=owned, shape=run.data.shape, member=member,
-        seed=run.seed,
+        "training", network=network, process=run.process, owned=units[run.data.unit_of], shape=run.data.shape,
+        member=member, seed=seed,
     )  # fmt: skip
 
 
-def fit(run: Run, member: int, folder: Path, fingerprint: str) -> dict:
-    """Weights of a member, trained from its checkpoint on if there is one."""
-    module, checkpoint, history = build(run, member), folder / "last.ckpt", History(folder / "metrics.csv")
+def train(run: Run, module: MemberModule, artefact: Artefact, title: str, loggers: Sequence[Any] = ()) -> None:
+    """Trains a module, from its checkpoint on if there is one, and writes member.safetensors."""
+    folder, fingerprint = artefact.folder, artefact.fingerprint
+    checkpoint, history = folder / "last.ckpt", History(folder / "metrics.csv")
     begun = load_json(folder / "status.json") or {}
     resume = checkpoint.exists() and begun.get("fingerprint") == fingerprint
     _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
     run.data.epoch_steps = module.epoch_steps
     callbacks: list[L.Callback] = [
         ModelCheckpoint(folder, "last", every_n_train_steps=module.epoch_steps, enable_version_counter=False),
-        Progress(folder, member, fingerprint, history),
+        Progress(folder, title, fingerprint, history),
         *_quality(run),
     ]
     bar = sys.stderr.isatty() and sys.stdout.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     try:
-        with run.tracking.run(run.root, run.config.name, f"train-{member:03d}", fingerprint, run.resolved()) as loggers:
-            trainer = run.trainer(
-                [history, *loggers], callbacks=callbacks, max_steps=module.steps, max_epochs=-1,
-                enable_progress_bar=bar, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
-            )  # fmt: skip
-            trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
-            if trainer.global_step < module.steps:
-                raise KeyboardInterrupt
+        trainer = run.trainer(
+            [history, *loggers], callbacks=callbacks, max_steps=module.steps, max_epochs=-1,
+            enable_progress_bar=bar, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
+        )  # fmt: skip
+        trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
+        if trainer.global_step < module.steps:
+            raise KeyboardInterrupt
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
         last = traceback.format_exception_only(error)[-1].strip()
         _status(folder, reason, module.global_step, error=last, fingerprint=fingerprint)
         raise
-    return module.network.state_dict()
+    save_tensors(folder / "member.safetensors", module.network.state_dict())
+    _status(folder, "done", module.steps)
 
 
 def _quality(run: Run) -> list[L.Callback]:
@@ -91,8 +100,8 @@ def _status(folder: Path, state: str, step: int, **more: str) -> None:
 class Progress(L.Callback):
     """status.json every epoch, and, where no bar is shown, a line: step, loss, time to go."""
 
-    def __init__(self, folder: Path, member: int, fingerprint: str, history: History):
-        self.folder, self.member, self.fingerprint, self.history = folder, member, fingerprint, history
+    def __init__(self, folder: Path, title: str, fingerprint: str, history: History):
+        self.folder, self.title, self.fingerprint, self.history = folder, title, fingerprint, history
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.history.resume(trainer.global_step)
@@ -104,4 +113,4 @@ class Progress(L.Callback):
         if trainer.progress_bar_callback is None:
             loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
             left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
-            print(f"member {self.member}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)
+            print(f"{self.title}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)

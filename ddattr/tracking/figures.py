@@ -142,7 +142,7 @@ def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
-    """Figure 5: the four queries whose unit of largest z has the smallest q, with counterfactuals."""
+    """Figure 5: the four queries whose best unit by pull has the smallest q, with counterfactuals."""
     rows = panels(root / "attribution")
     best = [row for row in rows if row["rank"] == 1]
     sure = sorted((row for row in best if row["measure"] == "pull"), key=lambda row: row["q_value"])[:4]

@@ -11,7 +11,7 @@ from ddattr.codebook import Codebook, contrast
 
 
 def panels(folder: Path) -> list[dict[str, Any]]:
-    """A row for every query and each of its best units by z of `pull` and by `norm`, read from attribution/.
+    """A row for every query and each of its best units by p of `pull` and by `norm`, read from attribution/.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
     displacement.

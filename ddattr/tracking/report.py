@@ -15,8 +15,8 @@ CAPTIONS = {
     "fig3_convergence": "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures).",
     "fig4_correlation": "Figure 4. Agreement with exact ablation over units; a dot a query, means with 95 % bootstrap "
     "intervals over queries.",
-    "fig5_attribution": "Figure 5. Four queries, each with the unit of largest z of pull, by its q, and "
-    "the unit of largest norm. A unit of smaller z can have a smaller exact q: influence.parquet has them all.",
+    "fig5_attribution": "Figure 5. Four queries, each with the unit of smallest q by pull, and the unit of "
+    "largest norm; influence.parquet has all units.",
     "fig6_resolution": "Figure 6. Significance of the k nearest units as a set; dots mark each query's resolution.",
 }
 

@@ -1,0 +1,87 @@
+"""`ddattr retrain`: trains the models of the ground truth: all that `validate` needs, or those without one `unit`.
+
+Several processes, on one machine or many, share the work: each takes the next model that nobody holds.
+"""
+
+from ddattr.stages.run import Run
+from ddattr.stages.train import module, train
+from ddattr.validation.removal import Removal, removals
+from ddattr.validation.retraining import Training
+
+
+def run(run: Run) -> None:
+    """Trains what is missing; done models are skipped, broken ones go on."""
+    _ = run.tracking  # refuses, if it must, before anything is written
+    run.write_codebook()
+    wanted = select(run)
+    trained = retrain(run, wanted)
+    print(f"retrain: {len(wanted)} models, {trained} trained now" if trained else "retrain: already done", flush=True)
+
+
+def select(run: Run) -> list[Training]:
+    """The models that the overrides `unit` and `member` name.
+
+    Raises:
+        ValueError: no such unit, set or member, or one that has nothing to retrain.
+    """
+    unit, member = run.config.unit, run.config.member
+    if unit is None:
+        models = run.validation.models() + [removal.model for removal in removal_plan(run)]
+    elif isinstance(unit, int) and not isinstance(unit, bool):
+        models = run.validation.unit(unit)
+    else:
+        models = run.validation.set(str(unit))
+    if member is not None:
+        run.codebook.check_member(member)
+        models = [model for model in models if model.member == member]
+    if not models:
+        who = f"members {run.validation.truth_members}" if member is None else f"member {member}"
+        raise ValueError(
+            f"retrain: {who} never saw unit {unit}, or retraining is not asked of them: there is nothing to retrain. "
+            "Set validation.members higher, or choose another unit or member."
+        )
+    return models
+
+
+def removal_plan(run: Run) -> list[Removal]:
+    """Sets of best units to remove, once `validate` has made the scores; none before.
+
+    Raises:
+        ValueError: a method that has no score.
+    """
+    if not run.scores_artefact.done():
+        return []
+    plan, scores = run.validation, run.scores()["generated"]
+    methods = [*dict.fromkeys([*plan.removal_methods, "random"])]
+    if unknown := [method for method in methods if method not in scores]:
+        raise ValueError(
+            f"validation: removal_methods={unknown[0]}, expected some of {', '.join(scores)}. "
+            "Set validation.removal_methods, or validation.peers to have it."
+        )
+    first = run.config.attribution.first_query
+    queries = min(plan.removal_queries, run.config.attribution.queries)
+    seeds = list(range(first, first + queries))
+    return removals({m: scores[m][:, :queries] for m in methods}, seeds, list(plan.removed))
+
+
+def retrain(run: Run, models: list[Training]) -> int:
+    """Trains models; returns how many this process trained. A model that another process holds is waited for last."""
+    trained, held = 0, []
+    for place, model in enumerate(models):
+        title = f"retrain {place + 1} of {len(models)}, {model.name}"
+        try:
+            trained += _make(run, model, title, wait=False)
+        except BlockingIOError:
+            held.append((model, title))
+    return trained + sum(_make(run, model, title, wait=True) for model, title in held)
+
+
+def _make(run: Run, model: Training, title: str, wait: bool) -> bool:
+    artefact = run.retrained_artefact(model)
+
+    def work() -> None:
+        train(run, module(run, model.units, model.member, run.seed + model.replicate), artefact, title)
+
+    made = artefact.make(run.seed + model.replicate, work, wait)
+    (artefact.folder / "last.ckpt").unlink(missing_ok=True)
+    return made

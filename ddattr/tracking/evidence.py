@@ -1,0 +1,136 @@
+"""Figures 7 to 10, of the validation: each a .png and a .pdf, from its tables alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ddattr.artifacts import atomic, load_table
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
+
+METHODS = {
+    "jvp": "JVP, pull", "ablation": "exact ablation, pull", "loss": "ensemble's loss", "member_loss": "members' loss",
+    "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
+    "datamodel": "kernel ridge", "trak": "TRAK", "dtrak": "D-TRAK", "gradient_dot": "gradient dot",
+    "unlearning": "unlearning", "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
+}  # fmt: skip
+
+
+def draw_evidence(folder: Path) -> None:
+    """Every figure of a validation into validation/figures."""
+    for name, draw in EVIDENCE.items():
+        with plt.rc_context(STYLE):
+            figure = draw(folder)
+            if figure is None:
+                continue
+            for ending in (".png", ".pdf"):
+                with atomic(folder / "figures" / f"{name}{ending}") as part:
+                    figure.savefig(part)
+            plt.close(figure)
+
+
+def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, methods: list[str]) -> None:
+    """Means with intervals, a line a method."""
+    rows = rows.set_index("method")
+    for place, method in enumerate(methods):
+        if method in rows.index:
+            row = rows.loc[method]
+            axis.errorbar(row["mean"], len(methods) - place + shift, fmt="o", color=colour, markersize=4, capsize=2,
+                          xerr=[[row["mean"] - row.low], [row.high - row["mean"]]])  # fmt: skip
+    axis.errorbar([], [], [], fmt="o", color=colour, markersize=4, label=label)
+    axis.axvline(0, color=GREY, linewidth=0.6)
+    axis.set_yticks(range(len(methods), 0, -1), [METHODS[method] for method in methods])
+
+
+def retraining(folder: Path) -> Figure:
+    """Figure 7: agreement of every method with retraining, and its growth with the number of members."""
+    summary, curve = load_table(folder / "agreement_summary.csv"), load_table(folder / "members.csv")
+    rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
+    methods = [m for m in METHODS if m in set(rows.method)]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.6 + 0.22 * len(methods)), width_ratios=[1.3, 1])
+    _forest(left, rows, BLUE, 0, "mean, 95 % over queries", methods)
+    ceiling = rows.ceiling.iloc[0]
+    if np.isfinite(ceiling):
+        left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
+    left.set(xlabel="Spearman with retraining, over units")
+    left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
+    for statistic, colour in (("jvp", BLUE), ("pixel", ORANGE)):
+        part = curve[curve.statistic == f"spearman_{statistic}"].groupby("members")["value"]
+        right.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
+                       capsize=2, label=METHODS[statistic])  # fmt: skip
+    right.set_xscale("log")
+    ticks = sorted(curve.members.unique())
+    right.set_xticks(ticks, [str(t) for t in ticks])
+    right.minorticks_off()
+    right.set(xlabel="members n", ylabel="Spearman with retraining")
+    right.legend(fontsize=6.5)
+    figure.tight_layout()
+    return figure
+
+
+def lds(folder: Path) -> Figure:
+    """Figure 8: linear datamodelling scores against held-out half-data models."""
+    summary = load_table(folder / "lds_summary.csv")
+    summary = summary[summary.kind == "transfer"]
+    methods = [m for m in METHODS if m in set(summary.method)]
+    panels = [key for key, _ in summary.groupby(["target", "queries"], sort=False)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.4 * len(panels) + 1.2, 0.8 + 0.22 * len(methods)),
+                                sharey=True, squeeze=False)  # fmt: skip
+    for axis, (target, queries) in zip(axes[0], panels, strict=True):
+        rows = summary[(summary.target == target) & (summary.queries == queries)]
+        _forest(axis, rows, BLUE, 0, "mean, 95 % over queries and subsets", methods)
+        if np.isfinite(rows.ceiling.iloc[0]):
+            axis.axvline(rows.ceiling.iloc[0], color=RED, linewidth=1, linestyle="--", label="ceiling")
+        axis.set(title=f"{target}, {queries} queries", xlabel="LDS")
+    axes[0][0].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(-0.9, 1.25))
+    figure.tight_layout()
+    return figure
+
+
+def removal(folder: Path) -> Figure | None:
+    """Figure 9: how far pictures move when the best units are removed, and whether the first order foresaw it."""
+    if not (folder / "removal.csv").exists():
+        return None
+    table = load_table(folder / "removal.csv")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))
+    colours = dict(zip(table.method.unique(), (BLUE, ORANGE, GREEN, SKY, RED, GREY), strict=False))
+    colours["random"] = GREY
+    for method, rows in table.groupby("method", sort=False):
+        part = rows.groupby("size").l2
+        left.errorbar(part.mean().index, part.mean(), part.sem(), fmt="o-", color=colours[method], markersize=4,
+                      capsize=2, linewidth=1, label=METHODS[str(method)])  # fmt: skip
+        right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colours[method], linewidth=0)
+    left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
+    left.set_xticks(sorted(table["size"].unique()))
+    left.legend(fontsize=7)
+    right.axhline(0, color=GREY, linewidth=0.6)
+    right.axvline(0, color=GREY, linewidth=0.6)
+    right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
+    figure.tight_layout()
+    return figure
+
+
+def groups(folder: Path) -> Figure | None:
+    """Figure 10: does a method name the group whose removal hurts most?"""
+    if not (folder / "groups_summary.csv").exists():
+        return None
+    summary = load_table(folder / "groups_summary.csv")
+    summary = summary[summary.queries == "generated"]
+    methods = [m for m in METHODS if m in set(summary.method)]
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 0.8 + 0.24 * len(methods)), sharey=True)
+    for axis, statistic in zip(axes, ("top1", "ndcg3"), strict=True):
+        for shift, (target, colour) in zip((0.15, -0.15), (("loss", BLUE), ("distance", ORANGE)), strict=True):
+            rows = summary[(summary.statistic == statistic) & (summary.target == target)]
+            _forest(axis, rows, colour, shift, f"effect on {target}", methods)
+        axis.set(xlabel={"top1": "top-1 accuracy", "ndcg3": "NDCG@3"}[statistic])
+    axes[1].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
+    "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
+}  # fmt: skip

@@ -1,0 +1,115 @@
+"""The tables of a validation: agreement with retraining, LDS, remove-and-retrain, groups. A row a query."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddattr.attribution import agreement
+from ddattr.attribution.influence import displacement_scores
+from ddattr.attribution.tables import summarise
+from ddattr.validation.groups import group_scores, ndcg, top_one
+from ddattr.validation.lds import interval, lds
+from ddattr.validation.retraining import reliability
+
+Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
+
+
+def agreement_tables(
+    truth: Float[Tensor, "seeds units q *image"],
+    methods: Mapping[str, Scores],
+    displacements: Mapping[str, Float[Tensor, "units q *image"]],
+    factual: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    queries: list[int],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """agreement.csv with truth `retraining`, per query, and its summary with the ceiling.
+
+    Args:
+        truth: displacements by retraining, at every training seed.
+        methods: for every measure, the scores of every method on the truth's units.
+        displacements: those of the methods that have one.
+    """
+    frames, reached = [], {}
+    by_seed = [displacement_scores(one, factual, unit_images) for one in truth]
+    for measure, scores in methods.items():
+        replicates = torch.stack([one[measure] for one in by_seed])
+        reached[measure] = reliability(replicates).mean().item()
+        target = replicates.mean(0)
+        for method, score in scores.items():
+            moved = displacements.get(method)
+            frames.append(pd.DataFrame({
+                "truth": "retraining", "method": method, "measure": measure, "query": queries,
+                "pearson": agreement.pearson(score, target).numpy(),
+                "spearman": agreement.spearman(score, target).numpy(),
+                "cosine": float("nan") if moved is None else agreement.cosine(moved, truth.mean(0)).numpy(),
+                "relative_error":
+                    float("nan") if moved is None else agreement.relative_error(moved, truth.mean(0)).numpy(),
+            }))  # fmt: skip
+    table = pd.concat(frames, ignore_index=True)
+    summary = summarise(table, seed)
+    summary["ceiling"] = summary.measure.map(lambda m: max(reached[m], 0.0) ** 0.5)
+    correlations = summary.statistic.isin(["pearson", "spearman"])
+    summary["corrected"] = (summary["mean"] / summary.ceiling).where(correlations & (summary.ceiling > 0))
+    return table, summary
+
+
+def lds_tables(
+    cases: list[tuple[dict[str, str], Scores, Float[Tensor, "seeds subsets q"], Bool[Tensor, "subsets units"]]],
+    queries: Mapping[str, list[int]],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """lds.csv, per query, and its summary.
+
+    Args:
+        cases: (kind, target and queries by name; scores; targets at every seed; subsets).
+        queries: names of the queries of every kind.
+    """
+    rows, means = [], []
+    for name, scores, targets, subsets in cases:
+        target = targets.mean(0)
+        ceiling = reliability(targets).clamp_min(0).sqrt().mean().item()
+        for method, score in scores.items():
+            value = lds(score, target, subsets)
+            rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]],
+                                      "lds": value.numpy()}))  # fmt: skip
+            mean, low, high = interval(score, target, subsets, seed)
+            means.append({**name, "method": method, "mean": mean, "low": low, "high": high, "ceiling": ceiling,
+                          "subsets": len(subsets), "seeds": len(targets)})  # fmt: skip
+    return pd.concat(rows, ignore_index=True), pd.DataFrame(means)
+
+
+def group_tables(
+    cases: list[tuple[dict[str, str], Scores, Float[Tensor, "seeds groups q"]]],
+    group_of: Int[Tensor, "units"],
+    queries: Mapping[str, list[int]],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary."""
+    rows = []
+    for name, scores, effects in cases:
+        effect = effects.mean(0)
+        for method, score in scores.items():
+            summed = group_scores(score, group_of)
+            rows.append(pd.DataFrame({
+                **name, "method": method, "query": queries[name["queries"]],
+                "top1": top_one(summed, effect).numpy(), "ndcg3": ndcg(summed, effect).numpy(),
+                "spearman": agreement.spearman(summed, effect).numpy(),
+            }))  # fmt: skip
+    table = pd.concat(rows, ignore_index=True)
+    return table, means(table, ["target", "queries", "method"], ["top1", "ndcg3", "spearman"], seed)
+
+
+def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
+    """Mean over rows of every column within groups, with its 95 % bootstrap interval."""
+    rows = []
+    for names, part in table.groupby(by, sort=False):
+        for column in columns:
+            values = torch.tensor(part[column].tolist(), dtype=torch.float64)
+            mean, low, high = agreement.bootstrap_mean(values, seed)
+            rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
+                         "high": high, "queries": int((~values.isnan()).sum())})  # fmt: skip
+    return pd.DataFrame(rows)

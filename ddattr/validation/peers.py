@@ -1,0 +1,172 @@
+"""The peers: gradients, TRAK and D-TRAK, unlearning, similarity of features. All ask one model of all units.
+
+Scores are (pictures, q), larger for more support, and are summed over a unit's pictures.
+"""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from ddattr.diffusion.process import Process
+
+DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # relative to the mean eigenvalue of the gradients' Gram
+
+
+def over_units(scores: Float[Tensor, "pictures q"], unit_of: Int[Tensor, "pictures"]) -> Float[Tensor, "units q"]:
+    """Sum over every unit's pictures."""
+    return scores.new_zeros(int(unit_of.max()) + 1, scores.shape[1]).index_add_(0, unit_of, scores)
+
+
+def feature_similarity(
+    extractor: nn.Module, pictures: Float[Tensor, "q *image"], images: Float[Tensor, "pictures *image"]
+) -> Float[Tensor, "pictures q"]:
+    """Cosine between the features of a (clipped) picture and of every image."""
+    one, other = (nn.functional.normalize(extractor(x.clamp(-1, 1)), dim=-1) for x in (images, pictures))
+    return one @ other.T
+
+
+class Loss(nn.Module):
+    """A picture's loss at fixed timesteps and noise, as a function of the network's weights.
+
+    Args:
+        square: of D-TRAK: the squared length of the network's output in place of its error.
+    Source: Zheng et al. 2024, Intriguing properties of data attribution on diffusion models, arXiv 2311.00500.
+    """
+
+    def __init__(self, process: Process, times: Int[Tensor, "draws"], noise: Float[Tensor, "draws *image"],
+                 square: bool = False):  # fmt: skip
+        super().__init__()
+        self.process, self.times, self.noise, self.square = process, times, noise, square
+
+    def of(self, network: nn.Module, weights: dict[str, Tensor], picture: Float[Tensor, "c h w"]) -> Tensor:
+        """Loss of one picture; differentiable in the weights."""
+        noisy = self.process.scheduler.add_noise(picture.expand_as(self.noise), self.noise, self.times)  # type: ignore
+        output = functional_call(network, weights, (noisy, self.times))
+        return (output if self.square else output - self.noise).square().mean()
+
+
+def gradients(
+    network: nn.Module, loss: Loss, pictures: Float[Tensor, "pictures *image"], chunk: int = 32
+) -> Iterator[Float[Tensor, "chunk weights"]]:
+    """Gradient of every picture's loss in the weights, a chunk of pictures at a time."""
+    weights = {name: p.detach() for name, p in network.named_parameters()}
+    each: Any = vmap(grad(lambda w, x: loss.of(network, w, x)), in_dims=(None, 0))  # type: ignore[misc, arg-type]
+    for part in pictures.split(chunk):
+        found = each(weights, part)
+        yield torch.cat([g.flatten(1) for g in found.values()], 1)
+
+
+def gradient_dot(
+    network: nn.Module, loss: Loss, queries: Float[Tensor, "q *image"], images: Float[Tensor, "pictures *image"]
+) -> Float[Tensor, "pictures q"]:
+    """Inner product of the loss's gradients: what a step on a training picture would do to the query's loss.
+
+    Source: Pruthi et al. 2020, TracIn, arXiv 2002.08484, with one checkpoint.
+    """
+    asked = torch.cat(list(gradients(network, loss, queries)))
+    return torch.cat([part @ asked.T for part in gradients(network, loss, images)])
+
+
+def trak_features(
+    network: nn.Module,
+    loss: Loss,
+    queries: Float[Tensor, "q *image"],
+    images: Float[Tensor, "pictures *image"],
+    dimension: int = 1024,
+    seed: int = 0,
+) -> tuple[Float[Tensor, "pictures dimension"], Float[Tensor, "q dimension"]]:
+    """Projected gradients of the training pictures and of the queries, by traker (extra `peers`).
+
+    Raises:
+        ValueError: traker is not installed.
+    Source: Park et al. 2023, TRAK, arXiv 2303.14186.
+    """
+    try:
+        from trak import TRAKer
+        from trak.modelout_functions import AbstractModelOutput
+    except ImportError:
+        raise ValueError(
+            "validation: peers holds trak or dtrak, but traker is not installed. Install the extra: "
+            "pip install -e '.[peers]', or set validation.peers without them."
+        ) from None
+
+    class Output(AbstractModelOutput):
+        def get_output(self, model, weights, buffers, picture):  # one picture: traker maps over the batch
+            return loss.of(model, weights, picture)
+
+        def get_out_to_loss_grad(self, model, weights, buffers, batch):
+            return torch.ones(len(batch[0]), 1)
+
+    with TemporaryDirectory() as folder:
+        tracer = TRAKer(model=copy.deepcopy(network), task=Output(), train_set_size=len(images), save_dir=folder,
+                        device="cpu", use_half_precision=False, proj_dim=dimension, projector_seed=seed,
+                        logging_level=40)  # fmt: skip
+        tracer.load_checkpoint(network.state_dict(), model_id=0)
+        for part in images.split(64):
+            tracer.featurize(batch=(part,), num_samples=len(part))
+        tracer.start_scoring_checkpoint("queries", network.state_dict(), 0, len(queries))
+        for part in queries.split(64):
+            tracer.score(batch=(part,), num_samples=len(part))
+        store = tracer.saver.current_store
+        return torch.tensor(store["grads"]).float(), torch.tensor(store["queries_grads"]).float()
+
+
+def trak(
+    images: Float[Tensor, "pictures dimension"], queries: Float[Tensor, "q dimension"], damping: float
+) -> Float[Tensor, "pictures q"]:
+    """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi."""
+    phi = images.double()
+    square = phi.T @ phi
+    scale = square.diagonal().mean()
+    solved = torch.linalg.solve(square + damping * scale * torch.eye(len(square), dtype=square.dtype),
+                                queries.double().T)  # fmt: skip
+    return phi @ solved
+
+
+def unlearning(
+    network: nn.Module,
+    loss: Loss,
+    queries: Float[Tensor, "q *image"],
+    images: Float[Tensor, "pictures *image"],
+    steps: int = 8,
+    length: float = 0.02,
+    chunk: int = 128,
+) -> Float[Tensor, "pictures q"]:
+    """Rise of every training picture's loss once the model has been fine-tuned away from the query.
+
+    Gradient ascent on the query's loss, every step of a fixed share of the weights' length.
+
+    Args:
+        length: of all steps together, over the length of the weights.
+    Source: the idea of Wang et al. 2024, Data attribution for text-to-image models by unlearning, arXiv 2406.09408.
+    """
+    start = {name: p.detach() for name, p in network.named_parameters()}
+    size = torch.stack([p.norm() for p in start.values()]).norm() * length / steps
+    climb: Any = grad(lambda w, x: loss.of(network, w, x))  # type: ignore[misc]
+    each: Any = vmap(lambda w, x: loss.of(network, w, x), in_dims=(None, 0))  # type: ignore[misc, arg-type]
+
+    @torch.no_grad()
+    def losses(weights: dict[str, Tensor]) -> Tensor:
+        return torch.cat([each(weights, part) for part in images.split(chunk)])
+
+    before, columns = losses(start), []
+    for query in queries:
+        weights = start
+        for _ in range(steps):
+            uphill = climb(weights, query)
+            scale = size / torch.stack([g.norm() for g in uphill.values()]).norm()
+            weights = {name: p + scale * uphill[name] for name, p in weights.items()}
+        columns.append(losses(weights) - before)
+    return torch.stack(columns, 1)
+
+
+def folder_size(folder: Path) -> float:
+    """Megabytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

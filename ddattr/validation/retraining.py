@@ -1,0 +1,226 @@
+"""Ground truth by retraining: which models to train, and what their difference says of a unit.
+
+Common random numbers: a model that is retrained without a unit has the initialisation, noise, timesteps and candidate
+pictures of the model that saw it; only the removed unit's draws fall to the next candidate. The difference of their
+pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddattr.attribution.agreement import spearman
+from ddattr.codebook import Codebook
+from ddattr.diffusion.noise import Stream, generator
+
+PEERS = ("gradient_dot", "unlearning", "trak", "dtrak")
+
+
+class Training(NamedTuple):
+    """A model of the ground truth. `units` (N,) are those it may see; `member` names whose draws, None the common."""
+
+    name: str
+    units: Tensor
+    member: int | None = None
+    replicate: int = 0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The sizes of the ground truths (config group `validation`), and the models that they need.
+
+    Args:
+        codebook: of the ensemble.
+        sets: for every kind of set the set of each unit, (N,), as `UnitDataModule.partitions` gives them.
+        seed: of the units, members and subsets that are drawn, and of the models' draws.
+        units: units whose retraining is the truth, the same for all queries.
+        members: members that are retrained without them: the truth's own small ensemble.
+        replicates: training seeds; replicate r trains with seed + r.
+        halves: half-data models of the LDS, never used for a score.
+        tuning: further ones, at one seed, on which whatever has a damping is tuned.
+        groups: kind of sets that are left out one at a time; None for none.
+        real: held-out pictures that are queries of the LDS.
+        removed: numbers of best units that are removed for remove-and-retrain.
+        removal_queries: queries that get models of their own for it.
+        removal_methods: whose best units are removed; a random set is always among them.
+        peers: methods of one model of all units: gradient_dot, unlearning, trak, dtrak.
+        members_sizes: sizes of sub-ensembles for the curves against n; the whole one is always among them.
+        orders: sub-ensembles of each size.
+        members_per_step: of their Jacobians.
+        draws: timesteps, each with its noise, at which a picture's loss is measured.
+    Raises:
+        ValueError: a size is out of range; says what would be possible.
+    """
+
+    codebook: Codebook
+    sets: dict[str, Tensor] = field(repr=False)
+    seed: int
+    units: int = 12
+    members: int = 6
+    replicates: int = 3
+    halves: int = 20
+    tuning: int = 8
+    groups: str | None = "label"
+    real: int = 32
+    removed: tuple[int, ...] = (5, 20)
+    removal_queries: int = 6
+    removal_methods: tuple[str, ...] = ("jvp", "pixel")
+    peers: tuple[str, ...] = ("gradient_dot", "unlearning")
+    members_sizes: tuple[int, ...] = ()
+    orders: int = 2
+    members_per_step: int | None = 2
+    draws: int = 32
+
+    def __post_init__(self) -> None:
+        n, units = self.codebook.members, self.codebook.units
+        _between("members", self.members, 1, n)
+        _between("units", self.units, 2, units)
+        _between("replicates", self.replicates, 1, 100)
+        _between("halves", self.halves, 4, 10_000)
+        _between("tuning", self.tuning, 4, 10_000)
+        _between("real", self.real, 0, 10**6)
+        _between("removal_queries", self.removal_queries, 0, 10**6)
+        _between("orders", self.orders, 1, 1000)
+        _between("draws", self.draws, 1, 10**6)
+        for size in self.removed:
+            _between("removed", size, 1, units - 1)
+        for size in self.members_sizes:
+            _between("members_sizes", size, 3, n)
+        for peer in self.peers:
+            if peer not in PEERS:
+                raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
+        if self.groups is not None and self.groups not in self.sets:
+            known = ", ".join([*self.sets, "null"])
+            raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
+
+    @property
+    def truth_members(self) -> list[int]:
+        """Members of the truth's ensemble, drawn by seed."""
+        order = generator(self.seed, Stream.SUBSETS).permutation(self.codebook.members)
+        return sorted(order[: self.members].tolist())
+
+    @property
+    def truth_units(self) -> Int[Tensor, "units"]:
+        """Units of the truth, drawn by seed among those that a member of the truth's ensemble saw.
+
+        Raises:
+            ValueError: there are fewer than asked for.
+        """
+        seen = self.codebook.codewords(torch.arange(self.codebook.units))[:, self.truth_members].any(1)
+        order = torch.from_numpy(generator(self.seed, Stream.SUBSETS, step=1).permutation(self.codebook.units))
+        chosen = order[seen[order]][: self.units]
+        if len(chosen) < self.units:
+            raise ValueError(
+                f"validation: units={self.units}, but {self.members} members saw {len(chosen)}. "
+                "Set validation.members higher or validation.units lower."
+            )
+        return chosen.sort().values
+
+    def bases(self) -> list[Training]:
+        """The truth's ensemble at its other training seeds; at the first it is the ensemble's own members."""
+        return [
+            Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
+            for r in range(1, self.replicates) for k in self.truth_members
+        ]  # fmt: skip
+
+    def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:
+        """The truth's members that saw any of the removed units, retrained without them, at every seed.
+
+        Raises:
+            ValueError: a member would be left without data.
+        """
+        models = []
+        for k in self.truth_members:
+            column = self.codebook.subset(k)
+            if not (column & removed).any():
+                continue
+            if not (column & ~removed).any():
+                raise ValueError(
+                    f"retrain: without {name} member {k} has no data left. Remove less, or use more units or a "
+                    "larger codebook.weight."
+                )
+            models += [Training(f"{name}/{k:03d}-seed-{r}", column & ~removed, k, r) for r in range(self.replicates)]
+        return models
+
+    def unit(self, unit: int) -> list[Training]:
+        """Models without one unit."""
+        self.codebook.codewords(torch.tensor([unit]))  # refuses a unit that does not exist
+        return self.without(f"unit-{unit:05d}", torch.arange(self.codebook.units) == unit)
+
+    def set(self, name: str) -> list[Training]:
+        """Models without a whole set, named as in sets.parquet: `label:3`.
+
+        Raises:
+            ValueError: there is no such set.
+        """
+        kind, _, which = name.partition(":")
+        if kind not in self.sets or not which.isdigit() or not (self.sets[kind] == int(which)).any():
+            known = ", ".join(f"{kind}:{int(of.min())}" for kind, of in self.sets.items())
+            raise ValueError(f"retrain: no set {name!r}, expected a unit's number, or one like {known}.")
+        return self.without(name.replace(":", "-"), self.sets[kind] == int(which))
+
+    def full(self, replicate: int) -> Training:
+        """The model of all units: what groups and best units are removed from."""
+        return Training(f"full/seed-{replicate}", torch.ones(self.codebook.units, dtype=torch.bool), None, replicate)
+
+    def half_masks(self) -> Bool[Tensor, "subsets units"]:
+        """Random halves of the units: those of the LDS, then those for tuning."""
+        masks = torch.zeros(self.halves + self.tuning, self.codebook.units, dtype=torch.bool)
+        for j, mask in enumerate(masks):
+            order = generator(self.seed, Stream.SUBSETS, step=2, attempt=j).permutation(len(mask))
+            mask[torch.from_numpy(order[: len(mask) // 2])] = True
+        return masks
+
+    def half_models(self, replicate: int) -> list[Training]:
+        """A model of each half of the LDS."""
+        masks = self.half_masks()[: self.halves]
+        return [Training(f"halves/{j:03d}-seed-{replicate}", mask, None, replicate) for j, mask in enumerate(masks)]
+
+    def tuning_models(self) -> list[Training]:
+        """A model of each half for tuning."""
+        masks = self.half_masks()[self.halves :]
+        return [Training(f"tuning/{j:03d}-seed-0", mask, None, 0) for j, mask in enumerate(masks)]
+
+    def group_names(self) -> list[int]:
+        """Sets of the kind `groups`."""
+        return [] if self.groups is None else self.sets[self.groups].unique().tolist()
+
+    def group_models(self, replicate: int) -> list[Training]:
+        """A model without each group."""
+        return [
+            Training(f"without-{self.groups}-{g}/seed-{replicate}", self.sets[str(self.groups)] != g, None, replicate)
+            for g in self.group_names()
+        ]
+
+    def models(self) -> list[Training]:
+        """All models that depend on no score, seed by seed."""
+        found = self.tuning_models()
+        units = [training for unit in self.truth_units.tolist() for training in self.unit(unit)]
+        for r in range(self.replicates):
+            found += [self.full(r), *self.half_models(r), *self.group_models(r)]
+            found += [model for model in self.bases() + units if model.replicate == r]
+        return found
+
+
+def reliability(replicates: Float[Tensor, "seeds units q"]) -> Float[Tensor, "q"]:
+    """How far the mean over training seeds would agree with another such mean, per query: 1 is perfectly.
+
+    Mean Spearman correlation r of two seeds over units, stepped up to the mean of R seeds: R r / (1 + (R - 1) r).
+    NaN with one seed. Its root is the ceiling of any method's correlation with this truth.
+
+    Source: Spearman 1910; Brown 1910.
+    """
+    count = len(replicates)
+    if count < 2:
+        return replicates.new_full(replicates.shape[2:], torch.nan)
+    pairs = [spearman(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
+    r = torch.stack(pairs).mean(0)
+    return (count * r / (1 + (count - 1) * r)).where(r > -1 / count, -1)
+
+
+def _between(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"validation: {name}={value}, expected {low} to {high}. Set validation.{name}.")
