@@ -1,12 +1,13 @@
 """The Jacobian: closed forms, finite differences, and the published algorithm restated."""
 
 import inspect
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.func import jvp
+from torch.func import jvp, vmap
 
 from ddattr.attribution.counterfactual import counterfactual, factual
 from ddattr.attribution.jacobian import first_order, instability, jacobian, relative_error
@@ -130,9 +131,11 @@ def test_the_chunk_of_tangents_changes_nothing(unets, reverse, tape, tangents):
 def test_directions_times_queries_stay_within_the_ensemble_s_batch(unets, reverse, tape, batch, passes, monkeypatch):
     """Two queries and three directions: as many directions together as keep their product within the batch."""
     seen = []
-    monkeypatch.setattr(
-        jacobian_module, "vmap", lambda f, **k: lambda part: (seen.append(len(part)), vmap(f, **k)(part))[1]
-    )
+
+    def counted(f, **options):
+        return lambda part: (seen.append(len(part)), vmap(f, **options)(part))[1]
+
+    monkeypatch.setattr(sys.modules[jacobian.__module__], "vmap", counted)
     jacobian(Ensemble(list(unets.members), batch), tape, reverse, members_per_step=1)
     assert max(seen) * 2 <= max(batch, 2)
     assert len(seen) == passes * (len(reverse) - 1)

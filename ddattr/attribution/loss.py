@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddattr.codebook import ablation, contrast
+from ddattr.codebook import ablation
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
@@ -51,8 +51,3 @@ def loss_change(gram: Float[Tensor, "q n n"], codewords: Bool[Tensor, "units n"]
 def loss_projections(gram: Float[Tensor, "q n n"]) -> Float[Tensor, "n q"]:
     """a such that -w_i . a is the first order of the loss change: the form in which `pull` is tested."""
     return -2 * gram.mean(2).T
-
-
-def member_loss_change(gram: Float[Tensor, "q n n"], codewords: Bool[Tensor, "units n"]) -> Float[Tensor, "units q"]:
-    """Change of the members' *mean* loss: the difference of subset means that datamodels are compared with."""
-    return contrast(codewords).to(gram) @ gram.diagonal(dim1=1, dim2=2).T

@@ -13,8 +13,11 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
 
 METHODS = {
     "jvp": "JVP, pull", "ablation": "exact ablation, pull", "loss": "ensemble's loss", "member_loss": "members' loss",
+    "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
+    "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
+    "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
     "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
-    "datamodel": "kernel ridge", "trak": "TRAK", "dtrak": "D-TRAK", "gradient_dot": "gradient dot",
+    "trak": "TRAK", "dtrak": "D-TRAK", "gradient_dot": "gradient dot",
     "unlearning": "unlearning", "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 

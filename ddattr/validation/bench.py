@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddattr.attribution.agreement import spearman
+from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.influence import Response, displacement_scores, projections, pull
 from ddattr.attribution.loss import loss_change
 from ddattr.data.datamodule import UnitDataModule
@@ -21,7 +22,7 @@ from ddattr.validation.lds import lds
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.removal import Removal
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import ENSEMBLE, Peers, from_table, of_loss, of_real
+from ddattr.validation.scores import ENSEMBLE, Peers, datamodels, from_table, of_loss, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 
@@ -56,18 +57,25 @@ class Bench:
 
     def score(self) -> tuple[Scores, dict[str, Any]]:
         """Scores of all methods, and what was tuned for the peers and how long they took."""
-        asked, notes = self.queries, {}
-        made: Scores = {"generated": from_table(self.influence, asked.seeds),
-                        "real": of_real(asked.real, self.data.unit_images, self.seed)}  # fmt: skip
-        everywhere = of_loss(asked.gram(self.ensemble), self.words)
+        asked, notes, images = self.queries, {}, self.data.unit_images
+        made: Scores = {"generated": from_table(self.influence, asked.seeds)}
+        if "real" in asked.kinds():
+            made["real"] = of_real(asked.real, images, self.seed)
         peers = Peers(self.network(self.plan.full(0)), self.data.images, self.data.unit_of, asked.asked,
                       asked.process, asked.times, asked.noise, self.seed)  # fmt: skip
-        everywhere["feature"] = peers.features(self.extractor)
+        everywhere = {"feature": peers.features(self.extractor)}
         tuning = self.plan.tuning_models()
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
             everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
             print(f"validate: {method} scored in {peers.seconds[method]:.0f} s {notes[method]}", flush=True)
+        surrogate = everywhere["dtrak" if "dtrak" in everywhere else "feature"]
+        everywhere |= of_loss(asked.gram(self.ensemble), self.words, peers.found, surrogate)
+        apart = -asked.distances(list(self.ensemble.members))
+        units, pictures = peers.found["features"]
+        near = {"features": (units, pictures[: len(asked.seeds)])}
+        made["generated"]["member_picture"] = subset_means(apart, self.words)
+        made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()
@@ -113,8 +121,7 @@ class Bench:
         for r in range(plan.replicates):
             networks = [self.network(model) for model in plan.half_models(r)]
             found["loss"].append(-asked.losses(networks))
-            apart = [(asked.pictures([network]) - asked.factual).flatten(1).norm(dim=1) for network in networks]
-            found["distance"].append(-torch.stack(apart).double())
+            found["distance"].append(-asked.distances(networks))
         return {name: torch.stack(values) for name, values in found.items()}
 
     def _agreement(self, scores: Scores) -> tuple[pd.DataFrame, pd.DataFrame]:

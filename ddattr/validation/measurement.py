@@ -63,6 +63,11 @@ class Measurement:
         ensemble = Ensemble(networks)
         return ensemble.pictures(ensemble.uniform[None], self.seeds, self.reverse, self.shape)[0]
 
+    def distances(self, networks: Sequence[nn.Module]) -> Float[Tensor, "models q"]:
+        """L2 distance of the picture of every model, each alone, to the factual on the same tape."""
+        pictures = torch.stack([self.pictures([network]) for network in networks])
+        return (pictures - self.factual).flatten(2).norm(dim=2).double()
+
     def jacobian(self, networks: Sequence[nn.Module], members_per_step: int | None) -> Float[Tensor, "n q *image"]:
         """Centred Jacobian of an ensemble of these networks."""
         tape = noise_tape(self.seeds, len(self.reverse), self.shape)

@@ -98,24 +98,25 @@ def trak_features(
         ) from None
 
     class Output(AbstractModelOutput):
+        def __init__(self) -> None:
+            pass
+
         def get_output(self, model, weights, buffers, picture):  # one picture: traker maps over the batch
             return loss.of(model, weights, picture)
 
         def get_out_to_loss_grad(self, model, weights, buffers, batch):
             return torch.ones(len(batch[0]), 1)
 
+    pictures = torch.cat([images, queries])
     with TemporaryDirectory() as folder:
-        tracer = TRAKer(model=copy.deepcopy(network), task=Output(), train_set_size=len(images), save_dir=folder,
+        tracer = TRAKer(model=copy.deepcopy(network), task=Output(), train_set_size=len(pictures), save_dir=folder,
                         device="cpu", use_half_precision=False, proj_dim=dimension, projector_seed=seed,
                         logging_level=40)  # fmt: skip
         tracer.load_checkpoint(network.state_dict(), model_id=0)
-        for part in images.split(64):
+        for part in pictures.split(64):
             tracer.featurize(batch=(part,), num_samples=len(part))
-        tracer.start_scoring_checkpoint("queries", network.state_dict(), 0, len(queries))
-        for part in queries.split(64):
-            tracer.score(batch=(part,), num_samples=len(part))
-        store = tracer.saver.current_store
-        return torch.tensor(store["grads"]).float(), torch.tensor(store["queries_grads"]).float()
+        found = torch.tensor(tracer.saver.current_store["grads"]).float()
+    return found[: len(images)], found[len(images) :]
 
 
 def trak(

@@ -1,7 +1,6 @@
 """Signed scores of all units on all queries by every method, ready to be summed over subsets: the predictors."""
 
 import time
-from collections.abc import Callable
 
 import pandas as pd
 import torch
@@ -9,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddattr.attribution.baselines import pixel, random
-from ddattr.attribution.loss import loss_change, member_loss_change
+from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, relevance, subset_means
+from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
@@ -28,9 +28,47 @@ def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor,
     return found
 
 
-def of_loss(gram: Float[Tensor, "q n n"], codewords: Bool[Tensor, "units n"]) -> dict[str, Float[Tensor, "units q"]]:
-    """Influence on the loss: of the ensemble, and of its members one by one (difference of subset means)."""
-    return {"loss": loss_change(gram, codewords), "member_loss": member_loss_change(gram, codewords)}
+def of_loss(
+    gram: Float[Tensor, "q n n"],
+    codewords: Bool[Tensor, "units n"],
+    features: dict[str, tuple[Tensor, Tensor]],
+    surrogate: Float[Tensor, "units q"],
+) -> dict[str, Float[Tensor, "units q"]]:
+    """Influence on the loss: of the ensemble; and, from its members' own losses, by datamodels.
+
+    `member_loss` is the difference of subset means; `datamodel*` have a prior from features, from gradients, or from
+    both; `adjusted` takes a surrogate as control variate.
+
+    Args:
+        features: of the units and of the queries, by kind: (units, features), (q, features).
+        surrogate: scores of a method that never saw the members.
+    """
+    outputs = -gram.diagonal(dim1=1, dim2=2).T
+    found = {"loss": loss_change(gram, codewords), "member_loss": subset_means(outputs, codewords),
+             "adjusted": adjusted_means(outputs, codewords, surrogate)}  # fmt: skip
+    return found | datamodels(outputs, codewords, features)
+
+
+def datamodels(
+    outputs: Float[Tensor, "n q"], codewords: Bool[Tensor, "units n"], features: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, Float[Tensor, "units q"]]:
+    """Kernel ridge datamodels of members' outputs: `datamodel`, `datamodel_trak`, `datamodel_both`, as far as given.
+
+    Units and queries are compared by cosine distance of the features; of both kinds, by the product of the kernels
+    and of the relevances.
+    """
+    kernels, nearness = {}, {}
+    for kind, (units, queries) in features.items():
+        one, other = (nn.functional.normalize(x.double(), dim=-1) for x in (units, queries))
+        kernels[kind], nearness[kind] = rbf_kernel(one), relevance(torch.cdist(one, other))
+    if len(kernels) > 1:
+        kernels["both"] = torch.stack(list(kernels.values())).prod(0)
+        nearness["both"] = torch.stack(list(nearness.values())).prod(0)
+    return {
+        "datamodel" if kind == "features" else f"datamodel_{kind}":
+            kernel_ridge(outputs, codewords, kernels[kind], nearness[kind]).effects
+        for kind in kernels
+    }  # fmt: skip
 
 
 def of_real(
@@ -68,6 +106,7 @@ class Peers:
         self.loss = peers.Loss(process, times, noise)
         self.square = peers.Loss(process, times, noise, square=True)
         self.seconds: dict[str, float] = {}
+        self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
 
     def score(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
         """Scores (units, q) of a peer, and what was tuned.
@@ -78,7 +117,7 @@ class Peers:
         """
         started = time.perf_counter()
         if method in ("trak", "dtrak"):
-            found = self._tuned(self.loss if method == "trak" else self.square, targets, subsets)
+            found = self._tuned(method, targets, subsets)
         else:
             made = {"gradient_dot": peers.gradient_dot, "unlearning": peers.unlearning}[method]
             found = self._summed(made(self.network, self.loss, self.queries, self.images)), ""
@@ -87,10 +126,16 @@ class Peers:
 
     def features(self, extractor: nn.Module) -> Tensor:
         """Similarity of features, (units, q)."""
-        return self._timed("feature", lambda: peers.feature_similarity(extractor, self.queries, self.images))
+        started = time.perf_counter()
+        found = self._summed(peers.feature_similarity(extractor, self.queries, self.images))
+        self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
+        self.seconds["feature"] = time.perf_counter() - started
+        return found
 
-    def _tuned(self, loss: peers.Loss, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
+    def _tuned(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
+        loss = self.loss if method == "trak" else self.square
         images, queries = peers.trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
+        self.found["trak"] = self._means(images), queries
         tried = {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
         reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
         best = max(reached, key=lambda d: reached[d])
@@ -99,8 +144,5 @@ class Peers:
     def _summed(self, scores: Tensor) -> Tensor:
         return peers.over_units(scores.double(), self.unit_of)
 
-    def _timed(self, name: str, work: Callable[[], Tensor]) -> Tensor:
-        started = time.perf_counter()
-        found = self._summed(work())
-        self.seconds[name] = time.perf_counter() - started
-        return found
+    def _means(self, values: Tensor) -> Tensor:
+        return self._summed(values) / self.unit_of.bincount()[:, None]
