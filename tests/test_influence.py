@@ -8,6 +8,7 @@ from ddattr.attribution.influence import (
     directions,
     displacement_scores,
     gram,
+    nearness,
     norm,
     projections,
     pull,
@@ -184,3 +185,14 @@ def test_complementary_codewords_have_opposite_pull_and_equal_norm(response, fac
 def test_pull_subtracts_the_offset():
     projected, offset = randn(MEMBERS, UNITS, QUERIES), randn(UNITS, QUERIES, seed=5)
     torch.testing.assert_close(pull(projected, CODEWORDS, offset), pull(projected, CODEWORDS) - offset)
+
+
+def test_nearness_falls_from_1_with_the_distance_in_the_query_s_median():
+    distance = torch.linspace(0, 8, 9, dtype=torch.float64)[:, None] * torch.tensor([1.0, 10.0]).double()
+    found = nearness(distance, 0.5)
+    assert (found[0] == 1).all()
+    assert (found.diff(dim=0) < 0).all()
+    torch.testing.assert_close(found[4], torch.full((2,), -2.0, dtype=torch.float64).exp())  # at the median
+    torch.testing.assert_close(found[:, 0], found[:, 1])
+    torch.testing.assert_close(nearness(distance, 1.0) ** 4, found)
+    assert (nearness(torch.zeros(3, 1)) == 1).all()  # all units are the picture

@@ -8,7 +8,7 @@ from conftest import COLUMNS, METHODS
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence
-from ddattr.attribution.influence import Response
+from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.tables import Tables, summarise, tabulate
 from ddattr.codebook import Codebook
 
@@ -137,17 +137,18 @@ def test_q_of_labels_and_clusters_is_within_their_kind_and_query(tables):
             np.testing.assert_allclose(rows.q_value, benjamini_hochberg(rows.p_value.to_numpy()))
 
 
-def test_the_score_of_a_set_is_the_sum_of_its_units_pulls(tables, data, tensors):
-    pull = torch.tensor(matrix(of(tables, "jvp", "pull")))
+def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tables, data, tensors):
+    distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
+    pull = torch.tensor(matrix(of(tables, "jvp", "pull"))) * nearness(distance)
     for kind, which in data.partitions().items():
         for s in which.unique():
             rows = tables.sets[tables.sets.set == f"{kind}:{s}"].sort_values("query")
-            np.testing.assert_allclose(rows.score, pull[which == s].sum(0).numpy())
+            np.testing.assert_allclose(rows.score, pull[which == s].sum(0).numpy(), rtol=1e-5, atol=1e-6)
             assert (rows["size"] == int((which == s).sum())).all()
     near = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
     for size in OPTIONS["neighbourhoods"]:
         rows = tables.sets[tables.sets.set == f"nearest:{size}"].sort_values("query")
-        np.testing.assert_allclose(rows.score, pull.gather(0, near[:size]).sum(0).numpy())
+        np.testing.assert_allclose(rows.score, pull.gather(0, near[:size]).sum(0).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_neighbourhood_is_no_surer_than_any_larger_one(tables):

@@ -60,7 +60,9 @@ def kernel_ridge(
         seen = vectors.T @ y[:, q]
         inverse = 1 / (values.clamp_min(0)[:, None] + values.new_tensor(ridges))
         solved = vectors @ (inverse * seen[:, None])
-        left_out = solved / (vectors.square() @ inverse)
+        left_out = solved / (
+            vectors.square() @ inverse - 1 / (len(y) * y.new_tensor(ridges))
+        )  # the constant is refitted
         error = left_out.square().mean(0) / y[:, q].square().mean().clamp_min(1e-30)
         best = int(error.argmin())
         found.append((relevance[:, q] * (half.T @ solved[:, best]) / size, ridges[best], error[best]))
@@ -94,8 +96,3 @@ def rbf_kernel(features: Float[Tensor, "units features"], scale: float = 1.0) ->
     distance = torch.cdist(features, features)
     median = distance[~torch.eye(len(features), dtype=torch.bool)].median()
     return torch.exp(-0.5 * (distance / (scale * median)).square())
-
-
-def relevance(distance: Float[Tensor, "units q"], scale: float = 0.5) -> Float[Tensor, "units q"]:
-    """exp(-d^2 / (2 (scale m)^2)), m the query's median distance to the units: prior size of a unit's effect."""
-    return torch.exp(-0.5 * (distance / (scale * distance.median(0).values)).square())

@@ -129,8 +129,10 @@ def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, tr
 
 
 def _sets(pull, projected, factual, codebook, data, seeds, draws, seed, neighbourhoods, level):
-    """Labels, clusters and nearest neighbourhoods as sets, and every query's resolution."""
-    frames = []
+    """Labels, clusters and nearest neighbourhoods as sets, their units by nearness, and every query's resolution."""
+    frames, alike = [], baselines.pixel(factual, data.unit_images)
+    weight = influence.nearness(-alike.double())
+    pull, projected = weight * pull, weight * projected
     for kind, of in data.partitions().items():
         names, which = torch.unique(of, return_inverse=True)
         padded = _pad([(which == s).nonzero()[:, 0] for s in range(len(names))])
@@ -139,7 +141,7 @@ def _sets(pull, projected, factual, codebook, data, seeds, draws, seed, neighbou
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names.tolist()], groups, seeds, total, z, p, q))
     sizes = [size for size in neighbourhoods if size <= codebook.units]
-    near = baselines.pixel(factual, data.unit_images).argsort(0, descending=True)[: max(sizes)].T
+    near = alike.argsort(0, descending=True)[: max(sizes)].T
     groups = torch.stack([torch.where(torch.arange(max(sizes)) < size, near, -1) for size in sizes])
     total, z, p = significance.set_significance(groups, pull, projected, codebook, draws, seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards

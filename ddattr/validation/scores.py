@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddattr.attribution.baselines import pixel, random
-from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, relevance, subset_means
+from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
+from ddattr.attribution.influence import nearness
 from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
@@ -55,18 +56,18 @@ def datamodels(
     """Kernel ridge datamodels of members' outputs: `datamodel`, `datamodel_trak`, `datamodel_both`, as far as given.
 
     Units and queries are compared by cosine distance of the features; of both kinds, by the product of the kernels
-    and of the relevances.
+    and of the nearnesses.
     """
-    kernels, nearness = {}, {}
+    kernels, near = {}, {}
     for kind, (units, queries) in features.items():
         one, other = (nn.functional.normalize(x.double(), dim=-1) for x in (units, queries))
-        kernels[kind], nearness[kind] = rbf_kernel(one), relevance(torch.cdist(one, other))
+        kernels[kind], near[kind] = rbf_kernel(one), nearness(torch.cdist(one, other))
     if len(kernels) > 1:
         kernels["both"] = torch.stack(list(kernels.values())).prod(0)
-        nearness["both"] = torch.stack(list(nearness.values())).prod(0)
+        near["both"] = torch.stack(list(near.values())).prod(0)
     return {
         "datamodel" if kind == "features" else f"datamodel_{kind}":
-            kernel_ridge(outputs, codewords, kernels[kind], nearness[kind]).effects
+            kernel_ridge(outputs, codewords, kernels[kind], near[kind]).effects
         for kind in kernels
     }  # fmt: skip
 
