@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from ddattr.artifacts import load_table
+from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, smallest
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
@@ -12,7 +14,7 @@ from ddattr.stages.run import Run
 def run(run: Run) -> None:
     """Prints the plan."""
     code, data = run.codebook, run.data
-    for name, value in [*describe(code), *_data(data), *_cost(run)]:
+    for name, value in [*describe(code), *_data(data), *_cost(run), *_power(run)]:
         print(f"{name:<28}{value}")
     for warning in warnings(code, run.config.attribution.level, data.duplicates):
         print(f"warning: {warning}")
@@ -88,6 +90,26 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
         ("disk", f"about {disk / 1e6:.0f} MB"),
     ]
+
+
+def _power(run: Run) -> list[tuple[str, str]]:
+    """From a finished attribution: the members that would show the k nearest units in four of five queries."""
+    if not run.attribution_artefact.done():
+        return []
+    sets, level = load_table(run.attribution_artefact.folder / "sets.parquet"), run.config.attribution.level
+    lines = []
+    for name, rows in sets[sets.set.str.startswith("nearest:")].groupby("set", sort=False):
+        z = torch.tensor(rows.z.to_numpy())
+        need = members_needed(z, run.codebook.members, level)
+        now = expected_power(z, 1.0, level)
+        told = f"n={need:.0f}" if need < 1e5 else "no n"
+        lines.append(
+            (
+                f"power, {str(name).partition(':')[2]} nearest",
+                f"{now:.2f} now (mean z {z.mean():.2f}); 0.80 needs {told}",
+            )
+        )
+    return lines
 
 
 def _train_step(run: Run, network, batch: int) -> None:

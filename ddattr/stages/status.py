@@ -15,7 +15,7 @@ def run(run: Run) -> None:
         if now not in ("done", "missing"):
             status = load_json(artefact.folder / "status.json") or {}
             print(f"  member {k}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
-    for name, artefact in stages(run).items():
+    for name, artefact in [*stages(run).items(), ("validate", run.validation_artefact)]:
         print(f"{name:<12}{state(artefact)}")
     print(f"next: {following(run)}")
 
@@ -31,7 +31,7 @@ def state(artefact: Artefact) -> str:
 
 
 def stages(run: Run) -> dict[str, Artefact]:
-    """The artefacts after the members, by the verb that makes each, in order."""
+    """The artefacts of `reproduce` after the members, by the verb that makes each, in order."""
     return {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact, "report": run.figures_artefact}
 
 

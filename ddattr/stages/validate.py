@@ -4,23 +4,32 @@ import os
 
 import torch
 
-from ddattr.artifacts import load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.artifacts import load_json, load_table, load_tensors, save_json, save_table, save_tensors
 from ddattr.stages.reproduce import together
 from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
 from ddattr.tracking.evidence import draw_evidence
+from ddattr.tracking.findings import findings, metrics
+from ddattr.tracking.report import write_report
+from ddattr.tracking.wandb import log_figures
 from ddattr.validation.bench import Bench
+from ddattr.validation.cost import costs
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.retraining import Training
+from ddattr.validation.tables import tables
 
 
 def run(run: Run) -> None:
     """Retrains, scores, retrains without the best units, and writes the tables of validation/."""
-    if not run.validation_artefact.make(run.seed, lambda: _validate(run)):
+    artefact = run.validation_artefact
+    if not artefact.make(run.seed, lambda: _validate(run)):
         print("validate: already done", flush=True)
+    print(f"validate: tables in {artefact.folder}, figures in {artefact.folder / 'figures'}")
+    print("\n".join(findings(artefact.folder)))
 
 
 def _validate(run: Run) -> None:
+    artefact = run.validation_artefact
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features
     _train(run, run.validation.models())
@@ -28,9 +37,20 @@ def _validate(run: Run) -> None:
     run.scores_artefact.make(run.seed, lambda: _score(run, bench))
     removals = removal_plan(run)
     _train(run, [removal.model for removal in removals])
-    for name, table in bench.tables(run.scores(), removals).items():
-        save_table(run.validation_artefact.folder / f"{name}.csv", table)
-    draw_evidence(run.validation_artefact.folder)
+    for name, table in tables(bench, run.scores(), removals):
+        save_table(artefact.folder / f"{name}.csv", table)
+        print(f"validate: {name}.csv", flush=True)
+    seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
+    methods = list(run.scores()["generated"])
+    table = costs(run.root, run.validation, run.config.training.steps, seconds, methods)
+    save_table(artefact.folder / "cost.csv", table)
+    draw_evidence(artefact.folder)
+    with run.tracking.run(run.root, run.config.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
+        for logger in loggers:
+            logger.log_metrics(metrics(artefact.folder))
+        log_figures(loggers, sorted((artefact.folder / "figures").glob("fig*.png")))
+    if run.figures_artefact.done():
+        write_report(run.root, run.config.name)  # again, with this in it
 
 
 def _score(run: Run, bench: Bench) -> None:
@@ -55,5 +75,5 @@ def build(run: Run) -> Bench:
     return Bench(
         plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
         load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],
-        run.extractor(),
+        run.extractor(), run.config.attribution.level,
     )  # fmt: skip

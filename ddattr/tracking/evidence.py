@@ -1,4 +1,4 @@
-"""Figures 7 to 10, of the validation: each a .png and a .pdf, from its tables alone."""
+"""Figures 7 to 12, of the validation: each a .png and a .pdf, from its tables alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,8 @@ METHODS = {
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
     "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
-    "trak": "TRAK", "dtrak": "D-TRAK", "gradient_dot": "gradient dot",
+    "trak": "TRAK", "trak_oracle": "TRAK, oracle damping",
+    "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle damping", "gradient_dot": "gradient dot",
     "unlearning": "unlearning", "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 
@@ -134,6 +135,54 @@ def groups(folder: Path) -> Figure | None:
     return figure
 
 
+def law(folder: Path) -> Figure:
+    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive."""
+    curve = load_table(folder / "members.csv")
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.6))
+    panels = (
+        (axes[0], (("lds_loss_loss", BLUE, "ensemble's loss"), ("law_loss", GREY, "law")), "LDS, loss"),
+        (axes[1], (("lds_distance_jvp", BLUE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
+        (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
+         "queries whose nearest unit has p <= 0.05"),
+    )  # fmt: skip
+    for axis, lines, label in panels:
+        for statistic, colour, name in lines:
+            part = curve[curve.statistic == statistic].groupby("members")["value"]
+            axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
+                          capsize=2, linewidth=1, label=name)  # fmt: skip
+        axis.set_xscale("log")
+        ticks = sorted(curve.members.unique())
+        axis.set_xticks(ticks, [str(t) for t in ticks])
+        axis.minorticks_off()
+        axis.axhline(0, color=GREY, linewidth=0.6)
+        axis.set(xlabel="members n", ylabel=label)
+        axis.legend(fontsize=6.5)
+    figure.tight_layout()
+    return figure
+
+
+def cost(folder: Path) -> Figure | None:
+    """Figure 12: accuracy against total cost, training included."""
+    if not (folder / "cost.csv").exists():
+        return None
+    costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
+    summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.2), sharex=True)
+    for axis, target in zip(axes, ("loss", "distance"), strict=True):
+        rows = summary[summary.target == target].merge(costs, on="method")
+        seconds = rows.seconds.clip(lower=1.0)
+        axis.errorbar(seconds, rows["mean"], (rows["mean"] - rows.low, rows.high - rows["mean"]), fmt="o",
+                      color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
+        for x, row in zip(seconds, rows.itertuples(), strict=True):
+            axis.annotate(METHODS[row.method], (x, row.mean), fontsize=5.5, xytext=(3, 2), textcoords="offset points")
+        axis.axhline(0, color=GREY, linewidth=0.6)
+        axis.set_xscale("log")
+        axis.set(xlabel="seconds of one process, training included", ylabel=f"LDS, {target}, generated queries")
+    figure.tight_layout()
+    return figure
+
+
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
     "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
+    "fig11_law": law, "fig12_cost": cost,
 }  # fmt: skip

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ddattr.artifacts import load_json, load_table, save_text
 from ddattr.tracking.figures import FIGURES
+from ddattr.tracking.findings import findings
 
 CAPTIONS = {
     "fig1_codebook": "Figure 1. Encoded ensemble: member k trains on the units whose bit k is 1.",
@@ -18,6 +19,16 @@ CAPTIONS = {
     "fig5_attribution": "Figure 5. Four queries, each with the unit of smallest q by pull, and the unit of "
     "largest norm; influence.parquet has all units.",
     "fig6_resolution": "Figure 6. Significance of the k nearest units as a set; dots mark each query's resolution.",
+}
+
+EVIDENCE_CAPTIONS = {
+    "fig7_retraining": "Figure 7. Agreement with retraining, by method and by number of members; ceiling: the noise of "
+    "training seeds.",
+    "fig8_lds": "Figure 8. Linear datamodelling scores against models of random halves that no score has seen.",
+    "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again.",
+    "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most?",
+    "fig11_law": "Figure 11. What more members would give, measured and foretold.",
+    "fig12_cost": "Figure 12. Accuracy against total cost.",
 }
 
 
@@ -92,23 +103,35 @@ def _resolution(radius: pd.DataFrame) -> str:
 
 
 def write_report(root: Path, name: str) -> None:
-    """report.html: one self-contained page."""
-    body = "".join(f"<li>{html.escape(line)}</li>" for line in summary(root))
+    """report.html: one self-contained page; with what the validation found, once there is one."""
     figures = "".join(
-        f'<figure><img alt="{html.escape(CAPTIONS[figure])}" src="data:image/png;base64,{_encoded(root, figure)}">'
-        f"<figcaption>{html.escape(CAPTIONS[figure])} <small>figures/{figure}.csv</small></figcaption></figure>"
-        for figure in FIGURES
+        _figure(root / "figures" / f"{figure}.png", CAPTIONS[figure], f"figures/{figure}.csv") for figure in FIGURES
     )
+    validation = root / "validation"
+    evidence = "".join(
+        _figure(path, caption, "validation/") for name, caption in EVIDENCE_CAPTIONS.items()
+        if (path := validation / "figures" / f"{name}.png").exists()
+    )  # fmt: skip
+    if evidence:
+        evidence = f"<h2>Is it true?</h2><ul>{_items(findings(validation))}</ul>{evidence}"
     agreement = load_table(root / "attribution" / "agreement_summary.csv")
     page = _PAGE.format(
-        name=html.escape(name), summary=body, figures=figures, provenance=_html(_provenance(root)),
+        name=html.escape(name), summary=_items(summary(root)), figures=figures, evidence=evidence, provenance=_html(_provenance(root)),
         agreement=_html(agreement), radius=_html(load_table(root / "attribution" / "radius.csv")),
     )  # fmt: skip
     save_text(root / "report.html", page)
 
 
-def _encoded(root: Path, figure: str) -> str:
-    return base64.b64encode((root / "figures" / f"{figure}.png").read_bytes()).decode()
+def _figure(path: Path, caption: str, source: str) -> str:
+    text, picture = html.escape(caption), base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{picture}">'
+        f"<figcaption>{text} <small>{source}</small></figcaption></figure>"
+    )
+
+
+def _items(lines: list[str]) -> str:
+    return "".join(f"<li>{html.escape(line)}</li>" for line in lines)
 
 
 def _html(table: pd.DataFrame) -> str:
@@ -143,6 +166,7 @@ tr:nth-child(even) {{ background: #f5f5f5; }} div {{ overflow-x: auto; }}
 <h1>{name}: whose pictures does each picture owe itself to?</h1>
 <ul>{summary}</ul>
 {figures}
+{evidence}
 <h2>Agreement with exact ablation</h2><div>{agreement}</div>
 <h2>Queries</h2><div>{radius}</div>
 <h2>Provenance</h2><div>{provenance}</div>

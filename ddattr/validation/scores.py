@@ -108,6 +108,7 @@ class Peers:
         self.square = peers.Loss(process, times, noise, square=True)
         self.seconds: dict[str, float] = {}
         self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
+        self.dampings: dict[str, Tensor] = {}  # scores at every damping, (dampings, units, q), for the oracle
 
     def score(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
         """Scores (units, q) of a peer, and what was tuned.
@@ -140,6 +141,7 @@ class Peers:
         tried = {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
         reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
         best = max(reached, key=lambda d: reached[d])
+        self.dampings[method] = torch.stack(list(tried.values()))
         return tried[best], f"damping {best:g}"
 
     def _summed(self, scores: Tensor) -> Tensor:

@@ -1,0 +1,64 @@
+"""What a validation says, in lines and in flat metrics, from its tables alone."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ddattr.artifacts import load_table
+
+SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random")
+
+
+def findings(folder: Path) -> list[str]:
+    """At most eight lines: retraining, LDS, groups, removal, calibration."""
+    lines = []
+    if (rows := _table(folder, "agreement_summary")) is not None:
+        rows = rows[(rows.measure == "pull") & (rows.statistic == "spearman")]
+        lines.append(f"agreement with retraining (Spearman, pull): {_means(rows)}; ceiling {rows.ceiling.iloc[0]:.2f}")
+    if (table := _table(folder, "lds_summary")) is not None:
+        for (target, queries), rows in table[table.kind == "transfer"].groupby(["target", "queries"], sort=False):
+            lines.append(f"LDS, {target} of {queries} pictures: {_means(rows)}; ceiling {rows.ceiling.iloc[0]:.2f}")
+    if (table := _table(folder, "groups_summary")) is not None:
+        rows = table[(table.statistic == "top1") & (table.target == "loss") & (table.queries == "generated")]
+        lines.append(f"leave one group out, top-1 on loss: {_means(rows)}")
+    if (table := _table(folder, "removal_summary")) is not None:
+        rows = table[(table.statistic == "l2") & (table["size"] == table["size"].max())]
+        lines.append(f"remove {rows['size'].iloc[0]} and retrain, L2 of the picture: {_means(rows)}")
+    if (table := _table(folder, "calibration_summary")) is not None:
+        rates = ", ".join(f"{row.test} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
+        lines.append(f"false positives at {table.level.iloc[0]:g} among pictures that no member saw: {rates}")
+    return lines
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """Flat metrics with the method in the key."""
+    found = {}
+    if (table := _table(folder, "agreement_summary")) is not None:
+        for row in table.itertuples():
+            measure = "" if row.measure == "norm" else f"/{row.measure}"
+            found[f"agreement/retraining/{row.method}{measure}/{row.statistic}"] = row.mean
+    if (table := _table(folder, "lds_summary")) is not None:
+        for row in table.itertuples():
+            found[f"lds/{row.kind}/{row.target}/{row.queries}/{row.method}"] = row.mean
+    if (table := _table(folder, "groups_summary")) is not None:
+        for row in table.itertuples():
+            found[f"groups/{row.target}/{row.queries}/{row.method}/{row.statistic}"] = row.mean
+    if (table := _table(folder, "removal_summary")) is not None:
+        for row in table.itertuples():
+            found[f"removal/{row.method}/{row.size}/{row.statistic}"] = row.mean
+    return found
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame | None:
+    path = folder / f"{name}.csv"
+    return load_table(path) if path.exists() else None
+
+
+def _means(rows: pd.DataFrame) -> str:
+    """The first method with its interval, the others' means."""
+    by = rows.set_index("method")
+    methods = [method for method in SHOWN if method in by.index]
+    first, others = methods[0], methods[1:]
+    row = by.loc[first]
+    told = f"{first} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]"
+    return ", ".join([told, *(f"{method} {by.loc[method, 'mean']:.2f}" for method in others)])

@@ -1,0 +1,57 @@
+"""What every method costs, beside what it is worth: trainings, time, memory, disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddattr.artifacts import load_json
+from ddattr.validation.peers import folder_size
+from ddattr.validation.retraining import Training, Validation
+from ddattr.validation.scores import ENSEMBLE, SIMILARITY
+
+FREE = (*SIMILARITY, "feature")
+TUNED = ("trak", "dtrak")
+
+
+def costs(root: Path, plan: Validation, steps: int, seconds: dict[str, float], methods: list[str]) -> pd.DataFrame:
+    """cost.csv: a row a method.
+
+    Seconds are of one process, as the manifests have them: of training the models that a method asks (and those that
+    its damping is tuned on), and of scoring all queries; `attribute` makes all of the ensemble's answers on generated
+    queries at once, exact ablations for the agreement included.
+
+    Args:
+        root: the run's folder.
+        steps: of one training.
+        seconds: of scoring, by method, where it was timed.
+        methods: whose cost is asked.
+    """
+    members = [root / "members" / f"{k:03d}" for k in range(plan.codebook.members)]
+    full, tuning = [_folder(root, plan.full(0))], [_folder(root, model) for model in plan.tuning_models()]
+    rows = []
+    for method in methods:
+        peer = method in (*TUNED, "gradient_dot", "unlearning")
+        models = [] if method in FREE else full + tuning * (method in TUNED) if peer else members
+        if method in ("adjusted", "datamodel_trak", "datamodel_both") and "dtrak" in seconds:
+            models = members + full + tuning
+        scoring = root / ("attribution" if method in ENSEMBLE else "validation/scores")
+        rows.append({
+            "method": method, "trainings": len(models), "training_steps": len(models) * steps,
+            "training_seconds": sum(_manifest(folder).get("wall_seconds", 0.0) for folder in models),
+            "scoring_seconds": _manifest(scoring).get("wall_seconds", 0.0) if method in ENSEMBLE
+            else seconds.get(method, 0.0),
+            "memory_mb": max(_manifest(folder).get("peak_memory_mb", 0.0) for folder in [*models, scoring]),
+            "disk_mb": sum(folder_size(folder) for folder in models),
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["seconds"] = table.training_seconds + table.scoring_seconds
+    return table
+
+
+def _folder(root: Path, model: Training) -> Path:
+    return root / "validation" / "retraining" / model.name
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return load_json(folder / "manifest.json") or {}

@@ -1,0 +1,85 @@
+"""Which measure has most power? The same ensemble's answer along pixels, features, a region and the loss."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import jvp
+
+from ddattr.attribution.influence import nearness, projections, pull
+from ddattr.attribution.significance import benjamini_hochberg, null_deviation, pull_significance, set_significance
+from ddattr.codebook import Codebook
+
+
+def linear_measures(
+    response: Float[Tensor, "n q *image"],
+    factual: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    extractor: nn.Module,
+    loss: Float[Tensor, "n q"],
+) -> dict[str, Float[Tensor, "n units q"]]:
+    """What every member adds to each measure, on every unit's direction.
+
+    `pixel` is the pull of DESIGN; `feature` the pull in the space of an extractor, to first order; `region` the pull
+    within the bright part of the picture; `loss` the change of the picture's loss, to first order, which has no
+    direction.
+
+    Args:
+        loss: `loss_projections` of the queries.
+    """
+    tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
+    moved = torch.stack(tangents)[..., None, None]
+    seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
+    region = [projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
+              for q, mask in enumerate(factual > 0)]  # fmt: skip
+    return {
+        "pixel": projections(response, factual, unit_images),
+        "feature": projections(moved, seen, units),
+        "region": torch.cat(region, 2),
+        "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
+    }
+
+
+def power(
+    measures: dict[str, Float[Tensor, "n units q"]],
+    distance: Float[Tensor, "units q"],
+    sets: dict[str, Int[Tensor, "units"]],
+    own: dict[str, Int[Tensor, "q"]],
+    codebook: Codebook,
+    level: float,
+    phantoms: int,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row a measure and a weighting of the units within a set.
+
+    `z_nearest`: mean z of the nearest unit. `attributable`: share of queries with a unit of q <= level. For every kind
+    of set: mean z of the query's own set (`z_<kind>`) and the share of queries with a set of q <= level.
+
+    Args:
+        distance: of every unit to every query, for nearness.
+        own: number of the query's own set among the sorted ones, by kind.
+    """
+    words, null, rows = codebook.codewords(torch.arange(codebook.units)), codebook.sample_phantoms(phantoms, seed), []
+    queries = torch.arange(distance.shape[1])
+    for name, projected in measures.items():
+        score = pull(projected, words)
+        z = score / null_deviation(projected, codebook)
+        _, p = pull_significance(score, projected, null, codebook)
+        row = {"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
+               "attributable": _reached(p, level)}  # fmt: skip
+        for weighting, weight in (("equal", torch.ones_like(distance)), ("nearness", nearness(distance))):
+            found = dict(row, weighting=weighting)
+            for kind, of in sets.items():
+                members = [(of == s).nonzero()[:, 0] for s in of.unique()]
+                padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
+                asked = padded[:, None].expand(-1, len(queries), -1)
+                _, z, p = set_significance(asked, weight * score, weight * projected, codebook, draws, seed)
+                found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
+                          f"attributable_{kind}": _reached(p, level)}  # fmt: skip
+            rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def _reached(p: Float[Tensor, "tests q"], level: float) -> float:
+    return (benjamini_hochberg(p).nan_to_num(1).min(0).values <= level).double().mean().item()

@@ -1,0 +1,203 @@
+"""The tables of a validation, each made from the bench and every method's scores."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ddattr.attribution import loss, power
+from ddattr.attribution.agreement import spearman
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.influence import Response, displacement_scores, projections, pull
+from ddattr.diffusion.noise import Stream, generator
+from ddattr.validation import controls, evaluation, measures
+from ddattr.validation.bench import Bench, Scores
+from ddattr.validation.lds import law, lds, noise_ratio
+from ddattr.validation.removal import Removal
+from ddattr.validation.scores import ENSEMBLE
+
+Pair = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def tables(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table by the name of its file, as soon as it is made; those that were not asked for are left out."""
+    plan = bench.plan
+    yield from _pair("agreement", agreement(bench, scores))
+    yield from _pair("lds", linear_datamodelling(bench, scores))
+    if plan.groups is not None:
+        yield from _pair("groups", groups(bench, scores))
+    if removals:
+        yield from _pair("removal", removal(bench, removals))
+    yield "members", members(bench, scores)
+    yield "measures", power_of_measures(bench)
+    yield from _pair("false_attribution", false_attribution(bench))
+    if len(bench.data.held_out.images) > 1:
+        yield from _pair("calibration", calibration(bench))
+
+
+def agreement(bench: Bench, scores: Scores) -> Pair:
+    """Every method's scores of the truth's units against retraining without them."""
+    units, asked = bench.plan.truth_units, bench.queries
+    words, images = bench.words[units], bench.data.unit_images[units]
+    moved = {"jvp": Response(bench.response).displacement(words), "ablation": asked.ablations(bench.ensemble, words)}
+    ablated = displacement_scores(moved["ablation"], asked.factual, images)
+    methods: dict[str, dict[str, Tensor]] = {
+        "pull": {"ablation": ablated["pull"], **{m: s[units] for m, s in scores["generated"].items()}},
+        "norm": {"ablation": ablated["norm"]},
+    }
+    norms = bench.influence[bench.influence.measure == "norm"]
+    for method in ENSEMBLE:
+        wide = norms[norms.method == method].pivot(index="unit", columns="query", values="score")[asked.seeds]
+        methods["norm"][method] = torch.from_numpy(wide.to_numpy(copy=True))[units]
+    return evaluation.agreement_tables(bench.truth, methods, moved, asked.factual, images, asked.seeds, bench.seed)
+
+
+def linear_datamodelling(bench: Bench, scores: Scores) -> Pair:
+    """Transfer LDS, against half-data models, and self LDS, against the re-weighted ensemble.
+
+    An oracle has the damping that is best on these very targets: what tuning could reach at most, and no method.
+    """
+    asked, masks, cases = bench.queries, bench.plan.half_masks()[: bench.plan.halves], []
+    for kind, where in asked.kinds().items():
+        name, target = {"kind": "transfer", "target": "loss", "queries": kind}, bench.half_targets["loss"][..., where]
+        oracles = {
+            f"{method}_oracle": max(tried[..., where], key=lambda s: lds(s, target.mean(0), masks).nanmean().item())
+            for method, tried in scores.get("dampings", {}).items()
+        }
+        cases.append((name, scores[kind] | oracles, target, masks))
+    name = {"kind": "transfer", "target": "distance", "queries": "generated"}
+    cases.append((name, scores["generated"], bench.half_targets["distance"], masks))
+    return evaluation.lds_tables(cases + _self(bench, scores), asked.names, bench.seed)
+
+
+def _self(bench: Bench, scores: Scores) -> list[Any]:
+    """Removing random sets from the ensemble by weights alone: first order against replay."""
+    asked = bench.queries
+    removed, weights, exact, first = asked.reweighted(
+        bench.ensemble, bench.response, bench.words, bench.data.unit_images, max(16, bench.plan.halves)
+    )
+    name = {"kind": "self", "target": "picture", "queries": "generated"}
+    cases: list[Any] = [(name, {"jvp": first}, exact[None], removed)]
+    rise = torch.einsum("sn,qnm,sm->sq", weights.double(), bench.gram, weights.double())
+    for kind, where in asked.kinds().items():
+        name = {"kind": "self", "target": "loss", "queries": kind}
+        cases.append((name, {"loss": scores[kind]["loss"]}, rise[None][..., where], removed))
+    return cases
+
+
+def groups(bench: Bench, scores: Scores) -> Pair:
+    """Leave one group out: does a method name the group whose removal hurts most?"""
+    plan, asked = bench.plan, bench.queries
+    losses, moved = [], []
+    for r in range(plan.replicates):
+        full, networks = bench.network(plan.full(r)), [bench.network(m) for m in plan.group_models(r)]
+        losses.append(asked.losses(networks) - asked.losses([full]))
+        factual = asked.pictures([full])
+        moved.append(torch.stack([(asked.pictures([n]) - factual).flatten(1).norm(dim=1) for n in networks]))
+    cases: list[Any] = [
+        ({"target": "loss", "queries": kind}, scores[kind], torch.stack(losses)[..., where])
+        for kind, where in asked.kinds().items()
+    ]
+    cases.append(({"target": "distance", "queries": "generated"}, scores["generated"],
+                  torch.stack(moved).double()))  # fmt: skip
+    return evaluation.group_tables(cases, bench.data.partitions()[str(plan.groups)], asked.names, bench.seed)
+
+
+def removal(bench: Bench, removals: list[Removal]) -> Pair:
+    """Remove and retrain, and the first order of the whole set's pull beside it."""
+    asked, rows, features = bench.queries, [], bench.extractor
+    factual = asked.pictures([bench.network(bench.plan.full(0))])
+    for one in removals:
+        query = asked.seeds.index(one.query)
+        picture = asked.pictures([bench.network(one.model)])[query]
+        apart = features(torch.stack([picture, factual[query]]).clamp(-1, 1))
+        first, by_retraining = asked.set_pull(
+            ~one.model.units, picture - factual[query], query, bench.response, bench.words, bench.data.unit_images
+        )
+        rows.append({
+            "method": one.method, "size": one.size, "query": one.query,
+            "l2": float((picture - factual[query]).norm()), "feature_distance": float((apart[0] - apart[1]).norm()),
+            "pull_first_order": first, "pull_retraining": by_retraining,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table, evaluation.means(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
+
+
+def members(bench: Bench, scores: Scores) -> pd.DataFrame:
+    """Sub-ensembles of growing size held against the same truths, in several orders, and what theory foretells."""
+    plan, asked, rows = bench.plan, bench.queries, []
+    units, n, count = plan.truth_units, len(bench.ensemble), plan.codebook.units
+    images, where = bench.data.unit_images[units], asked.kinds()["generated"]
+    truth = displacement_scores(bench.truth.mean(0), asked.factual, images)["pull"]
+    masks, targets = plan.half_masks()[: plan.halves], {k: v.mean(0) for k, v in bench.half_targets.items()}
+    noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
+    nearest, queries = pixel(asked.factual, bench.data.unit_images).argmax(0), torch.arange(len(asked.seeds))
+    whole = torch.empty(0)  # z of the whole ensemble, which comes first
+    for size in sorted({*plan.members_sizes, n}, reverse=True):
+        for order in range(plan.orders if size < n else 1):
+            draw = generator(bench.seed, Stream.MEMBER_ORDER, step=order).permutation(n)[:size]
+            chosen = torch.from_numpy(draw).sort().values
+            response = bench.response if size == n else asked.jacobian(
+                [bench.ensemble.members[k] for k in chosen.tolist()], plan.members_per_step
+            )  # fmt: skip
+            words = bench.words[:, chosen]
+            projected = projections(response, asked.factual, bench.data.unit_images)
+            score = pull(projected, words)
+            seen = words.sum(1).double()[:, None]  # of some members a codeword has no longer constant weight
+            z = (score / (projected.var(0) * seen / (size * (size - seen))).sqrt())[nearest, queries]
+            whole = z if size == n else whole
+            change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where]
+            found = {
+                "spearman_jvp": spearman(score[units], truth).nanmean(),
+                "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
+                "lds_distance_jvp": lds(score, targets["distance"], masks).nanmean(),
+                "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
+                "law_distance": law(count, size, noise["distance"]), "law_loss": law(count, size, noise["loss"]),
+                "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
+                "found_nearest": (z > -torch.special.ndtri(torch.tensor(0.05))).double().mean(),
+                "found_nearest_foretold": power.expected_power(whole, size / n),
+            }  # fmt: skip
+            rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
+    return pd.DataFrame(rows).sort_values(["members", "order"], kind="stable")
+
+
+def power_of_measures(bench: Bench) -> pd.DataFrame:
+    """z and attributable queries along pixels, features, a region and the loss."""
+    asked, data, level = bench.queries, bench.data, bench.level
+    where, sets = asked.kinds()["generated"], data.partitions()
+    found = measures.linear_measures(bench.response, asked.factual, data.unit_images, bench.extractor,
+                                     loss.loss_projections(bench.gram[where]))  # fmt: skip
+    alike = pixel(asked.factual, data.unit_images)
+    ten = alike.topk(min(10, len(alike)), 0).indices
+    own = {kind: torch.searchsorted(of.unique(), of[ten].mode(0).values) for kind, of in sets.items()}
+    return measures.power(found, -alike.double(), sets, own, bench.plan.codebook, level, 2000, 2000, bench.seed)
+
+
+def false_attribution(bench: Bench) -> Pair:
+    """The nearest unit and a random one are ablated: is the nearest unit still the same?"""
+    asked, images = bench.queries, bench.data.unit_images
+    nearest = pixel(asked.factual, images).argmax(0)
+    draws = [
+        generator(bench.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(len(images)) for s in asked.seeds
+    ]
+    removed = torch.stack([nearest, torch.tensor(draws)])
+    ablated = asked.ablations(bench.ensemble, bench.words[removed]) + asked.factual
+    table = controls.false_attribution(asked.factual, ablated, removed, images, asked.seeds)
+    return table, evaluation.means(table, ["removed"], ["unchanged", "moved"], bench.seed)
+
+
+def calibration(bench: Bench, redraws: int = 200) -> Pair:
+    """False positives among the held-out pictures, which no member saw."""
+    held, labels = bench.data.held_out, {}
+    if held.labels is not None:
+        labels["label"] = held.labels
+    table = controls.calibration(bench.response, bench.queries.factual, held.images, labels, bench.plan.codebook,
+                                 redraws, bench.level)  # fmt: skip
+    return table, evaluation.means(table, ["test", "level"], ["rejected"], bench.seed)
+
+
+def _pair(name: str, pair: Pair) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield name, pair[0]
+    yield f"{name}_summary", pair[1]
