@@ -116,7 +116,8 @@ def write_report(root: Path, name: str) -> None:
         evidence = f"<h2>Is it true?</h2><ul>{_items(findings(validation))}</ul>{evidence}"
     agreement = load_table(root / "attribution" / "agreement_summary.csv")
     page = _PAGE.format(
-        name=html.escape(name), summary=_items(summary(root)), figures=figures, evidence=evidence, provenance=_html(_provenance(root)),
+        name=html.escape(name), summary=_items(summary(root)), figures=figures, evidence=evidence,
+        provenance=_html(_provenance(root)),
         agreement=_html(agreement), radius=_html(load_table(root / "attribution" / "radius.csv")),
     )  # fmt: skip
     save_text(root / "report.html", page)
