@@ -1,0 +1,63 @@
+"""Controls: pictures that no member saw are found as often as the level says, and no oftener."""
+
+import pytest
+import torch
+
+from ddattr.codebook import Codebook
+from ddattr.validation import controls
+from ddattr.validation.controls import calibration, false_attribution
+
+CODE = Codebook(20, 14, 6)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """An ensemble, 15 strangers in three sets, and 150 codebooks for them."""
+    response = randn(14, 4, 1, 3, 3) * torch.linspace(0.2, 3, 14).reshape(-1, 1, 1, 1, 1)  # members of all sizes
+    return calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2),
+                       {"label": torch.arange(15) % 3}, CODE, 150, 0.05, phantoms=400)  # fmt: skip
+
+
+def test_strangers_are_rejected_at_the_level(table):
+    """Mean over 150 independent codebooks within 4 of its standard errors of the level: a false alarm in 15,000."""
+    for test in ("unit", "label"):
+        rates = table[table.test == test].rejected
+        assert len(rates) == 150
+        assert abs(rates.mean() - 0.05) < 4 * rates.sem()
+
+
+def test_discoveries_are_false_in_no_more_than_the_level(table):
+    rates = table[table.test == "discovery"].rejected
+    assert 0 < rates.mean() < 0.05 + 4 * rates.sem()
+
+
+def test_p_values_that_are_too_small_do_not_pass(table, monkeypatch):
+    honest = controls.pull_significance
+
+    def eager(*given):
+        z, p = honest(*given)
+        return z, p / 2
+
+    monkeypatch.setattr(controls, "pull_significance", eager)
+    response = randn(14, 4, 1, 3, 3)
+    found = calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 150, 0.05, 400)
+    rates = found[found.test == "unit"].rejected
+    assert rates.mean() > 0.05 + 4 * rates.sem()
+
+
+def test_the_nearest_unit_that_stays_the_nearest_is_a_false_attribution():
+    units = torch.eye(4).reshape(4, 1, 2, 2)
+    factual = units[[0, 1]] * 0.9
+    ablated = torch.stack([units[[0, 2]] * 0.9, units[[0, 1]] * 0.8])  # query 1 turns to unit 2 without unit 1
+    removed = torch.tensor([[0, 1], [3, 2]])
+    table = false_attribution(factual, ablated, removed, units, [7, 8]).set_index(["removed", "query"])
+    assert table.unchanged.to_dict() == {("nearest", 7): True, ("nearest", 8): False, ("random", 7): True,
+                                         ("random", 8): True}  # fmt: skip
+    assert table.unit.tolist() == [0, 1, 3, 2]
+    assert table.moved["nearest", 7] == 0
+    assert table.moved["nearest", 8] == pytest.approx(0.9 * 2**0.5, rel=1e-6)
+    assert table.moved["random", 8] == pytest.approx(0.1, rel=1e-5)

@@ -1,0 +1,227 @@
+"""The tables of a validation: every number again, from scipy or by the definition, one query at a time."""
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from ddattr.attribution.agreement import bootstrap_mean
+from ddattr.attribution.influence import displacement_scores
+from ddattr.validation.evaluation import agreement_tables, group_tables, lds_tables, means
+from ddattr.validation.groups import ndcg
+from ddattr.validation.lds import interval
+from ddattr.validation.retraining import reliability
+
+SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
+NAMES = {"generated": QUERIES, "real": [0, 1]}
+MASKS = torch.rand(10, 12, generator=torch.Generator().manual_seed(0)) < 0.5
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def row(table: pd.DataFrame, **names) -> pd.Series:
+    """The one row of these names."""
+    found = table[(table[list(names)] == pd.Series(names)).all(1)]
+    assert len(found) == 1, f"{len(found)} rows of {names}"
+    return found.iloc[0]
+
+
+@pytest.fixture
+def retrained():
+    """Displacements of 8 units at 3 seeds, alike but for noise; the methods' scores and displacements; the pictures."""
+    truth = randn(8, 3, *SHAPE) + 0.5 * randn(3, 8, 3, *SHAPE, seed=1)
+    factual, images = randn(3, *SHAPE, seed=2), randn(8, *SHAPE, seed=3)
+    moved = {"jvp": truth.mean(0) + 0.3 * randn(8, 3, *SHAPE, seed=4)}
+    scored = displacement_scores(moved["jvp"], factual, images)
+    methods = {
+        "pull": {"jvp": scored["pull"], "pixel": randn(8, 3, seed=5)},
+        "norm": {"jvp": scored["norm"]},
+    }
+    return truth, methods, moved, factual, images, QUERIES, 0
+
+
+def test_agreement_is_with_the_mean_over_seeds(retrained):
+    truth, methods, moved, factual, images, *_ = retrained
+    table, _ = agreement_tables(*retrained)
+    assert len(table) == 3 * 3
+    assert set(table.truth) == {"retraining"}
+    mean = truth.mean(0)
+    for measure, scores in methods.items():
+        target = torch.stack([displacement_scores(one, factual, images)[measure] for one in truth]).mean(0)
+        for method, score in scores.items():
+            for q, query in enumerate(QUERIES):
+                found = row(table, method=method, measure=measure, query=query)
+                assert found.pearson == pytest.approx(stats.pearsonr(score[:, q], target[:, q]).statistic)
+                assert found.spearman == pytest.approx(stats.spearmanr(score[:, q], target[:, q]).statistic)
+                if method in moved:
+                    missed = (moved[method] - mean)[:, q].norm() / mean[:, q].norm()
+                    assert found.relative_error == pytest.approx(missed.item())
+
+
+def test_a_method_without_displacements_has_no_cosine_and_no_error(retrained):
+    table, summary = agreement_tables(*retrained)
+    pixels = table[table.method == "pixel"]
+    assert pixels[["cosine", "relative_error"]].isna().all(axis=None)
+    assert pixels[["pearson", "spearman"]].notna().all(axis=None)
+    assert set(summary[summary.method == "pixel"].statistic) == {"pearson", "spearman"}
+
+
+def test_the_truth_agrees_perfectly_with_itself(retrained):
+    truth, _, _, factual, images, *rest = retrained
+    once = truth[:1].expand(3, -1, -1, -1, -1, -1)
+    methods = {measure: {"truth": score} for measure, score in displacement_scores(truth[0], factual, images).items()}
+    table, summary = agreement_tables(once, methods, {"truth": truth[0]}, factual, images, *rest)
+    for column in ("pearson", "spearman", "cosine"):
+        assert table[column].tolist() == pytest.approx([1] * 6)
+    assert table.relative_error.tolist() == pytest.approx([0] * 6, abs=1e-12)
+    assert summary.ceiling.tolist() == pytest.approx([1] * len(summary))
+
+
+def test_the_ceiling_is_the_root_of_the_truth_s_reliability(retrained):
+    truth, _, _, factual, images, *_ = retrained
+    _, summary = agreement_tables(*retrained)
+    by_seed = [displacement_scores(one, factual, images) for one in truth]
+    for measure in ("pull", "norm"):
+        reached = reliability(torch.stack([one[measure] for one in by_seed])).mean().item() ** 0.5
+        assert summary[summary.measure == measure].ceiling.tolist() == pytest.approx(
+            [reached] * (summary.measure == measure).sum()
+        )
+
+
+def test_correlations_are_corrected_for_the_ceiling_and_nothing_else_is(retrained):
+    _, summary = agreement_tables(*retrained)
+    of_correlation = summary.statistic.isin(["pearson", "spearman"])
+    assert summary[~of_correlation].corrected.isna().all()
+    kept = summary[of_correlation]
+    assert (kept.corrected * kept.ceiling).tolist() == pytest.approx(kept["mean"].tolist())
+
+
+def test_the_summary_is_the_mean_over_queries_with_its_interval(retrained):
+    table, summary = agreement_tables(*retrained)
+    for found in summary.itertuples():
+        part = table[(table.method == found.method) & (table.measure == found.measure)]
+        values = torch.tensor(part[found.statistic].tolist(), dtype=torch.float64)
+        assert (found.mean, found.low, found.high) == pytest.approx(bootstrap_mean(values, 0))
+        assert found.queries == 3
+
+
+def test_one_seed_has_no_ceiling_and_noise_one_of_0(retrained):
+    truth, *rest = retrained
+    _, alone = agreement_tables(truth[:1], *rest)
+    assert alone.ceiling.isna().all()
+    assert alone.corrected.isna().all()
+    _, opposed = agreement_tables(torch.stack([truth[0], -truth[0]]), *rest)
+    pull = opposed[opposed.measure == "pull"]
+    assert (pull.ceiling == 0).all()
+    assert pull.corrected.isna().all()
+
+
+def test_one_unreliable_query_does_not_take_away_the_ceiling_of_the_others(retrained):
+    """Seeds that rank its units against each other are no less reliable than -1: two perfect queries outweigh it."""
+    truth, methods, moved, factual, *rest = retrained
+    truth = truth[:1].repeat(3, 1, 1, 1, 1, 1)
+    lengths = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [4, 3, 7, 5, 6, 0, 1, 2], [3, 6, 7, 1, 0, 5, 2, 4]]) + 1
+    truth[:, :, 0] = lengths[..., None, None, None].double()
+    _, summary = agreement_tables(truth, methods, moved, factual, *rest)
+    assert (summary[summary.measure == "norm"].ceiling >= (1 / 3) ** 0.5).all()
+
+
+@pytest.fixture
+def halved():
+    """LDS cases on generated and real queries."""
+    scores = {"jvp": randn(12, 3), "pixel": randn(12, 3, seed=1)}
+    targets = MASKS.double() @ scores["jvp"] + randn(10, 3, seed=2) + 0.5 * randn(2, 10, 3, seed=3)
+    real = {method: score[:, :2] for method, score in scores.items()}
+    return [
+        ({"kind": "transfer", "target": "loss", "queries": "generated"}, scores, targets, MASKS),
+        ({"kind": "transfer", "target": "loss", "queries": "real"}, real, 7 * targets[:1, :, :2], MASKS),
+    ]
+
+
+def test_every_lds_is_that_of_its_query(halved):
+    table, summary = lds_tables(halved, NAMES, 0)
+    assert len(table) == 2 * 3 + 2 * 2
+    for name, scores, targets, masks in halved:
+        for method, score in scores.items():
+            sums = masks.double() @ score
+            for q, query in enumerate(NAMES[name["queries"]]):
+                found = row(table, **name, method=method, query=query)
+                assert found.lds == pytest.approx(stats.spearmanr(sums[:, q], targets.mean(0)[:, q]).statistic)
+            overall = row(summary, **name, method=method)
+            assert (overall["mean"], overall.low, overall.high) == pytest.approx(
+                interval(score, targets.mean(0), masks)
+            )
+            assert (overall.subsets, overall.seeds) == (10, len(targets))
+
+
+def test_the_lds_s_ceiling_is_that_of_its_targets_and_the_same_for_all_methods(halved):
+    _, summary = lds_tables(halved, NAMES, 0)
+    generated, real = (summary[summary.queries == kind].ceiling for kind in ("generated", "real"))
+    expected = reliability(halved[0][2]).sqrt().mean().item()
+    assert generated.tolist() == pytest.approx([expected] * 2)
+    assert 0 < expected < 1
+    assert real.isna().all()  # of one seed
+
+
+@pytest.fixture
+def left_out():
+    """Cases of groups 2, 3, 5 and 7, each of three units, on generated and real queries."""
+    group_of = torch.tensor([2, 3, 5, 7] * 3)
+    scores = {"jvp": randn(12, 3), "pixel": randn(12, 3, seed=1)}
+    effects = randn(2, 4, 3, seed=2).abs()  # removal hurts
+    real = {method: score[:, :2].flip(0) for method, score in scores.items()}
+    return [
+        ({"target": "loss", "queries": "generated"}, scores, effects),
+        ({"target": "loss", "queries": "real"}, real, effects[..., :2]),
+    ], group_of
+
+
+def test_groups_are_held_against_the_mean_effect_of_leaving_them_out(left_out):
+    cases, group_of = left_out
+    table, summary = group_tables(cases, group_of, NAMES, 0)
+    assert len(table) == 2 * 3 + 2 * 2
+    for name, scores, effects in cases:
+        for method, score in scores.items():
+            summed, effect = torch.stack([score[group_of == g].sum(0) for g in (2, 3, 5, 7)]), effects.mean(0)
+            gains = ndcg(summed, effect)
+            for q, query in enumerate(NAMES[name["queries"]]):
+                found = row(table, **name, method=method, query=query)
+                assert found.top1 == float(summed[:, q].argmax() == effect[:, q].argmax())
+                assert found.ndcg3 == pytest.approx(gains[q].item())
+                assert found.spearman == pytest.approx(stats.spearmanr(summed[:, q], effect[:, q]).statistic)
+            part = table[(table.method == method) & (table.queries == name["queries"])]
+            for statistic in ("top1", "ndcg3", "spearman"):
+                found = row(summary, **name, method=method, statistic=statistic)
+                assert found["mean"] == pytest.approx(part[statistic].mean())
+
+
+def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
+    """By the name that the figure selects by."""
+    cases, group_of = left_out
+    _, summary = group_tables(cases, group_of, NAMES, 0)
+    assert set(summary.queries) == {"generated", "real"}
+
+
+def test_a_method_that_knows_the_effect_names_every_group(left_out):
+    ((name, _, effects), _), group_of = left_out
+    known = effects.mean(0)[(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
+    table, _ = group_tables([(name, {"oracle": known}, effects)], group_of, NAMES, 0)
+    assert (table.top1 == 1).all()
+    assert table.ndcg3.tolist() == pytest.approx([1] * 3)
+    assert table.spearman.tolist() == pytest.approx([1] * 3)
+
+
+def test_means_are_of_every_column_within_every_group_and_know_what_is_missing():
+    table = pd.DataFrame(
+        {"method": ["b", "a"] * 4, "size": [5, 5, 20, 20] * 2, "l2": range(8), "pull": [1.0, None] * 4}
+    )
+    found = means(table, ["method", "size"], ["l2", "pull"], 0)
+    assert len(found) == 4 * 2
+    for overall in found.itertuples():
+        part = table[(table.method == overall.method) & (table["size"] == overall.size)]
+        values = torch.tensor(part[overall.statistic].astype(float).tolist(), dtype=torch.float64)
+        assert overall.queries == part[overall.statistic].notna().sum()
+        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 0), nan_ok=True)
+    assert found[(found.method == "a") & (found.statistic == "pull")]["mean"].isna().all()

@@ -1,0 +1,209 @@
+"""What models say of the queries: one linear step, where the first order is exact and everything can be written out."""
+
+import pytest
+import torch
+from conftest import LinearDenoiser
+
+from ddattr.attribution.influence import Response
+from ddattr.attribution.jacobian import first_order
+from ddattr.codebook import Codebook, contrast
+from ddattr.diffusion.noise import noise_tape
+from ddattr.diffusion.sampler import DDIM, DDPM
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.validation.lds import lds
+from ddattr.validation.measurement import Measurement
+
+SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
+WORDS = Codebook(40, 8, 3).codewords(torch.arange(40))
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def ensemble(make_linear) -> Ensemble:
+    return make_linear(8, dtype=torch.float32)
+
+
+@pytest.fixture
+def networks(ensemble) -> list:
+    return list(ensemble.members)
+
+
+@pytest.fixture
+def make_measured(make_process, ensemble):
+    """Measurement of three generated queries, on a sampler that steps from the last timestep to the picture at once."""
+
+    def make(real: int = 2, steps: int = 1, draws: int = 4) -> Measurement:
+        process = make_process(timestep_spacing="trailing")
+        reverse = DDPM(steps).reverse(process)
+        factual = ensemble.pictures(ensemble.uniform[None], SEEDS, reverse, SHAPE)[0]
+        return Measurement(process, reverse, SEEDS, factual, randn(8, *SHAPE)[:real], draws, seed=0)
+
+    return make
+
+
+@pytest.fixture
+def measured(make_measured) -> Measurement:
+    return make_measured()
+
+
+def step_of(measured, network: LinearDenoiser) -> torch.Tensor:
+    """The one step, written out: x0 = a z1 + b (A z1 + b') + c z0."""
+    start, end = noise_tape(SEEDS, 1, SHAPE).flatten(2)
+    (step,) = measured.reverse
+    return (step.a * start + step.b * (start @ network.a.T + network.b) + step.c * end).reshape(-1, *SHAPE)
+
+
+def test_kinds_of_queries_are_where_they_stand_among_all(make_measured):
+    measured = make_measured()
+    assert measured.names == {"generated": SEEDS, "real": [0, 1]}
+    where = measured.kinds()
+    assert torch.equal(measured.asked[where["generated"]], measured.factual)
+    assert torch.equal(measured.asked[where["real"]], measured.real)
+    assert list(make_measured(real=0).kinds()) == ["generated"]
+
+
+def test_the_pictures_of_a_model_are_the_step_s(measured, networks):
+    for network in networks:
+        torch.testing.assert_close(measured.pictures([network]), step_of(measured, network))
+
+
+def test_the_picture_of_several_is_the_mean_of_theirs(measured, networks):
+    """One step is linear in the weights."""
+    alone = torch.stack([step_of(measured, network) for network in networks])
+    torch.testing.assert_close(measured.pictures(networks[:3]), alone[:3].mean(0))
+    torch.testing.assert_close(measured.pictures(networks), measured.factual)
+
+
+def test_distances_are_those_of_each_model_s_own_picture_to_the_factual(measured, networks):
+    found = measured.distances(networks)
+    for network, row in zip(networks, found, strict=True):
+        apart = step_of(measured, network) - measured.factual
+        torch.testing.assert_close(row, torch.stack([x.norm() for x in apart]).double(), rtol=1e-5, atol=1e-5)
+    whole = Ensemble(networks)
+    assert (measured.pictures(list(whole.members)) - measured.factual).abs().max() < 1e-5
+
+
+def test_losses_are_each_model_s_own_on_all_queries(measured, networks):
+    found = measured.losses(networks)
+    assert found.shape == (8, 5)
+    for network, row in zip(networks, found, strict=True):
+        each = [
+            measured.process.loss(network, measured.asked, z.expand_as(measured.asked), t.expand(5))
+            for t, z in zip(measured.times, measured.noise, strict=True)
+        ]
+        torch.testing.assert_close(row, torch.stack(each).mean(0).double(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_s_loss_is_the_diagonal_of_its_ensemble_s_gram(measured, ensemble, networks):
+    diagonal = measured.gram(ensemble).diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(measured.losses(networks), diagonal.T)
+
+
+def test_models_are_compared_on_the_same_noise_whatever_they_are_asked_with(make_measured, networks):
+    """A query's loss depends on no other query."""
+    few, many = make_measured(real=1), make_measured(real=5)
+    torch.testing.assert_close(few.losses(networks), many.losses(networks)[:, :4])
+
+
+def test_the_jacobian_of_one_step_is_the_members_pictures_less_their_mean(measured, networks):
+    alone = torch.stack([step_of(measured, network) for network in networks])
+    for members_per_step in (None, 1, 8, 100):  # more than there are: all
+        torch.testing.assert_close(measured.jacobian(networks, members_per_step), alone - alone.mean(0))
+
+
+def test_more_members_a_step_than_there_are_are_all_of_them(make_measured, networks):
+    measured = make_measured(steps=4)
+    exact = measured.jacobian(networks[:3], None)
+    torch.testing.assert_close(measured.jacobian(networks[:3], 100), exact)
+    assert not torch.allclose(measured.jacobian(networks[:3], 1), exact)
+
+
+def test_ablations_of_one_step_are_the_first_order(measured, ensemble, networks):
+    """And the mean picture of those that never saw the unit, less the factual."""
+    found = measured.ablations(ensemble, WORDS)
+    first = Response(measured.jacobian(networks, None)).displacement(WORDS)
+    torch.testing.assert_close(found, first, rtol=1e-4, atol=1e-5)
+    alone = torch.stack([step_of(measured, network) for network in networks])
+    expected = torch.stack([alone[~word].mean(0) - measured.factual for word in WORDS])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_of_one_step_the_sets_scores_add_up_to_their_exact_displacement(measured, ensemble, networks):
+    """So that their self LDS is 1."""
+    response = measured.jacobian(networks, None)
+    removed, _, exact, first = measured.reweighted(ensemble, response, WORDS, randn(40, *SHAPE, seed=1), 30)
+    torch.testing.assert_close(removed.float() @ first, exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lds(first, exact, removed), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("units", "size"), [(8, 1), (40, 2), (56, 2)])
+def test_sets_are_of_a_twentieth_of_the_units_but_never_empty(measured, ensemble, networks, units, size):
+    words = Codebook(units, 8, 3).codewords(torch.arange(units))
+    response = measured.jacobian(networks, None)
+    removed, weights, _, _ = measured.reweighted(ensemble, response, words, randn(units, *SHAPE, seed=1), 20)
+    assert (removed.sum(1) == size).all()
+    assert len({tuple(mask.tolist()) for mask in removed}) > 5
+    for mask, row in zip(removed, weights, strict=True):
+        torch.testing.assert_close(row, 1 / 8 + contrast(words[mask]).sum(0))
+    torch.testing.assert_close(weights.sum(1), torch.ones(20))
+
+
+def test_the_direction_is_that_to_the_nearest_unit(measured, ensemble, networks):
+    """Removing one unit of two in twenty, along the direction from each picture to the image next to it."""
+    images = randn(8, *SHAPE, seed=1)
+    words = Codebook(8, 8, 3).codewords(torch.arange(8))
+    removed, _, exact, _ = measured.reweighted(ensemble, measured.jacobian(networks, None), words, images, 20)
+    moved = measured.ablations(ensemble, words)
+    for mask, row in zip(removed, exact, strict=True):
+        (unit,) = mask.nonzero()[:, 0].tolist()
+        for q, picture in enumerate(measured.factual):
+            near = min(images, key=lambda image: (image - picture).norm())
+            along = (moved[unit, q] * (near - picture)).sum() / (near - picture).norm()
+            torch.testing.assert_close(row[q], -along, rtol=1e-4, atol=1e-5)
+
+
+def test_sets_have_an_address_and_the_response_does_not_move_the_exact_ones(measured, ensemble, networks):
+    response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
+    one = measured.reweighted(ensemble, response, WORDS, images, 10)
+    other = measured.reweighted(ensemble, 2 * response, WORDS, images, 20)
+    assert torch.equal(other[0][:10], one[0])
+    torch.testing.assert_close(other[2][:10], one[2])
+    torch.testing.assert_close(other[3], 2 * one[3])
+
+
+def test_of_one_step_a_set_s_pull_is_that_of_its_exact_displacement(measured, ensemble, networks):
+    response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
+    removed = torch.arange(40) % 9 == 0
+    weights = ensemble.uniform + contrast(WORDS[removed]).sum(0)
+    for q in range(3):
+        moved = ensemble.pictures(weights[None], SEEDS, measured.reverse, SHAPE)[0, q] - measured.factual[q]
+        first, exact = measured.set_pull(removed, moved, q, response, WORDS, images)
+        assert first == pytest.approx(exact, rel=1e-4, abs=1e-5)
+        toward = images[removed].mean(0) - measured.factual[q]
+        assert exact == pytest.approx(-float((moved * toward).sum() / toward.norm()), rel=1e-4, abs=1e-5)
+
+
+def test_a_set_of_one_unit_has_that_unit_s_pull(measured, networks):
+    """Positive when removal moves the picture away from it."""
+    response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
+    removed = torch.arange(40) == 7
+    moved = first_order(response, contrast(WORDS[removed]))[0]
+    away = measured.factual[0] - images[7]
+    first, exact = measured.set_pull(removed, moved[0], 0, response, WORDS, images)
+    assert first == pytest.approx(exact, rel=1e-4)
+    assert measured.set_pull(removed, away, 0, response, WORDS, images)[1] == pytest.approx(
+        float(away.norm()), rel=1e-5
+    )
+
+
+def test_over_many_steps_the_first_order_predicts_the_sign_and_not_the_size(make_measured, ensemble, networks):
+    """So that the exactness above is the sampler's, not the test's."""
+    measured = make_measured(steps=20)
+    assert measured.reverse != DDIM(1).reverse(measured.process)
+    first = Response(measured.jacobian(networks, None)).displacement(WORDS)
+    exact = measured.ablations(ensemble, WORDS)
+    assert torch.nn.functional.cosine_similarity(first.flatten(2), exact.flatten(2), dim=2).median() > 0.8
+    assert not torch.allclose(first, exact, rtol=0.01, atol=1e-3)

@@ -1,0 +1,80 @@
+"""Measures: each is a projection of the same response; power is what their tests find."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddattr.attribution.influence import projections
+from ddattr.codebook import Codebook
+from ddattr.validation.measures import linear_measures, power
+
+CODE = Codebook(30, 12, 5)
+WORDS = CODE.codewords(torch.arange(30))
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Linear(nn.Module):
+    """Features that are a linear map of the pixels, so that the first order is all there is."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.matrix = randn(9, features, seed=9)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.flatten(1) @ self.matrix
+
+
+@pytest.fixture
+def given():
+    response, factual, units = randn(12, 3, 1, 3, 3), randn(3, 1, 3, 3, seed=1), randn(30, 1, 3, 3, seed=2)
+    loss = randn(12, 3, seed=3).double()
+    return response - response.mean(0), factual, units, loss
+
+
+def test_pixels_are_the_pull_and_the_loss_has_no_direction(given):
+    response, factual, units, loss = given
+    found = linear_measures(response, factual, units, Linear(4), loss)
+    torch.testing.assert_close(found["pixel"], projections(response, factual, units))
+    assert torch.equal(found["loss"][:, 0], loss)
+    assert torch.equal(found["loss"], found["loss"][:, :1].expand(-1, 30, -1))
+
+
+def test_features_are_the_pull_in_their_space(given):
+    response, factual, units, loss = given
+    extractor = Linear(4)
+    mapped = [extractor(x.flatten(0, -4)).reshape(*x.shape[:-3], 4, 1, 1) for x in (response, factual, units)]
+    found = linear_measures(response, factual, units, extractor, loss)["feature"]
+    torch.testing.assert_close(found, projections(*mapped), rtol=1e-4, atol=1e-5)
+
+
+def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looked_at(given):
+    response, factual, units, loss = given
+    bright = linear_measures(response, factual.abs() + 0.1, units, Linear(4), loss)
+    torch.testing.assert_close(bright["region"], bright["pixel"])
+    before = linear_measures(response, factual, units, Linear(4), loss)["region"]
+    changed = units + 5 * (factual[0] <= 0)  # where query 0 is dark
+    after = linear_measures(response, factual, changed, Linear(4), loss)["region"]
+    torch.testing.assert_close(after[..., 0], before[..., 0])
+    assert not torch.allclose(after[..., 1], before[..., 1])
+
+
+def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not():
+    """Queries 0 to 2 owe themselves to units 0 to 2: members that saw the unit differ along its direction."""
+    noise, seen = 1.5 * randn(12, 30, 3, seed=4).double(), WORDS[:3].T.double()
+    planted = noise.clone()
+    planted[:, torch.arange(3), torch.arange(3)] += 8 * seen
+    distance = 1 + torch.rand(30, 3, generator=torch.Generator().manual_seed(5))
+    distance[torch.arange(3), torch.arange(3)] = 0.1
+    sets = {"label": torch.arange(30) // 3}
+    own = {"label": torch.zeros(3, dtype=torch.long)}
+    table = power({"planted": planted, "noise": noise}, distance, sets, own, CODE, 0.05, 700, 2000, 0)
+    table = table.set_index(["measure", "weighting"])
+    assert (table.attributable["planted"] == 1).all()
+    assert (table.attributable["noise"] < 1).all()
+    assert (table.z_nearest["planted"] > 3).all()
+    assert table.z_nearest["noise"].abs().max() < 2
+    assert (table.attributable_label["planted"] == 1).all()
+    assert table.z_label["planted", "nearness"] > table.z_label["planted", "equal"]  # the nearest of the set is the one

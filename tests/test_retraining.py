@@ -1,0 +1,237 @@
+"""Ground truth by retraining: which models there are, what each may see, and how reliable their word is."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ddattr.codebook import Codebook
+from ddattr.validation.retraining import PEERS, Validation, reliability
+
+BOOK = Codebook(30, 8, 3)
+LABELS = torch.arange(30) % 5 + 2  # sets are named by any number
+
+
+def plan(codebook: Codebook = BOOK, **sizes) -> Validation:
+    given = {"units": 4, "members": 3, "replicates": 2, "halves": 6, "tuning": 5, "removed": (5,), "seed": 0}
+    return Validation(codebook, {"label": LABELS[: codebook.units]}, **{**given, **sizes})
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(units=st.integers(2, 40), halves=st.integers(4, 12), tuning=st.integers(4, 12), seed=st.integers(0, 2**63))
+def test_halves_are_halves(units, halves, tuning, seed):
+    book = Codebook(units, 12, 5)
+    sizes = {"units": 2, "members": 1, "halves": halves, "tuning": tuning, "groups": None, "removed": ()}
+    masks = Validation(book, {}, seed, **sizes).half_masks()
+    assert masks.shape == (halves + tuning, units)
+    assert (masks.sum(1) == units // 2).all()
+
+
+def test_every_unit_is_in_half_of_the_halves():
+    """1,000 halves: every one of 30 counts within 4.7 standard errors of 500, false-alarm rate 8e-5; and every pair of
+    units is together as often as chance has it, 14 / 29 of the time that one of them is in (435 pairs: 5.2, 9e-5)."""
+    masks = plan(halves=1000).half_masks()[:1000].double()
+    assert ((masks.sum(0) - 500).abs() < 4.7 * 250**0.5).all()
+    together = (masks.T @ masks)[torch.triu(torch.ones(30, 30), 1).bool()]
+    share = 0.5 * 14 / 29
+    assert ((together - 1000 * share).abs() < 5.2 * (1000 * share * (1 - share)) ** 0.5).all()
+
+
+def test_halves_for_tuning_are_others_than_those_for_the_score():
+    masks = plan(halves=20, tuning=20).half_masks()
+    assert len({tuple(mask.tolist()) for mask in masks}) == 40
+    tuned = torch.stack([model.units for model in plan().tuning_models()])
+    scored = torch.stack([model.units for model in plan().half_models(1)])
+    assert torch.equal(torch.cat([scored, tuned]), plan().half_masks())
+
+
+def test_halves_have_an_address():
+    """More of them changes none; another seed changes all."""
+    masks = plan().half_masks()
+    assert torch.equal(plan(halves=9).half_masks()[:6], masks[:6])
+    assert (plan(seed=2**32).half_masks() != masks).any(1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_truth_s_members_and_units_are_drawn_by_seed(seed):
+    one, other = plan(seed=seed), plan(seed=seed)
+    assert one.truth_members == other.truth_members
+    assert torch.equal(one.truth_units, other.truth_units)
+    assert len(set(one.truth_members)) == 3
+    assert len(one.truth_units.unique()) == 4
+    assert len({tuple(plan(seed=s).truth_members) for s in range(20)}) > 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_unit_of_the_truth_was_seen_by_a_member_of_the_truth(seed):
+    drawn = plan(seed=seed, members=1)
+    (member,) = drawn.truth_members
+    assert BOOK.codewords(drawn.truth_units)[:, member].all()
+    assert all(drawn.unit(unit) for unit in drawn.truth_units.tolist())
+
+
+def test_all_units_that_were_seen_can_be_asked_for_and_not_one_more():
+    seen = int(BOOK.subset(plan(members=1).truth_members[0]).sum())
+    assert len(plan(members=1, units=seen).truth_units) == seen
+    with pytest.raises(ValueError, match=rf"units={seen + 1}, but 1 members saw {seen}\. Set validation.members"):
+        _ = plan(members=1, units=seen + 1).truth_units
+
+
+def test_a_model_without_a_unit_is_its_member_less_that_unit():
+    """One for every member that saw it and every seed; those that did not see it need none."""
+    drawn = plan(members=8)
+    for unit in range(30):
+        models = drawn.unit(unit)
+        saw = [k for k in range(8) if BOOK.contains(unit, k)]
+        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in saw for r in range(2)]
+        for model in models:
+            assert (BOOK.subset(model.member) & ~model.units).nonzero().tolist() == [[unit]]
+            assert not (model.units & ~BOOK.subset(model.member)).any()
+
+
+def test_a_model_without_a_set_is_its_member_less_that_set():
+    drawn = plan(members=8)
+    for model in drawn.set("label:4"):
+        assert torch.equal(model.units, BOOK.subset(model.member) & (LABELS != 4))
+    assert {model.member for model in drawn.set("label:4")} == set(range(8))
+
+
+@pytest.mark.parametrize("name", ["label:1", "label:7", "label:", "label", "label:-1", "label:x", "colour:2", ""])
+def test_a_set_that_does_not_exist_is_refused(name):
+    with pytest.raises(ValueError, match=r"^retrain: no set .*, expected a unit's number, or one like label:2\.$"):
+        plan().set(name)
+
+
+@pytest.mark.parametrize("unit", [-1, 30])
+def test_a_unit_that_does_not_exist_is_refused(unit):
+    with pytest.raises(ValueError, match=rf"^unit {unit} does not exist: units are 0 to 29\.$"):
+        plan().unit(unit)
+
+
+def test_a_member_must_keep_some_data():
+    """Of three units and three members each saw one."""
+    drawn = plan(Codebook(3, 3, 1), members=3, units=2, removed=(), groups=None)
+    with pytest.raises(ValueError, match=r"^retrain: without unit-00001 member \d has no data left\. [^\n]*weight\.$"):
+        drawn.unit(1)
+
+
+def test_bases_are_the_members_themselves_at_other_seeds():
+    """At the first seed the members are there already."""
+    drawn = plan(replicates=3)
+    assert [(m.member, m.replicate) for m in drawn.bases()] == [(k, r) for r in (1, 2) for k in drawn.truth_members]
+    assert all(torch.equal(m.units, BOOK.subset(m.member)) for m in drawn.bases())
+    assert plan(replicates=1).bases() == []
+
+
+def test_groups_partition_the_units():
+    models = plan().group_models(1)
+    left_out = torch.stack([~model.units for model in models])
+    assert [int(LABELS[out].unique()) for out in left_out] == plan().group_names() == [2, 3, 4, 5, 6]
+    assert (left_out.sum(0) == 1).all()
+    assert plan(groups=None).group_models(0) == []
+
+
+def test_the_models_are_all_there_once_and_seed_by_seed():
+    """Tuning halves at the first seed; at every seed the full one, halves, groups, members, and members less a unit."""
+    drawn = plan(replicates=3)
+    models = drawn.models()
+    names = [model.name for model in models]
+    assert len(set(names)) == len(names)
+    seen = int(BOOK.codewords(drawn.truth_units)[:, drawn.truth_members].sum())
+    assert Counter(m.replicate for m in models) == {
+        0: 5 + 1 + 6 + 5 + seen,
+        **dict.fromkeys((1, 2), 1 + 6 + 5 + 3 + seen),
+    }
+    assert [m.replicate for m in models] == sorted(m.replicate for m in models)
+    assert all(model.units.any() for model in models)
+    assert all(f"seed-{model.replicate}" in model.name for model in models)
+
+
+def test_models_of_one_name_are_one_model_whatever_else_is_asked():
+    """Names are folders: another plan of the same seed may only add to them."""
+    few = {m.name: m for m in plan().models()}
+    many = {m.name: m for m in plan(replicates=3, halves=9, groups=None).models()}
+    common = {name for name in few.keys() & many.keys() if not name.startswith("tuning")}
+    assert len(common) > 20
+    assert all(torch.equal(few[name].units, many[name].units) for name in common)
+    assert all(few[name].member == many[name].member for name in common)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("members", 9, "expected 1 to 8"),
+        ("members", 0, "expected 1 to 8"),
+        ("units", 31, "expected 2 to 30"),
+        ("units", 1, "expected 2 to 30"),
+        ("replicates", 0, "expected 1 to 100"),
+        ("halves", 3, "expected 4 to 10000"),
+        ("tuning", 3, "expected 4 to 10000"),
+        ("real", -1, "expected 0 to"),
+        ("removal_queries", -1, "expected 0 to"),
+        ("orders", 0, "expected 1 to"),
+        ("draws", 0, "expected 1 to"),
+        ("removed", (5, 30), "expected 1 to 29"),
+        ("removed", (0,), "expected 1 to 29"),
+        ("members_sizes", (2,), "expected 3 to 8"),
+        ("members_sizes", (9,), "expected 3 to 8"),
+        ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(PEERS)}"),
+        ("groups", "cluster", "expected label, null"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):
+    with pytest.raises(ValueError, match=rf"^validation: {key}=[^\n]*, {expected}[^\n]*\. Set validation\.{key}\.$"):
+        plan(**{key: value})
+
+
+def test_the_largest_sizes_that_can_be_are_taken():
+    drawn = plan(members=8, units=30, removed=(1, 29), members_sizes=(3, 8), real=0, removal_queries=0, peers=PEERS)
+    assert len(drawn.truth_units) == 30
+
+
+def test_reliability_is_the_mean_correlation_of_seeds_stepped_up():
+    """Against scipy, for two seeds and for four."""
+    for count in (2, 4):
+        replicates = randn(20, 3) + randn(count, 20, 3, seed=1)
+        for q, found in enumerate(reliability(replicates)):
+            pairs = [(a, b) for a in range(count) for b in range(a)]
+            each = [stats.spearmanr(replicates[a, :, q], replicates[b, :, q]).statistic for a, b in pairs]
+            r = sum(each) / len(each)
+            assert found.item() == pytest.approx(count * r / (1 + (count - 1) * r))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_reliability_is_how_far_two_means_agree(seeds):
+    """Two sets of seeds over 4,000 units, signal and noise of equal size; correlations within 4.7 of their standard
+    errors of 0.016, and the stepping up, which is exact for Pearson's, errs by less than 0.01 for Spearman's."""
+    signal = randn(4000, 1)
+    one, other = (signal + randn(seeds, 4000, 1, seed=s) for s in (1, 2))
+    agreed = stats.spearmanr(one.mean(0)[:, 0], other.mean(0)[:, 0]).statistic
+    assert reliability(one).item() == pytest.approx(agreed, abs=4.7 * 0.016 + 0.01)
+
+
+def test_identical_seeds_are_perfectly_reliable_and_one_seed_says_nothing():
+    once = randn(1, 10, 2)
+    torch.testing.assert_close(reliability(once.expand(3, -1, -1)), torch.ones(2, dtype=torch.float64))
+    assert reliability(once).isnan().all()
+
+
+@given(st.integers(2, 5), st.integers(3, 6), st.integers(0, 10**6))
+def test_reliability_is_a_correlation(seeds, units, seed):
+    """Between -1 and 1, whatever the seeds say."""
+    found = reliability(randn(seeds, units, 8, seed=seed))
+    assert (found.abs() <= 1 + 1e-12).all()
+
+
+def test_seeds_that_do_not_vary_have_no_reliability():
+    replicates = randn(3, 10, 2)
+    replicates[1, :, 0] = 7.0
+    found = reliability(replicates)
+    assert found[0].isnan()
+    assert found[1].isfinite()
