@@ -267,3 +267,14 @@ def trained(tmp_path_factory) -> Path:
 def copy(trained, tmp_path) -> Path:
     """A copy of the trained members, where `make_run` looks for them."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def validated(reproduced, tmp_path_factory) -> Reproduced:
+    """A copy of what `reproduce` made, and `ddattr validate` on it, in two processes; look, do not touch."""
+    cwd = tmp_path_factory.mktemp("validated")
+    root = cwd / "runs" / SMALL
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("wandb"))
+    said = answer(cwd, "validate", f"experiment={SMALL}")
+    assert said.status == 0, said.err
+    return Reproduced(cwd, root, said)

@@ -27,11 +27,12 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
-def test_every_command_runs_on_the_small_experiment(argv, reproduced, ddattr):
+def test_every_command_runs_on_the_small_experiment(argv, reproduced, validated, ddattr):
     """In a folder where it is all done, which it says, and leaves alone."""
     overrides = [a for a in argv[1:] if not a.startswith(("experiment=", "name=", "codebook.", "seed=", "hydra/"))]
     overrides = [a.replace("range(0,18)", "range(0,12)") for a in overrides]
-    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={reproduced.root}")
+    where = validated if argv[0] in ("validate", "retrain") else reproduced
+    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={where.root}")
     assert said.status == 0, said.err
     assert said.out
 

@@ -75,8 +75,8 @@ def adjusted_means(
 ) -> Float[Tensor, "units q"]:
     """Subset means of what a surrogate leaves unexplained, plus the surrogate: a control variate.
 
-    Any surrogate whose scale is not fitted to the outputs leaves the estimate unbiased, a good one leaves less noise;
-    the scale is fitted on the other half of the members, for each half.
+    Any surrogate of fixed scale leaves the estimate unbiased; a good one leaves less noise, a poor one more. The scale
+    is fitted on the other half of the members, for each half: its bias is gone from 8 members on.
     Source: the regression-adjusted estimators of arXiv 2506.11849; Lin 2013, Agnostic notes on regression adjustments.
     """
     n = outputs.shape[0]

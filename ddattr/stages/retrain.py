@@ -12,8 +12,8 @@ from ddattr.validation.retraining import Training
 def run(run: Run) -> None:
     """Trains what is missing; done models are skipped, broken ones go on."""
     _ = run.tracking  # refuses, if it must, before anything is written
-    run.write_codebook()
     wanted = select(run)
+    run.write_codebook()
     trained = retrain(run, wanted)
     print(f"retrain: {len(wanted)} models, {trained} trained now" if trained else "retrain: already done", flush=True)
 

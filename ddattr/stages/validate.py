@@ -15,6 +15,7 @@ from ddattr.tracking.wandb import log_figures
 from ddattr.validation.bench import Bench
 from ddattr.validation.cost import costs
 from ddattr.validation.measurement import Measurement
+from ddattr.validation.peers import check_installed
 from ddattr.validation.retraining import Training
 from ddattr.validation.tables import tables
 
@@ -30,6 +31,7 @@ def run(run: Run) -> None:
 
 def _validate(run: Run) -> None:
     artefact = run.validation_artefact
+    check_installed(run.validation.peers)
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features
     _train(run, run.validation.models())

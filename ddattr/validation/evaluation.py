@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddattr.attribution import agreement
@@ -12,7 +12,7 @@ from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
 from ddattr.validation.groups import group_scores, ndcg, top_one
 from ddattr.validation.lds import interval, lds
-from ddattr.validation.retraining import reliability
+from ddattr.validation.retraining import ceiling
 
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
@@ -37,7 +37,7 @@ def agreement_tables(
     by_seed = [displacement_scores(one, factual, unit_images) for one in truth]
     for measure, scores in methods.items():
         replicates = torch.stack([one[measure] for one in by_seed])
-        reached[measure] = reliability(replicates).mean().item()
+        reached[measure] = ceiling(replicates)
         target = replicates.mean(0)
         for method, score in scores.items():
             moved = displacements.get(method)
@@ -51,44 +51,48 @@ def agreement_tables(
             }))  # fmt: skip
     table = pd.concat(frames, ignore_index=True)
     summary = summarise(table, seed)
-    summary["ceiling"] = summary.measure.map(lambda m: max(reached[m], 0.0) ** 0.5)
+    summary["ceiling"] = summary.measure.map(reached)
     correlations = summary.statistic.isin(["pearson", "spearman"])
     summary["corrected"] = (summary["mean"] / summary.ceiling).where(correlations & (summary.ceiling > 0))
     return table, summary
 
 
 def lds_tables(
-    cases: list[tuple[dict[str, str], Scores, Float[Tensor, "seeds subsets q"], Bool[Tensor, "subsets units"]]],
+    cases: list[tuple[dict[str, str], Scores, Tensor, Tensor]],
     queries: Mapping[str, list[int]],
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """lds.csv, per query, and its summary.
 
     Args:
-        cases: (kind, target and queries by name; scores; targets at every seed; subsets).
+        cases: (kind, target and queries by name; scores; targets (seeds, subsets, q); subsets (subsets, units)).
         queries: names of the queries of every kind.
     """
     rows, means = [], []
     for name, scores, targets, subsets in cases:
         target = targets.mean(0)
-        ceiling = reliability(targets).clamp_min(0).sqrt().mean().item()
+        reached = ceiling(targets)
         for method, score in scores.items():
             value = lds(score, target, subsets)
             rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]],
                                       "lds": value.numpy()}))  # fmt: skip
             mean, low, high = interval(score, target, subsets, seed)
-            means.append({**name, "method": method, "mean": mean, "low": low, "high": high, "ceiling": ceiling,
+            means.append({**name, "method": method, "mean": mean, "low": low, "high": high, "ceiling": reached,
                           "subsets": len(subsets), "seeds": len(targets)})  # fmt: skip
     return pd.concat(rows, ignore_index=True), pd.DataFrame(means)
 
 
 def group_tables(
-    cases: list[tuple[dict[str, str], Scores, Float[Tensor, "seeds groups q"]]],
+    cases: list[tuple[dict[str, str], Scores, Tensor]],
     group_of: Int[Tensor, "units"],
     queries: Mapping[str, list[int]],
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary."""
+    """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
+
+    Args:
+        cases: (target and queries by name; scores; effects (seeds, groups, q)).
+    """
     rows = []
     for name, scores, effects in cases:
         effect = effects.mean(0)
@@ -111,5 +115,5 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
             values = torch.tensor(part[column].tolist(), dtype=torch.float64)
             mean, low, high = agreement.bootstrap_mean(values, seed)
             rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
-                         "high": high, "queries": int((~values.isnan()).sum())})  # fmt: skip
+                         "high": high, "known": int((~values.isnan()).sum())})  # fmt: skip
     return pd.DataFrame(rows)

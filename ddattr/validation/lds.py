@@ -47,7 +47,7 @@ def interval(
     return spearman(predicted, targets).nanmean().item(), low, high
 
 
-def law(units: float, members: float, noise: float = 0.0) -> float:
+def law(units: int | float, members: int | float, noise: int | float = 0.0) -> float:
     """LDS that means over subsets reach when effects are additive: 1 / sqrt(1 + (N / n) (1 + kappa)).
 
     With n models and N independent effects of equal size, a unit's difference of means has the effect as its signal

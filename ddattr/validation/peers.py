@@ -4,7 +4,8 @@ Scores are (pictures, q), larger for more support, and are summed over a unit's 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,15 @@ from torch.func import functional_call, grad, vmap
 from ddattr.diffusion.process import Process
 
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # relative to the mean eigenvalue of the gradients' Gram
+
+
+def check_installed(peers: Sequence[str]) -> None:
+    """Raises ValueError when a peer needs traker and it is not installed; says which extra has it."""
+    if {"trak", "dtrak"} & set(peers) and find_spec("trak") is None:
+        raise ValueError(
+            "validation: peers holds trak or dtrak, but traker is not installed. Install the extra: "
+            "pip install -e '.[peers]', or set validation.peers without them."
+        )
 
 
 def over_units(scores: Float[Tensor, "pictures q"], unit_of: Int[Tensor, "pictures"]) -> Float[Tensor, "units q"]:
@@ -88,14 +98,9 @@ def trak_features(
         ValueError: traker is not installed.
     Source: Park et al. 2023, TRAK, arXiv 2303.14186.
     """
-    try:
-        from trak import TRAKer
-        from trak.modelout_functions import AbstractModelOutput
-    except ImportError:
-        raise ValueError(
-            "validation: peers holds trak or dtrak, but traker is not installed. Install the extra: "
-            "pip install -e '.[peers]', or set validation.peers without them."
-        ) from None
+    check_installed(["trak"])
+    from trak import TRAKer
+    from trak.modelout_functions import AbstractModelOutput
 
     class Output(AbstractModelOutput):
         def __init__(self) -> None:

@@ -5,6 +5,7 @@ pictures of the model that saw it; only the removed unit's draws fall to the nex
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,11 +66,11 @@ class Validation:
     tuning: int = 8
     groups: str | None = "label"
     real: int = 32
-    removed: tuple[int, ...] = (5, 20)
+    removed: Sequence[int] = (5, 20)
     removal_queries: int = 6
-    removal_methods: tuple[str, ...] = ("jvp", "pixel")
-    peers: tuple[str, ...] = ("gradient_dot", "unlearning")
-    members_sizes: tuple[int, ...] = ()
+    removal_methods: Sequence[str] = ("jvp", "pixel")
+    peers: Sequence[str] = ("gradient_dot", "unlearning")
+    members_sizes: Sequence[int] = ()
     orders: int = 2
     members_per_step: int | None = 2
     draws: int = 32
@@ -95,6 +96,8 @@ class Validation:
         if self.groups is not None and self.groups not in self.sets:
             known = ", ".join([*self.sets, "null"])
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
+        if self.groups is not None and len(self.group_names()) < 2:
+            raise ValueError(f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null.")
 
     @property
     def truth_members(self) -> list[int]:
@@ -157,7 +160,11 @@ class Validation:
             ValueError: there is no such set.
         """
         kind, _, which = name.partition(":")
-        if kind not in self.sets or not which.isdigit() or not (self.sets[kind] == int(which)).any():
+        if (
+            kind not in self.sets
+            or not (which.isascii() and which.isdigit())
+            or not (self.sets[kind] == int(which)).any()
+        ):
             known = ", ".join(f"{kind}:{int(of.min())}" for kind, of in self.sets.items())
             raise ValueError(f"retrain: no set {name!r}, expected a unit's number, or one like {known}.")
         return self.without(name.replace(":", "-"), self.sets[kind] == int(which))
@@ -218,7 +225,12 @@ def reliability(replicates: Float[Tensor, "seeds units q"]) -> Float[Tensor, "q"
         return replicates.new_full(replicates.shape[2:], torch.nan)
     pairs = [spearman(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
     r = torch.stack(pairs).mean(0)
-    return (count * r / (1 + (count - 1) * r)).where(r > -1 / count, -1)
+    return (count * r / (1 + (count - 1) * r).clamp_min(1e-12)).clamp_min(-1)
+
+
+def ceiling(replicates: Float[Tensor, "seeds units q"]) -> float:
+    """Highest mean correlation with a truth that any method can expect: the root of every query's reliability."""
+    return reliability(replicates).clamp_min(0).sqrt().nanmean().item()
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

@@ -137,7 +137,8 @@ class Peers:
     def _tuned(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
         loss = self.loss if method == "trak" else self.square
         images, queries = peers.trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
-        self.found["trak"] = self._means(images), queries
+        if method == "trak" or "trak" not in self.found:
+            self.found["trak"] = self._means(images), queries
         tried = {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
         reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
         best = max(reached, key=lambda d: reached[d])

@@ -142,13 +142,15 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
             response = bench.response if size == n else asked.jacobian(
                 [bench.ensemble.members[k] for k in chosen.tolist()], plan.members_per_step
             )  # fmt: skip
-            words = bench.words[:, chosen]
+            words = bench.words[:, chosen]  # of no constant weight
+            seen = words.sum(1).double()[:, None]
+            told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
+            words = words & told | ~told & (torch.arange(size) == 0)
             projected = projections(response, asked.factual, bench.data.unit_images)
-            score = pull(projected, words)
-            seen = words.sum(1).double()[:, None]  # of some members a codeword has no longer constant weight
-            z = (score / (projected.var(0) * seen / (size * (size - seen))).sqrt())[nearest, queries]
+            score = pull(projected, words) * told
+            z = (score / (projected.var(0) * seen / (size * (size - seen))).sqrt().nan_to_num(1.0))[nearest, queries]
             whole = z if size == n else whole
-            change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where]
+            change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
             found = {
                 "spearman_jvp": spearman(score[units], truth).nanmean(),
                 "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),

@@ -1,0 +1,65 @@
+"""Findings: every number of a line and of a metric is in the tables, and a table that is missing has no line."""
+
+import pandas as pd
+import pytest
+
+from ddattr.artifacts import save_table
+from ddattr.tracking.findings import findings, metrics
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The summaries of a validation, small enough to read."""
+    interval = {"low": 0.1, "high": 0.9}
+
+    def rows(**methods):
+        return [{"method": m, "mean": v, **interval} for m, v in methods.items()]
+
+    tables = {
+        "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": s, "ceiling": 0.85}
+                              for s, r in [("spearman", r) for r in rows(pixel=0.37, jvp=0.49)]
+                              + [("pearson", r) for r in rows(jvp=0.66)]],
+        "lds_summary": [r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7}
+                        for k, r in [("transfer", r) for r in rows(loss=0.31, dtrak=0.45)]
+                        + [("self", r) for r in rows(loss=0.97)]],
+        "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
+                           for s in ("top1", "ndcg3") for r in rows(loss=0.75)],
+        "removal_summary": [r | {"size": size, "statistic": "l2"} for size in (5, 20)
+                            for r in rows(jvp=size / 10, random=size / 20)],
+        "calibration_summary": [{"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04,
+                                 "high": 0.06}],
+    }  # fmt: skip
+    for name, table in tables.items():
+        save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
+    return tmp_path
+
+
+def test_lines_say_what_the_tables_say(folder):
+    assert findings(folder) == [
+        "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37; ceiling 0.85",
+        "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45; ceiling 0.70",
+        "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]",
+        "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
+        "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
+    ]
+
+
+def test_metrics_have_the_method_in_the_key(folder):
+    found = metrics(folder)
+    assert found["agreement/retraining/jvp/pull/spearman"] == 0.49
+    assert found["lds/transfer/loss/real/dtrak"] == 0.45
+    assert found["lds/self/loss/real/loss"] == 0.97
+    assert found["groups/loss/generated/loss/ndcg3"] == 0.75
+    assert found["removal/random/5/l2"] == 0.25
+    assert len(found) == 3 + 3 + 2 + 4
+
+
+@pytest.mark.parametrize("name", ["agreement_summary", "lds_summary", "groups_summary", "removal_summary",
+                                  "calibration_summary"])  # fmt: skip
+def test_a_table_that_was_not_asked_for_has_no_line(folder, name):
+    whole = findings(folder)
+    (folder / f"{name}.csv").unlink()
+    part = findings(folder)
+    assert len(part) == len(whole) - 1
+    assert set(part) < set(whole)
+    assert len(metrics(folder)) <= 12

@@ -1,0 +1,121 @@
+"""Retraining and validation end to end: what is trained, what is written, and that it can be stopped and gone on."""
+
+import shutil
+
+import matplotlib.image
+import pytest
+import torch
+from conftest import SMALL, TINY, contents, manifest
+
+from ddattr.artifacts import load_table, load_tensors
+from ddattr.stages import retrain
+from ddattr.tracking.evidence import EVIDENCE, METHODS
+from ddattr.validation.retraining import Training
+
+TABLES = {
+    "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
+    "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries", "ceiling",
+                          "corrected"],
+    "lds": ["kind", "target", "queries", "method", "query", "lds"],
+    "lds_summary": ["kind", "target", "queries", "method", "mean", "low", "high", "ceiling", "subsets", "seeds"],
+    "groups": ["target", "queries", "method", "query", "top1", "ndcg3", "spearman"],
+    "removal": ["method", "size", "query", "l2", "feature_distance", "pull_first_order", "pull_retraining"],
+    "members": ["members", "order", "statistic", "value"],
+    "measures": ["measure", "z_nearest", "attributable", "weighting"],
+    "false_attribution": ["query", "removed", "unit", "unchanged", "moved"],
+    "cost": ["method", "trainings", "training_steps", "training_seconds", "scoring_seconds", "memory_mb", "disk_mb"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_the_columns_that_others_rely_on(validated, name):
+    table = load_table(validated.root / "validation" / f"{name}.csv")
+    assert list(table)[: len(TABLES[name])] == TABLES[name]
+    assert len(table)
+
+
+def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
+    table = load_table(validated.root / "validation" / "lds.csv")
+    scores = load_tensors(validated.root / "validation" / "scores" / "scores.safetensors")
+    generated = {name.partition("/")[2] for name in scores if name.startswith("generated/")}
+    assert "random" in generated
+    assert generated <= set(table.method) <= set(METHODS)
+    assert set(table.kind) == {"self", "transfer"}
+    assert all(score.shape == (128, 6) for name, score in scores.items() if name.startswith("generated/"))
+
+
+def test_the_first_order_foresees_the_reweighted_ensemble(validated):
+    """The self LDS is the first order's own: it must be near 1 on whatever ensemble."""
+    table = load_table(validated.root / "validation" / "lds_summary.csv").set_index(["kind", "target", "method"])
+    assert table.loc[("self", "picture", "jvp"), "mean"].item() > 0.9
+    assert table.loc[("self", "loss", "loss"), "mean"].item() > 0.8
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_figures_are_drawn(validated, name):
+    folder = validated.root / "validation" / "figures"
+    pixels = matplotlib.image.imread(folder / f"{name}.png")[..., :3]
+    assert min(pixels.shape[:2]) > 200
+    assert pixels.std() > 0.02
+    assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_page_and_the_command_say_what_was_found(validated):
+    page = (validated.root / "report.html").read_text()
+    assert "Is it true?" in page
+    lines = [line for line in validated.said.out.splitlines() if line.startswith("agreement with retraining")]
+    assert len(lines) == 1
+    assert lines[0].replace("&", "&amp;") in page
+
+
+def test_again_it_is_already_done(validated, ddattr):
+    before = contents(validated.root)
+    said = ddattr("validate", f"experiment={SMALL}", f"root={validated.root}")
+    assert said.status == 0
+    assert "validate: already done" in said.out
+    said = ddattr("retrain", f"experiment={SMALL}", f"root={validated.root}")
+    assert "retrain: already done" in said.out
+    assert contents(validated.root) == before
+
+
+def test_a_model_of_the_truth_says_how_it_was_made(validated):
+    made = manifest(validated.root / "validation" / "retraining" / "full" / "seed-1")
+    assert made["seed"] == 1
+    assert made["command"].startswith("ddattr retrain")
+    assert not list((validated.root / "validation").rglob("*.ckpt"))
+
+
+def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
+    """A model depends on its address alone: trained in reverse order, resumed or not, the weights are the same."""
+    run = make_run("validation.units=2", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
+    wanted = run.validation.models()[-3:]
+    retrain.retrain(run, wanted)
+    first = {m.name: load_tensors(run.retrained_artefact(m).folder / "member.safetensors") for m in wanted}
+    shutil.rmtree(run.root / "validation")
+    retrain.retrain(run, wanted[::-1])
+    for model in wanted:
+        again = load_tensors(run.retrained_artefact(model).folder / "member.safetensors")
+        assert all(torch.equal(again[name], value) for name, value in first[model.name].items())
+
+
+def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
+    """Common random numbers: the same column, draws and seed give the trained member's own weights."""
+    run = make_run()
+    same = Training("same", run.codebook.subset(3), 3, 0)
+    retrain.retrain(run, [same])
+    again = load_tensors(run.retrained_artefact(same).folder / "member.safetensors")
+    member = load_tensors(run.member_artefact(3).folder / "member.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in member.items())
+
+
+@pytest.mark.parametrize("unit", ["0", "label:1"])
+def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
+    """Exactly the truth's members that saw any of it, at every seed."""
+    sizes = ["validation.replicates=1", "validation.members=6", "validation.removed=[1]"]
+    run = make_run(*sizes)
+    said = ddattr("retrain", *TINY, f"root={copy}", f"unit={unit}", *sizes)
+    assert said.status == 0, said.err
+    removed = torch.arange(12) == 0 if unit == "0" else run.data.partitions()["label"] == 1
+    seen = {k for k in range(6) if (run.codebook.subset(k) & removed).any()}
+    folders = list((copy / "validation" / "retraining").glob("*/*/member.safetensors"))
+    assert {int(path.parent.name[:3]) for path in folders} == seen
