@@ -69,7 +69,7 @@ class Validation:
     removed: Sequence[int] = (5, 20)
     removal_queries: int = 6
     removal_methods: Sequence[str] = ("jvp", "pixel")
-    peers: Sequence[str] = ("gradient_dot", "unlearning")
+    peers: Sequence[str] = PEERS
     members_sizes: Sequence[int] = ()
     orders: int = 2
     members_per_step: int | None = 2
