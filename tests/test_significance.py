@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from ddattr.attribution.influence import norm, pull
+from ddattr.attribution.loss import loss_change
 from ddattr.attribution.significance import (
     benjamini_hochberg,
     norm_significance,
@@ -52,7 +53,7 @@ def test_the_null_of_pull_has_mean_0_and_the_stated_deviation(members, weight):
     torch.testing.assert_close(null.std(0, correction=0), deviation, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("measure", ["pull", "norm"])
+@pytest.mark.parametrize("measure", ["pull", "norm", "loss"])
 def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measure):
     """Exchangeability: under the null a unit's p is uniform on 1/C, 2/C, ..., 1; exact, without ties."""
     words = words_of(SMALL)
@@ -61,7 +62,7 @@ def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measu
         score = as_every_unit(words, projected)
     else:
         response = randn(1, 6, 9)
-        score = norm(response @ response.mT, words)
+        score = (norm if measure == "norm" else loss_change)(response @ response.mT, words)
     p = []
     for held in range(15):
         others = torch.arange(15) != held

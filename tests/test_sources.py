@@ -23,7 +23,7 @@ def pictures() -> np.ndarray:
 
 
 def test_digits_are_1797_labelled_pictures_between_minus_1_and_1():
-    images, labels = digits()
+    images, labels, *_ = digits()
     assert images.shape == (1797, 1, 8, 8)
     assert images.dtype == torch.float32
     assert (images.min(), images.max()) == (-1, 1)
@@ -39,7 +39,7 @@ def test_digits_are_the_same_every_time():
 @pytest.mark.parametrize("name", ["x-idx3-ubyte", "x-idx3-ubyte.gz"])
 def test_idx_files_come_back_as_they_were_written(tmp_path, pictures, name):
     labels = np.arange(7, dtype=np.uint8)
-    images, read = idx(write_idx(tmp_path / name, pictures), write_idx(tmp_path / f"labels-{name}", labels))
+    images, read, *_ = idx(write_idx(tmp_path / name, pictures), write_idx(tmp_path / f"labels-{name}", labels))
     assert images.shape == (7, 1, 5, 3)
     assert images.dtype == torch.float32
     assert np.array_equal(((images[:, 0].double() + 1) * 127.5).round().numpy(), pictures)
@@ -48,7 +48,7 @@ def test_idx_files_come_back_as_they_were_written(tmp_path, pictures, name):
 
 
 def test_idx_spans_minus_1_to_1_exactly(tmp_path):
-    images, labels = idx(write_idx(tmp_path / "x", np.array([[[0, 255]]], np.uint8)))
+    images, labels, *_ = idx(write_idx(tmp_path / "x", np.array([[[0, 255]]], np.uint8)))
     assert images.flatten().tolist() == [-1, 1]
     assert labels is None
 

@@ -90,7 +90,7 @@ def test_units_by_image_have_no_duplicates(names):
 
 
 def test_the_mean_picture_of_a_unit_is_the_mean_of_its_pictures():
-    images, labels = first(digits(), 60)
+    images, labels, *_ = first(digits(), 60)
     of = grouping.by_label(labels)
     means = grouping.means(images, of)
     assert means.dtype == torch.float32

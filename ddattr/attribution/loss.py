@@ -44,8 +44,10 @@ def residual_gram(
 
 def loss_change(gram: Float[Tensor, "q n n"], codewords: Bool[Tensor, "units n"]) -> Float[Tensor, "units q"]:
     """Exact change of the ensemble's loss when each unit is removed; positive when it supports the picture."""
-    v = ablation(codewords).to(gram)
-    return torch.einsum("un,qnm,um->uq", v, gram, v) - gram.mean((1, 2))
+    v, loss = ablation(codewords).to(gram), gram.new_empty(len(codewords), len(gram))
+    for q, one in enumerate(gram):  # no array of (units, q, n): the units may be all phantoms
+        loss[:, q] = ((v @ one) * v).sum(1)
+    return loss - gram.mean((1, 2))
 
 
 def loss_projections(gram: Float[Tensor, "q n n"]) -> Float[Tensor, "n q"]:

@@ -52,7 +52,10 @@ def pull_significance(
 def norm_significance(
     score: Float[Tensor, "units q"], null: Float[Tensor, "phantoms q"]
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
-    """(z, p) of `norm`, whose null does not depend on the unit: `null` holds the phantoms' norms."""
+    """(z, p) of a score whose null does not depend on the unit: `null` holds the phantoms' scores.
+
+    `norm` is one, and the change of the loss another.
+    """
     order = null.sort(0).values
     below = torch.searchsorted(order.T.contiguous(), (score - _TIE * score.abs()).T.contiguous()).T
     p = (1 + len(null) - below) / (1 + len(null))

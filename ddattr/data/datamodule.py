@@ -20,7 +20,7 @@ class UnitDataModule(L.LightningDataModule):
     (`TrainingDraws`), so that a resumed run sees what an undisturbed one would have.
 
     Args:
-        source: the pictures.
+        source: the pictures. A group of it is one unit, whatever the others are; its queries are held out.
         units: `image`, `label` or `cluster`.
         clusters: number of clusters, for `units=cluster` and for the sets scored after the fact.
         seed: of the clustering.
@@ -32,16 +32,19 @@ class UnitDataModule(L.LightningDataModule):
     def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0, holdout: int = 0):
         super().__init__()
         kept, self.held_out = _split(source, holdout)
-        self.images, self.labels = kept
+        self.images, self.labels, self.groups = kept[:3]
         self.kind, self.clusters, self.seed = units, clusters, seed
+        loose = kept if self.groups is None else kept.at(self.groups < 0)
         if units == "image":
-            self.unit_of = grouping.by_image(self.images)
+            self.unit_of = grouping.by_image(loose.images)
         elif units == "label":
-            self.unit_of = grouping.by_label(self.labels)
+            self.unit_of = grouping.by_label(loose.labels)
         elif units == "cluster":
-            self.unit_of = grouping.by_cluster(self.images, clusters, seed)
+            self.unit_of = grouping.by_cluster(loose.images, clusters, seed)
         else:
             raise ValueError(f"data: units={units}, expected image, label or cluster. Set data.units.")
+        if self.groups is not None:
+            self.unit_of = grouping.with_groups(self.unit_of, self.groups)
         self.epoch_steps = 1
 
     @property
@@ -66,6 +69,23 @@ class UnitDataModule(L.LightningDataModule):
     def labels_fingerprint(self) -> str:
         """Of the labels, which members do not depend on unless they are the units."""
         return "none" if self.labels is None else hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()[:16]
+
+    @cached_property
+    def held_out_units(self) -> Int[Tensor, "held"]:
+        """The unit that every held-out picture is of a group with; -1 for none."""
+        units = torch.full((len(self.held_out.images),), -1)
+        if self.groups is not None and self.held_out.groups is not None:
+            same = (self.held_out.groups[:, None] == self.groups) & (self.groups >= 0)
+            units = torch.where(same.any(1), self.unit_of[same.byte().argmax(1)], -1)
+        return units
+
+    @cached_property
+    def planted_fingerprint(self) -> str:
+        """Of the held-out pictures whose unit is known, which members do not depend on."""
+        known = self.held_out_units >= 0
+        content = hashlib.sha256(self.held_out.images[known].numpy().tobytes())
+        content.update(self.held_out_units[known].numpy().tobytes())
+        return content.hexdigest()[:16] if known.any() else "none"
 
     @cached_property
     def unit_images(self) -> Float[Tensor, "units c h w"]:
@@ -97,11 +117,14 @@ class UnitDataModule(L.LightningDataModule):
 
 
 def _split(source: Source, holdout: int) -> tuple[Source, Source]:
-    """A source less the pictures held out, and those: the middles of `holdout` equal stretches."""
-    count = len(source.images)
+    """A source less the pictures held out, and those: its queries, and the middles of `holdout` equal stretches.
+
+    Pictures of a group are held out only when they are queries, so that `holdout` changes no group.
+    """
+    out = torch.zeros(len(source.images), dtype=torch.bool) if source.queries is None else source.queries.clone()
+    free = (~out if source.groups is None else ~out & (source.groups < 0)).nonzero()[:, 0]
+    count = len(free)
     if not 0 <= holdout < count:
         raise ValueError(f"data: holdout={holdout}, expected 0 to {count - 1} of {count} pictures. Set data.holdout.")
-    out = torch.zeros(count, dtype=torch.bool)
-    out[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)] = True
-    kept, rest = (Source(source.images[p], None if source.labels is None else source.labels[p]) for p in (~out, out))
-    return kept, rest
+    out[free[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)]] = True
+    return source.at(~out), source.at(out)

@@ -11,10 +11,20 @@ from torch import Tensor
 
 
 class Source(NamedTuple):
-    """Pictures in [-1, 1], (N, C, H, W) float32, and their labels, (N,) int64, or None where there are none."""
+    """Pictures in [-1, 1], (N, C, H, W) float32, and what is known of each; None where there is nothing.
+
+    Shapes: labels (N,) int64; groups (N,) int64, pictures that belong together by construction, -1 for none; queries
+    (N,) bool, pictures that no member may see.
+    """
 
     images: Tensor
     labels: Tensor | None
+    groups: Tensor | None = None
+    queries: Tensor | None = None
+
+    def at(self, which: Tensor | slice) -> "Source":
+        """The pictures at an index, with what is known of them."""
+        return Source(self.images[which], *(None if known is None else known[which] for known in self[1:]))
 
 
 def digits() -> Source:
@@ -72,4 +82,4 @@ def first(source: Source, count: int) -> Source:
     """
     if not 1 <= count <= len(source.images):
         raise ValueError(f"data: count={count}, expected 1 to {len(source.images)}. Set data.source.count.")
-    return Source(source.images[:count], None if source.labels is None else source.labels[:count])
+    return source.at(slice(count))

@@ -39,6 +39,15 @@ def by_cluster(images: Float[Tensor, "images c h w"], clusters: int, seed: int) 
     return _number(fit.labels_.tolist())
 
 
+def with_groups(loose: Int[Tensor, "loose"], groups: Int[Tensor, "images"]) -> Int[Tensor, "images"]:
+    """Units of all pictures: those of the pictures in no group (-1), and after them one unit a group."""
+    grouped = groups >= 0
+    units = torch.empty_like(groups)
+    units[~grouped] = loose
+    units[grouped] = int(loose.max()) + 1 + torch.unique(groups[grouped], return_inverse=True)[1]
+    return units
+
+
 def duplicates(images: Float[Tensor, "images c h w"], units: Int[Tensor, "images"]) -> int:
     """Pictures that are identical to one of another unit: removing either unit leaves a copy behind."""
     same = by_image(images)

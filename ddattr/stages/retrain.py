@@ -34,7 +34,7 @@ def select(run: Run) -> list[Training]:
     if member is not None:
         run.codebook.check_member(member)
         models = [model for model in models if model.member == member]
-    if not models:
+    if not models and (unit is not None or run.validation.retrains):
         who = f"members {run.validation.truth_members}" if member is None else f"member {member}"
         raise ValueError(
             f"retrain: {who} never saw unit {unit}, or retraining is not asked of them: there is nothing to retrain. "

@@ -183,6 +183,8 @@ class Run:
     @cached_property
     def validation_artefact(self) -> Artefact:
         config = {"seed": self.seed, "validation": self.plain("validation")}
+        if self.data.planted_fingerprint != "none":
+            config["planted"] = self.data.planted_fingerprint  # queries that no parent depends on
         parents = {"scores": self.scores_artefact.fingerprint}
         return Artefact(self.root / "validation", config, parents, self.command("validate"))
 

@@ -1,4 +1,7 @@
-"""`ddattr validate`: agreement with retraining, LDS, remove-and-retrain, groups; trains what is missing first."""
+"""`ddattr validate`: agreement with retraining, LDS, remove-and-retrain, groups; trains what is missing first.
+
+What `validation` leaves out costs nothing: units whose influence is known need the members alone.
+"""
 
 import os
 
@@ -36,16 +39,18 @@ def _validate(run: Run) -> None:
     run.quality_artefact.require()  # for its features
     _train(run, run.validation.models())
     bench = build(run)
-    run.scores_artefact.make(run.seed, lambda: _score(run, bench))
+    if run.validation.retrains:
+        run.scores_artefact.make(run.seed, lambda: _score(run, bench))
     removals = removal_plan(run)
     _train(run, [removal.model for removal in removals])
-    for name, table in tables(bench, run.scores(), removals):
+    scores = run.scores() if run.validation.retrains else {}
+    for name, table in tables(bench, scores, removals):
         save_table(artefact.folder / f"{name}.csv", table)
         print(f"validate: {name}.csv", flush=True)
-    seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
-    methods = list(run.scores()["generated"])
-    table = costs(run.root, run.validation, run.config.training.steps, seconds, methods)
-    save_table(artefact.folder / "cost.csv", table)
+    if scores:
+        seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
+        table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]))
+        save_table(artefact.folder / "cost.csv", table)
     draw_evidence(artefact.folder)
     with run.tracking.run(run.root, run.config.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
         for logger in loggers:
@@ -77,5 +82,5 @@ def build(run: Run) -> Bench:
     return Bench(
         plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
         load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],
-        run.extractor(), run.config.attribution.level,
+        run.extractor(), run.config.attribution.level, run.config.attribution.phantoms,
     )  # fmt: skip

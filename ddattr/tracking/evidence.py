@@ -1,4 +1,4 @@
-"""Figures 7 to 12, of the validation: each a .png and a .pdf, from its tables alone."""
+"""Figures 7 to 13, of the validation: each a .png and a .pdf, from its tables alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +49,10 @@ def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, met
     axis.set_yticks(range(len(methods), 0, -1), [METHODS[method] for method in methods])
 
 
-def retraining(folder: Path) -> Figure:
+def retraining(folder: Path) -> Figure | None:
     """Figure 7: agreement of every method with retraining, and its growth with the number of members."""
+    if not (folder / "members.csv").exists():
+        return None
     summary, curve = load_table(folder / "agreement_summary.csv"), load_table(folder / "members.csv")
     rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
     methods = [m for m in METHODS if m in set(rows.method)]
@@ -75,8 +77,10 @@ def retraining(folder: Path) -> Figure:
     return figure
 
 
-def lds(folder: Path) -> Figure:
+def lds(folder: Path) -> Figure | None:
     """Figure 8: linear datamodelling scores against held-out half-data models."""
+    if not (folder / "lds_summary.csv").exists():
+        return None
     summary = load_table(folder / "lds_summary.csv")
     summary = summary[summary.kind == "transfer"]
     methods = [m for m in METHODS if m in set(summary.method)]
@@ -135,8 +139,10 @@ def groups(folder: Path) -> Figure | None:
     return figure
 
 
-def law(folder: Path) -> Figure:
+def law(folder: Path) -> Figure | None:
     """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive."""
+    if not (folder / "members.csv").exists():
+        return None
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.6))
     panels = (
@@ -163,7 +169,7 @@ def law(folder: Path) -> Figure:
 
 def cost(folder: Path) -> Figure | None:
     """Figure 12: accuracy against total cost, training included."""
-    if not (folder / "cost.csv").exists():
+    if not ((folder / "cost.csv").exists() and (folder / "lds_summary.csv").exists()):
         return None
     costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
     summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
@@ -182,7 +188,35 @@ def cost(folder: Path) -> Figure | None:
     return figure
 
 
+def planted(folder: Path) -> Figure | None:
+    """Figure 13: are units whose influence is known found, as their share of the data falls?"""
+    if not (folder / "planted_summary.csv").exists():
+        return None
+    summary = load_table(folder / "planted_summary.csv")
+    methods = [m for m in METHODS if m in set(summary.method)]
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
+    for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",
+                                                                       "z of the unit"), strict=True):  # fmt: skip
+        for shift, (method, colour) in enumerate(zip(methods, (BLUE, ORANGE, GREEN, SKY), strict=False)):
+            rows = summary[(summary.method == method) & (summary.statistic == statistic)].sort_values("share")
+            if rows.empty:
+                continue
+            errors = [rows["value"] - rows.low, rows.high - rows["value"]]
+            axis.errorbar(rows.share * 1.06 ** (shift - 1.5), rows["value"], np.maximum(errors, 0), fmt="o-",
+                          color=colour, markersize=4, capsize=2, linewidth=1, label=METHODS[method])  # fmt: skip
+        axis.set_xscale("log")
+        shares = sorted(summary.share.unique())
+        axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)
+        axis.minorticks_off()
+        axis.set(xlabel="the unit's share of the pictures", ylabel=label)
+    axes[1].axhline(0, color=GREY, linewidth=0.6)
+    axes[0].set_ylim(-0.03, 1.03)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=len(methods))
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    return figure
+
+
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
     "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
-    "fig11_law": law, "fig12_cost": cost,
+    "fig11_law": law, "fig12_cost": cost, "fig13_planted": planted,
 }  # fmt: skip

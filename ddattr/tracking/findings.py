@@ -10,7 +10,7 @@ SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "
 
 
 def findings(folder: Path) -> list[str]:
-    """At most eight lines: retraining, LDS, groups, removal, calibration."""
+    """At most eight lines: retraining, LDS, groups, removal, calibration, planted units."""
     lines = []
     if (rows := _table(folder, "agreement_summary")) is not None:
         rows = rows[(rows.measure == "pull") & (rows.statistic == "spearman")]
@@ -27,6 +27,10 @@ def findings(folder: Path) -> list[str]:
     if (table := _table(folder, "calibration_summary")) is not None:
         rates = ", ".join(f"{row.test} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
         lines.append(f"false positives at {table.level.iloc[0]:g} among pictures that no member saw: {rates}")
+    if (table := _table(folder, "planted_summary")) is not None:
+        rows = table[(table.method == "loss") & (table.statistic == "recall_at_1")]
+        found = ", ".join(f"1/{1 / row.share:.0f} {row.value:.2f}" for row in rows.itertuples())
+        lines.append(f"planted units found first by the loss, by their share of the data: {found}")
     return lines
 
 
@@ -46,6 +50,9 @@ def metrics(folder: Path) -> dict[str, float]:
     if (table := _table(folder, "removal_summary")) is not None:
         for row in table.itertuples():
             found[f"removal/{row.method}/{row.size}/{row.statistic}"] = row.mean
+    if (table := _table(folder, "planted_summary")) is not None:
+        for row in table.itertuples():
+            found[f"planted/{row.method}/{row.copies}/{row.statistic}"] = row.value
     return found
 
 

@@ -35,6 +35,7 @@ class Bench:
         response: its Jacobian, (n, q, *image).
         extractor: of features.
         level: of significance.
+        phantoms: most phantoms in the null of a unit's influence on the loss.
     """
 
     plan: Validation
@@ -46,6 +47,7 @@ class Bench:
     response: Tensor
     extractor: nn.Module
     level: float = 0.05
+    phantoms: int = 100_000
 
     def __post_init__(self) -> None:
         self.words = self.plan.codebook.codewords(torch.arange(self.plan.codebook.units))

@@ -37,15 +37,15 @@ class Validation:
         codebook: of the ensemble.
         sets: for every kind of set the set of each unit, (N,), as `UnitDataModule.partitions` gives them.
         seed: of the units, members and subsets that are drawn, and of the models' draws.
-        units: units whose retraining is the truth, the same for all queries.
+        units: units whose retraining is the truth, the same for all queries; 0 leaves out the tables of it.
         members: members that are retrained without them: the truth's own small ensemble.
         replicates: training seeds; replicate r trains with seed + r.
-        halves: half-data models of the LDS, never used for a score.
+        halves: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning: further ones, at one seed, on which whatever has a damping is tuned.
         groups: kind of sets that are left out one at a time; None for none.
         real: held-out pictures that are queries of the LDS.
         removed: numbers of best units that are removed for remove-and-retrain.
-        removal_queries: queries that get models of their own for it.
+        removal_queries: queries that get models of their own for it; 0 leaves it out.
         removal_methods: whose best units are removed; a random set is always among them.
         peers: methods of one model of all units: gradient_dot, unlearning, trak, dtrak.
         members_sizes: sizes of sub-ensembles for the curves against n; the whole one is always among them.
@@ -78,9 +78,9 @@ class Validation:
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
         _between("members", self.members, 1, n)
-        _between("units", self.units, 2, units)
+        _between("units", self.units, 2, units, or_none=True)
         _between("replicates", self.replicates, 1, 100)
-        _between("halves", self.halves, 4, 10_000)
+        _between("halves", self.halves, 4, 10_000, or_none=True)
         _between("tuning", self.tuning, 4, 10_000)
         _between("real", self.real, 0, 10**6)
         _between("removal_queries", self.removal_queries, 0, 10**6)
@@ -98,6 +98,11 @@ class Validation:
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
         if self.groups is not None and len(self.group_names()) < 2:
             raise ValueError(f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null.")
+
+    @property
+    def retrains(self) -> bool:
+        """Whether anything is asked that takes other models than the members."""
+        return bool(self.units or self.halves or self.removal_queries or self.peers or self.groups is not None)
 
     @property
     def truth_members(self) -> list[int]:
@@ -126,7 +131,7 @@ class Validation:
         """The truth's ensemble at its other training seeds; at the first it is the ensemble's own members."""
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(1, self.replicates) for k in self.truth_members
+            for r in range(1, self.replicates if self.units else 1) for k in self.truth_members
         ]  # fmt: skip
 
     def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:
@@ -203,7 +208,9 @@ class Validation:
         ]
 
     def models(self) -> list[Training]:
-        """All models that depend on no score, seed by seed."""
+        """All models that depend on no score, seed by seed; none when nothing is asked of them."""
+        if not self.retrains:
+            return []
         found = self.tuning_models()
         units = [training for unit in self.truth_units.tolist() for training in self.unit(unit)]
         for r in range(self.replicates):
@@ -233,6 +240,7 @@ def ceiling(replicates: Float[Tensor, "seeds units q"]) -> float:
     return reliability(replicates).clamp_min(0).sqrt().nanmean().item()
 
 
-def _between(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"validation: {name}={value}, expected {low} to {high}. Set validation.{name}.")
+def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:
+    if not (low <= value <= high or (or_none and value == 0)):
+        possible = f"{low} to {high}" + (", or 0" if or_none else "")
+        raise ValueError(f"validation: {name}={value}, expected {possible}. Set validation.{name}.")

@@ -12,9 +12,10 @@ from ddattr.attribution.agreement import spearman
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.influence import Response, displacement_scores, projections, pull
 from ddattr.diffusion.noise import Stream, generator
-from ddattr.validation import controls, evaluation, measures
+from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
 from ddattr.validation.lds import law, lds, noise_ratio
+from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.removal import Removal
 from ddattr.validation.scores import ENSEMBLE
 
@@ -24,17 +25,23 @@ Pair = tuple[pd.DataFrame, pd.DataFrame]
 def tables(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table by the name of its file, as soon as it is made; those that were not asked for are left out."""
     plan = bench.plan
-    yield from _pair("agreement", agreement(bench, scores))
-    yield from _pair("lds", linear_datamodelling(bench, scores))
+    if plan.units:
+        yield from _pair("agreement", agreement(bench, scores))
+    if plan.halves:
+        yield from _pair("lds", linear_datamodelling(bench, scores))
     if plan.groups is not None:
         yield from _pair("groups", groups(bench, scores))
     if removals:
         yield from _pair("removal", removal(bench, removals))
-    yield "members", members(bench, scores)
+    if plan.units and plan.halves:
+        yield "members", members(bench, scores)
     yield "measures", power_of_measures(bench)
     yield from _pair("false_attribution", false_attribution(bench))
-    if len(bench.data.held_out.images) > 1:
+    known = bench.data.held_out_units >= 0
+    if (~known).sum() > 1:
         yield from _pair("calibration", calibration(bench))
+    if known.any():
+        yield from _pair("planted", planted_units(bench))
 
 
 def agreement(bench: Bench, scores: Scores) -> Pair:
@@ -192,12 +199,26 @@ def false_attribution(bench: Bench) -> Pair:
 
 def calibration(bench: Bench, redraws: int = 200) -> Pair:
     """False positives among the held-out pictures, which no member saw."""
-    held, labels = bench.data.held_out, {}
+    held, labels = bench.data.held_out.at(bench.data.held_out_units < 0), {}
     if held.labels is not None:
         labels["label"] = held.labels
     table = controls.calibration(bench.response, bench.queries.factual, held.images, labels, bench.plan.codebook,
                                  redraws, bench.level)  # fmt: skip
     return table, evaluation.means(table, ["test", "level"], ["rejected"], bench.seed)
+
+
+def planted_units(bench: Bench) -> Pair:
+    """Held-out pictures whose unit is known: where every method ranks it, and how sure it is."""
+    asked, data, level = bench.queries, bench.data, bench.level
+    known = (data.held_out_units >= 0).nonzero()[:, 0]
+    pictures, sizes = data.held_out.images[known], data.unit_of.bincount()
+    gram = loss.residual_gram(bench.ensemble, asked.process, pictures, asked.times, asked.noise)
+    near = over_units(feature_similarity(bench.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
+    methods = planted.influence_on_loss(
+        gram, bench.words, bench.plan.codebook.sample_phantoms(bench.phantoms, bench.seed)
+    )
+    methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(pixel(pictures, data.unit_images))}
+    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level, bench.seed)
 
 
 def _pair(name: str, pair: Pair) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -1,0 +1,131 @@
+"""Queries whose unit is known: how high a method ranks it, and how sure it is, as the unit's share of the data falls.
+
+The score is of the loss, so that any picture can be asked: it needs no tape, and no model besides the members.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from torch import Tensor
+
+from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.loss import loss_change
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance
+from ddattr.diffusion.noise import Stream, generator
+
+
+class Scored(NamedTuple):
+    """Scores of a method, (units, q), larger for more support, with z and p where it has a null."""
+
+    score: Tensor
+    z: Tensor | None = None
+    p: Tensor | None = None
+
+
+def influence_on_loss(
+    gram: Float[Tensor, "q n n"], codewords: Bool[Tensor, "units n"], phantoms: Bool[Tensor, "phantoms n"]
+) -> dict[str, Scored]:
+    """Influence on the loss of the ensemble, and on those of its members, with z and p.
+
+    Neither score has a direction of its own: its null, the scores of phantoms, is the same for all units.
+    """
+    outputs = -gram.diagonal(dim1=1, dim2=2).T
+    methods: dict[str, Callable[[Tensor], Tensor]] = {
+        "loss": lambda words: loss_change(gram, words), "member_loss": lambda words: subset_means(outputs, words),
+    }  # fmt: skip
+    found = {}
+    for name, method in methods.items():
+        score = method(codewords)
+        found[name] = Scored(score, *norm_significance(score, method(phantoms)))
+    return found
+
+
+def planted_tables(
+    methods: Mapping[str, Scored],
+    planted: Int[Tensor, "q"],
+    pictures: Int[Tensor, "units"],
+    queries: list[int],
+    level: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """planted.csv, a row a query and method, and its summary by share and method.
+
+    Args:
+        methods: scores of all units on all queries.
+        planted: the unit that each query is of.
+        pictures: of every unit.
+        queries: names of the queries.
+        level: of q, at which a unit is significant.
+    """
+    copies, pattern = pictures[planted], torch.unique(planted, return_inverse=True)[1]
+    own = torch.arange(len(pictures))[:, None] == planted
+    frames = []
+    for method, (score, z, p) in methods.items():
+        q = None if p is None else benjamini_hochberg(p)
+        others = torch.nan if q is None else ((q <= level) & ~own).sum(0).numpy()
+        frames.append(pd.DataFrame({
+            "query": queries, "pattern": pattern.numpy(), "share": (copies / pictures.sum()).numpy(),
+            "copies": copies.numpy(), "unit": planted.numpy(), "method": method, "rank": ranks(score, planted).numpy(),
+            "score": _at(score, planted), "z": _at(z, planted), "p_value": _at(p, planted),
+            "q_value": _at(q, planted), "others": others, "level": level,
+        }))  # fmt: skip
+    table = pd.concat(frames, ignore_index=True)
+    return table, summarise(table, seed)
+
+
+def ranks(score: Float[Tensor, "units q"], planted: Int[Tensor, "q"]) -> Int[Tensor, "q"]:
+    """Place of every query's own unit: 1 is the largest score; ties count against it."""
+    return (score >= score.gather(0, planted[None])).sum(0)
+
+
+def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What planted.csv says of every share and method, with 95 % intervals.
+
+    recall_at_1 and significant (q <= level) are shares of queries; median_q, mean_z; others is the mean number of other
+    units with q <= level, false positives unless their pictures serve the pattern too. Queries of one pattern have its
+    unit and codeword in common, so intervals are over patterns: Wilson's for shares, bootstrap for the rest.
+    """
+    rows = []
+    for (share, copies, method), part in table.groupby(["share", "copies", "method"], sort=False):
+        measures: dict[str, tuple[pd.Series, Callable]] = {"recall_at_1": (part["rank"] == 1, np.mean)}
+        if part.q_value.notna().all():
+            measures |= {
+                "significant": (part.q_value <= part.level, np.mean), "median_q": (part.q_value, np.median),
+                "mean_z": (part.z, np.mean), "others": (part.others, np.mean),
+            }  # fmt: skip
+        for name, (values, statistic) in measures.items():
+            patterns = [group.to_numpy(float) for _, group in values.groupby(part.pattern)]
+            value = float(statistic(np.concatenate(patterns)))
+            low, high = wilson(value, len(patterns)) if values.dtype == bool else _spread(patterns, statistic, seed)
+            rows.append({"share": share, "copies": copies, "method": method, "statistic": name, "value": value,
+                         "low": low, "high": high, "patterns": len(patterns), "queries": len(part)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of `count` independent cases.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def _spread(patterns: list[np.ndarray], statistic: Callable, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """Percentile bootstrap over patterns, each with all of its queries."""
+    count = len(patterns)
+    draw = generator(seed, Stream.BOOTSTRAP, step=2).integers(0, count, (resamples, count))
+    found = [statistic(np.concatenate([patterns[i] for i in row])) for row in draw]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _at(values: Tensor | None, planted: Tensor):
+    return torch.nan if values is None else values.gather(0, planted[None])[0].numpy()

@@ -1,0 +1,188 @@
+"""Units whose influence is known: found first when they matter, with a p that is uniform when they do not."""
+
+import pandas as pd
+import pytest
+import torch
+from conftest import LinearDenoiser, composed
+from scipy import stats
+
+from ddattr.artifacts import load_table
+from ddattr.attribution.loss import loss_draws, residual_gram
+from ddattr.codebook import Codebook
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
+from ddattr.validation.planted import Scored, influence_on_loss, planted_tables, ranks, summarise, wilson
+from ddattr.validation.retraining import Validation
+
+SHAPE = (1, 2, 2)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def everything(codebook: Codebook) -> tuple[torch.Tensor, torch.Tensor]:
+    return codebook.codewords(torch.arange(codebook.units)), codebook.sample_phantoms(10**6)
+
+
+def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
+    """Gram of residuals that nothing but chance made."""
+    residual = 1 + 0.3 * randn(queries, members, 40, seed=seed)
+    return residual @ residual.mT / 40
+
+
+@pytest.mark.parametrize("method", ["loss", "member_loss"])
+def test_p_is_uniform_when_codewords_are_drawn_anew(method):
+    """The same members, 400 codebooks: Kolmogorov-Smirnov at a false-alarm rate of 1e-4, conservative by 1/792."""
+    gram, p = noisy(0, members=12), []
+    for seed in range(400):
+        words, phantoms = everything(Codebook(1, 12, 5, seed))
+        p.append(influence_on_loss(gram, words, phantoms)[method].p.item())
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("unit", [0, 7])
+@pytest.mark.parametrize("method", ["loss", "member_loss"])
+def test_a_unit_that_alone_matters_is_found_first(process, method, unit):
+    """Linear members that differ by small chance, and by how well those that saw one unit denoise the picture."""
+    codebook = Codebook(20, 12, 5)
+    words, phantoms = everything(codebook)
+    bias = 0.02 * randn(12, 4) + torch.where(words[unit], 0, 0.5)[:, None]
+    ensemble = Ensemble([LinearDenoiser(0.5 * torch.eye(4, dtype=torch.float64), b) for b in bias])
+    times, noise = loss_draws(8, process, SHAPE, seed=0)
+    gram = residual_gram(ensemble, process, randn(3, *SHAPE), times, noise.double())
+    score, z, p = influence_on_loss(gram, words, phantoms)[method]
+    assert (ranks(score, torch.full((3,), unit)) == 1).all()
+    torch.testing.assert_close(p[unit], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
+    assert (z[unit] > 2.5).all()
+    assert (p.argmin(0) == unit).all()
+
+
+def test_identical_members_find_nothing():
+    words, phantoms = everything(Codebook(5, 8, 3))
+    for score, z, p in influence_on_loss(torch.ones(2, 8, 8).double(), words, phantoms).values():
+        assert score.abs().max() < 1e-6
+        assert (p > 0.01).all() or (z == 0).all()
+
+
+def test_ranks_count_ties_against_the_unit():
+    score = torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 5.0], [1.0, 1.0, 7.0]])
+    assert ranks(score, torch.tensor([0, 1, 0])).tolist() == [1, 3, 3]
+
+
+@pytest.fixture
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Six units; units 4 and 5 are planted, of 2 and 2 of 12 pictures, with two queries each."""
+    p = torch.full((6, 4), 0.9, dtype=torch.float64)
+    p[4, 0], p[4, 1], p[5, 2], p[0, 2] = 1e-4, 0.02, 1e-3, 1e-3
+    methods = {"loss": Scored(-p, 1 / p, p), "pixel": Scored(randn(6, 4))}
+    return planted_tables(methods, torch.tensor([4, 4, 5, 5]), torch.tensor([2] * 6), [7, 8, 9, 10], level=0.05, seed=0)
+
+
+def test_the_table_has_a_row_a_query_and_method(tables):
+    table, _ = tables
+    assert list(table) == ["query", "pattern", "share", "copies", "unit", "method", "rank", "score", "z", "p_value",
+                           "q_value", "others", "level"]  # fmt: skip
+    loss = table[table.method == "loss"]
+    assert loss["query"].tolist() == [7, 8, 9, 10]
+    assert (loss.pattern.tolist(), loss.unit.tolist()) == ([0, 0, 1, 1], [4, 4, 5, 5])
+    assert loss.share.tolist() == pytest.approx([1 / 6] * 4)
+    assert loss["rank"].tolist() == [1, 1, 2, 6]
+    assert loss.p_value.tolist() == pytest.approx([1e-4, 0.02, 1e-3, 0.9])
+    assert loss.q_value.tolist() == pytest.approx([6e-4, 0.12, 3e-3, 0.9])  # six tests; two of the third are tied
+    assert loss.others.tolist() == [0, 0, 1, 0]
+    assert table[table.method == "pixel"][["z", "p_value", "q_value", "others"]].isna().all(axis=None)
+
+
+def test_the_summary_counts_queries_and_has_intervals_over_patterns(tables):
+    summary = tables[1].set_index(["method", "statistic"])
+    assert set(summary.loc["pixel"].index) == {"recall_at_1"}
+    loss = summary.loc["loss"]
+    assert (loss.patterns == 2).all()
+    assert (loss.queries == 4).all()
+    expected = {"recall_at_1": 0.5, "significant": 0.5, "median_q": (3e-3 + 0.12) / 2, "others": 0.25,
+                "mean_z": (1e4 + 50 + 1e3 + 1 / 0.9) / 4}  # fmt: skip
+    assert loss["value"].to_dict() == pytest.approx(expected)
+    assert (loss.low <= loss["value"]).all()
+    assert (loss["value"] <= loss.high).all()
+    assert (loss.loc["recall_at_1", ["low", "high"]]).tolist() == pytest.approx(list(wilson(0.5, 2)))
+    one, other = (1e4 + 50) / 2, (1e3 + 1 / 0.9) / 2  # means of the patterns: all that can be drawn
+    assert loss.loc["mean_z", ["low", "high"]].tolist() == pytest.approx([other, one])
+
+
+def test_shares_are_summarised_apart():
+    rows = pd.DataFrame({
+        "pattern": [0, 1, 2], "share": [0.1, 0.1, 0.01], "copies": [10, 10, 1], "method": "loss", "rank": [1, 2, 1],
+        "z": [4.0, 2.0, 1.0], "q_value": [0.01, 0.2, 0.05], "others": [0, 2, 4], "level": 0.05,
+    })  # fmt: skip
+    wide = summarise(rows, seed=0).pivot(index="copies", columns="statistic", values="value")
+    assert wide.loc[10].to_dict() == pytest.approx(
+        {"mean_z": 3, "median_q": 0.105, "others": 1, "recall_at_1": 0.5, "significant": 0.5}
+    )
+    assert wide.loc[1].to_dict() == {"mean_z": 1, "median_q": 0.05, "others": 4, "recall_at_1": 1, "significant": 1}
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 4), (3, 4), (8, 8), (17, 40)])
+def test_wilson_s_interval_equals_scipy_s(successes, count):
+    expected = stats.binomtest(successes, count).proportion_ci(method="wilson")
+    assert wilson(successes / count, count) == pytest.approx((expected.low, expected.high))
+
+
+NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}
+
+
+def test_what_is_left_out_needs_no_model():
+    codebook = Codebook(8, 6, 2)
+    assert Validation(codebook, {}, 0, members=3, removed=(), **NOTHING).models() == []
+    plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 4})
+    names = {model.name.partition("/")[0] for model in plan.models()}
+    assert names == {"full", "halves", "tuning"}
+
+
+@pytest.mark.parametrize(("size", "possible"), [({"units": 1}, "2 to 8, or 0"), ({"units": -1}, "2 to 8, or 0"),
+                                                ({"halves": 3}, "4 to 10000, or 0")])  # fmt: skip
+def test_too_few_to_be_of_use_is_refused(size, possible):
+    with pytest.raises(ValueError, match=f"expected {possible}"):
+        Validation(Codebook(8, 6, 2), {}, 0, members=3, removed=(), **NOTHING | size)
+
+
+TINY_PLANTED = (
+    "experiment=planted", "tracking=none", "data.source.source._target_=ddattr.data.sources.first",
+    "+data.source.source.source._target_=ddattr.data.sources.digits", "+data.source.source.count=24",
+    "data.source.copies=[6,1]", "data.source.queries=2", "data.clusters=6", "codebook.members=6", "codebook.weight=2",
+    "unet.block_out_channels=[4,8]", "unet.norm_num_groups=2", "training.steps=20", "training.batch=4",
+    "training.warmup=5", "training.epoch_steps=10", "sampler.steps=3", "quality.pictures=4", "quality.batch=4",
+    "quality.sizes=[1,2,6]", "quality.extractor_steps=5", "attribution.queries=2", "attribution.truth_units=3",
+    "attribution.draws=50", "attribution.neighbourhoods=[1,2]", "validation.draws=4", "validation.members=3",
+    "validation.removed=[1]",
+)  # fmt: skip
+
+
+def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddattr, tmp_path):
+    given = [*TINY_PLANTED, f"root={tmp_path / 'run'}"]
+    for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"], ["validate"]):
+        said = ddattr(*verb, *given)
+        assert said.status == 0, said.err
+    folder = tmp_path / "run" / "validation"
+    table = load_table(folder / "planted.csv")
+    assert set(table.method) == {"loss", "member_loss", "feature", "pixel"}
+    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 4
+    assert table.unit.unique().tolist() == [6, 7]
+    assert table.copies.unique().tolist() == [6, 1]
+    assert (table[table.method == "pixel"]["rank"] == 1).all()
+    assert (table[table.method == "loss"].p_value >= 1 / 8).all()  # 15 words, 8 of them held
+    assert not (folder / "retraining").exists()
+    assert not (folder / "scores").exists()
+    assert not list(folder.glob("agreement*")) + list(folder.glob("lds*")) + list(folder.glob("members*"))
+    assert {path.name for path in (folder / "figures").iterdir()} == {"fig13_planted.png", "fig13_planted.pdf"}
+    assert "planted units found first by the loss" in said.out
+    for verb in ("retrain", "validate"):
+        said = ddattr(verb, *given)
+        assert said.status == 0
+        assert said.out.startswith(f"{verb}: already done\n")
+
+
+def test_queries_are_part_of_the_validation_and_of_nothing_that_members_depend_on(tmp_path):
+    one, other = (Run(composed(*TINY_PLANTED, f"root={tmp_path}", f"data.source.queries={k}")) for k in (2, 3))
+    assert one.validation_artefact.fingerprint != other.validation_artefact.fingerprint
+    assert one.scores_artefact.fingerprint == other.scores_artefact.fingerprint
