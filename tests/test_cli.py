@@ -24,7 +24,7 @@ BAD = {
     "codebook too small": (["plan", "codebook.members=4"], ["12 distinct codewords", "Set codebook.members to"]),
     "weight 0": (["plan", "codebook.weight=0"], ["weight=0, expected 1 to 5"]),
     "weight n": (["plan", "codebook.weight=6"], ["weight=6, expected 1 to 5"]),
-    "too many members": (["plan", "codebook.members=65"], ["members=65, expected 2 to 64"]),
+    "too many members": (["plan", "codebook.members=1025"], ["members=1025, expected 2 to 1024"]),
     "members no number": (["plan", "codebook.members=many"], ["codebook", "members"]),
     "no member": (["train"], ["train: member is missing", "ddattr train -m"]),
     "negative member": (["train", "member=-1"], ["member=-1 does not exist: members are 0 to 5"]),

@@ -25,7 +25,7 @@ def describe(code: Codebook) -> list[tuple[str, str]]:
     need = ", ".join(f"q {level:g}: {smallest(code.units, level)}" for level in (1.0, 0.05, 0.01, 0.001))
     return [
         ("codebook", f"{code.units} units, n={code.members} members, weight h={code.weight}, seed {code.seed}"),
-        ("capacity C(n, h)", f"{code.capacity:,} codewords, {code.phantoms:,} phantoms"),
+        ("capacity C(n, h)", f"{_count(code.capacity)} codewords, {_count(code.phantoms)} phantoms"),
         ("units per member", f"{int(balance.min())} to {int(balance.max())}, mean {balance.double().mean():.1f}"),
         ("smallest distance", f"{code.distance() if code.units > 1 else '-'} bits"),
         ("survivors of k removed", lost),
@@ -101,6 +101,10 @@ def _seconds(call) -> float:
     for _ in range(3):
         call()
     return (time.perf_counter() - started) / 3
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:
