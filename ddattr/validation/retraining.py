@@ -5,6 +5,7 @@ pictures of the model that saw it; only the removed unit's draws fall to the nex
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class Validation:
         orders: sub-ensembles of each size.
         members_per_step: of their Jacobians.
         draws: timesteps, each with its noise, at which a picture's loss is measured.
+        forked: whether the ensemble's members are forks of a base; the truth's are trained whole.
     Raises:
         ValueError: a size is out of range; says what would be possible.
     """
@@ -65,14 +67,15 @@ class Validation:
     tuning: int = 8
     groups: str | None = "label"
     real: int = 32
-    removed: tuple[int, ...] = (5, 20)
+    removed: Sequence[int] = (5, 20)
     removal_queries: int = 6
-    removal_methods: tuple[str, ...] = ("jvp", "pixel")
-    peers: tuple[str, ...] = ("gradient_dot", "unlearning")
-    members_sizes: tuple[int, ...] = ()
+    removal_methods: Sequence[str] = ("jvp", "pixel")
+    peers: Sequence[str] = ("gradient_dot", "unlearning")
+    members_sizes: Sequence[int] = ()
     orders: int = 2
     members_per_step: int | None = 2
     draws: int = 32
+    forked: bool = False
 
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
@@ -120,10 +123,10 @@ class Validation:
         return chosen.sort().values
 
     def bases(self) -> list[Training]:
-        """The truth's ensemble at its other training seeds; at the first it is the ensemble's own members."""
+        """The truth's ensemble at every training seed; at the first it is the ensemble's own members, unless forked."""
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(1, self.replicates) for k in self.truth_members
+            for r in range(0 if self.forked else 1, self.replicates) for k in self.truth_members
         ]  # fmt: skip
 
     def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:
