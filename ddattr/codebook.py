@@ -6,6 +6,7 @@ they are the phantoms, the null of every influence score.
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from math import comb
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-MAX_MEMBERS = 64  # a codeword is one 64-bit word
+MAX_MEMBERS = 1024  # a rank then has 1,024 bits, and `blake2b` gives half of that, as `_walk` needs
 _EXACT_DISTANCE = 20_000  # units up to which the minimum distance is exact
 
 
@@ -77,20 +78,23 @@ class Codebook:
         return self._at(index)
 
     def phantom_codewords(self, phantoms: Int[Tensor, "*phantoms"]) -> Bool[Tensor, "*phantoms n"]:
-        """Codewords of phantoms 0 .. `phantoms` - 1: the ranks past the last unit."""
+        """Codewords of phantoms 0 .. `phantoms` - 1: the ranks past the last unit.
+
+        Those past 2^63, if there are, have no index in a tensor; `redraw` and `sample_phantoms` draw them all the same.
+        """
         index = phantoms.numpy().astype(np.int64)
-        if index.size and (index.min() < 0 or index.max() >= self.phantoms):
+        if index.size and (index.min() < 0 or int(index.max()) >= self.phantoms):
             raise ValueError(
                 f"codebook: {self.phantoms} phantoms, too few to draw phantom {index.max()}. "
                 f"Set codebook.members higher."
             )
-        return self._at(index + self.units)
+        return self._at(index.astype(_kind(self.capacity)) + self.units)
 
     def sample_phantoms(self, count: int, seed: int = 0) -> Bool[Tensor, "phantoms n"]:
         """All phantoms when there are at most `count`, else `count` distinct ones drawn by seed."""
         if self.phantoms <= count:
             return self.phantom_codewords(torch.arange(self.phantoms))
-        return self.phantom_codewords(torch.from_numpy(permute(np.arange(count), self.phantoms, seed).astype(np.int64)))
+        return self._at(permute(np.arange(count), self.phantoms, seed) + self.units)
 
     def redraw(self, position: int, draws: Int[Tensor, "draws"]) -> Bool[Tensor, "draws n"]:
         """Phantom codeword that the unit at a position of a set could have held instead, in every draw.
@@ -105,8 +109,7 @@ class Codebook:
                 f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
                 f"Set codebook.members higher."
             )
-        rank = permute(np.array(position), self.phantoms, draws.numpy())
-        return self.phantom_codewords(torch.from_numpy(rank.astype(np.int64)))
+        return self._at(permute(np.array(position), self.phantoms, draws.numpy()) + self.units)
 
     def subset(self, member: int) -> Bool[Tensor, "units"]:
         """Units that a member trains on: its column."""
@@ -161,9 +164,7 @@ class Codebook:
         return self.units / self.capacity
 
     def _at(self, index: np.ndarray) -> Tensor:
-        words = unrank(permute(index, self.capacity, self.seed), self.members, self.weight)
-        shifts = np.arange(self.members, dtype=np.uint64)
-        return torch.from_numpy((words[..., None] >> shifts & np.uint64(1)).astype(bool))
+        return torch.from_numpy(unrank(permute(index, self.capacity, self.seed), self.members, self.weight))
 
 
 def ablation(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
@@ -191,7 +192,7 @@ def smallest(units: int, level: float = 1.0) -> int:
     Grows as O(log units), as the slides say. With level 1 it is the smallest capacity that suffices.
 
     Raises:
-        ValueError: no codeword of 64 bits suffices.
+        ValueError: no codeword of 1,024 bits suffices.
     """
     for members in range(2, MAX_MEMBERS + 1):
         if units <= level * comb(members, default_weight(members)):
@@ -200,17 +201,23 @@ def smallest(units: int, level: float = 1.0) -> int:
 
 
 def unrank(rank: np.ndarray, members: int, weight: int) -> np.ndarray:
-    """Words of `members` bits with `weight` ones, in increasing order of their value; inverse of counting them."""
-    rank = rank.astype(np.uint64)  # a copy
-    left = np.full(rank.shape, weight)
-    word = np.zeros(rank.shape, np.uint64)
+    """Bits (*rank, members) of the words with `weight` ones, in increasing order of their value sum_k bit_k 2^k.
+
+    The inverse of the combinatorial number system: of the words with c ones in the bits up to k, the first C(k, c) have
+    a 0 at bit k.
+    """
+    kind = _kind(comb(members, members // 2))
+    shape, rank = rank.shape, rank.astype(kind).reshape(-1)  # a copy
+    left, ones = np.full(rank.shape, weight), np.arange(weight + 1)
+    binomials = np.array([comb(members, k) for k in ones.tolist()], object)
+    bits = np.empty((members, len(rank)), bool)
     for bit in reversed(range(members)):
-        below = np.array([comb(bit, ones) for ones in range(weight + 1)], np.uint64)[left]
-        take = rank >= below
+        binomials = binomials * (bit + 1 - ones) // (bit + 1)  # C(bit, k) from C(bit + 1, k)
+        below = binomials.astype(kind)[left]
+        bits[bit] = take = rank >= below
         rank -= below * take
-        word |= take.astype(np.uint64) << np.uint64(bit)
         left -= take
-    return word
+    return np.ascontiguousarray(bits.T).reshape(*shape, members)
 
 
 def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
@@ -220,13 +227,22 @@ def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
     fall inside (cycle walking), under 4 rounds on average.
     Source: Black & Rogaway 2002, Ciphers with arbitrary finite domains.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    if _kind(size) is object:
+        walk = np.frompyfunc(lambda index, key: _walk(index, key, size, bits), 2, 1)
+        return np.array(walk(index, np.asarray(key, np.uint64)), object)
+    half = np.uint64(bits)
     index, key = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(key, np.uint64))
     keys = key.reshape(-1)  # an array without dimensions would turn into a scalar
     value = _feistel(index.reshape(-1), keys, half)
     while (outside := value >= size).any():
         value[outside] = _feistel(value[outside], keys[outside], half)
     return value.reshape(index.shape)
+
+
+def _kind(size: int) -> type:
+    """What counts to `size` exactly: 64-bit words, signed or not, as long as they can; else Python's integers."""
+    return np.uint64 if size <= 2**63 else object
 
 
 def _feistel(value: np.ndarray, keys: np.ndarray, half: np.uint64) -> np.ndarray:
@@ -244,3 +260,16 @@ def _mix(word: np.ndarray) -> np.ndarray:
     word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return word ^ word >> np.uint64(31)
+
+
+def _walk(value: int, key: int, size: int, half: int) -> int:
+    """`permute` of one index beyond 64 bits: the same network, with a hash for `_mix`."""
+    mask, rounds = (1 << half) - 1, [key.to_bytes(8, "little") + bytes([r]) for r in range(8)]
+    while True:
+        left, right = value >> half, value & mask
+        for suffix in rounds:
+            mixed = blake2b(right.to_bytes(64, "little") + suffix).digest()
+            left, right = right, left ^ (int.from_bytes(mixed, "little") & mask)
+        value = left << half | right
+        if value < size:
+            return value

@@ -1,5 +1,6 @@
 """Codewords: an exact combinatorial design, so every law is exact."""
 
+import hashlib
 import itertools
 from math import comb
 
@@ -8,16 +9,19 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 
 from ddattr.codebook import Codebook, ablation, contrast, default_weight, permute, smallest, unrank
 
 SEEDS = st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
 
+WIDE = [Codebook(200, 68, 34), Codebook(200, 256, 114, 2**64 - 1), Codebook(40, 1024, 455, 3)]  # ranks past 64 bits
+
+
 @st.composite
-def codebooks(draw, members: int = 64, units: int = 200) -> Codebook:
-    n = draw(st.integers(2, members))
+def codebooks(draw, members: int = 300, units: int = 200) -> Codebook:
+    n = draw(st.integers(2, min(members, 64)) | st.integers(2, members))
     h = draw(st.integers(1, n - 1))
     return Codebook(draw(st.integers(1, min(units, comb(n, h)))), n, h, draw(SEEDS))
 
@@ -26,9 +30,30 @@ def everyone(codebook: Codebook) -> torch.Tensor:
     return codebook.codewords(torch.arange(codebook.units))
 
 
-def words(bits: torch.Tensor) -> list[int]:
+def words(bits: torch.Tensor | np.ndarray) -> list[int]:
     """Codewords as integers."""
     return [sum(1 << k for k, bit in enumerate(row) if bit) for row in bits.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "units", "sample", "redrawn"),
+    [
+        ((1797, 18, 8, 0), "642c71e6d01b2b08", "791a428862edf4c3", "a7ba312e124b4f2f"),
+        ((100, 64, 28, 0), "83160f24cd75fee9", "4408b4567c1bbf6e", "3abdd4db92e2a42e"),
+        ((5000, 64, 32, 2**64 - 1), "33ff3b14c66a95f7", "25017339689f3488", "a28e0564bd8c6549"),
+        ((300, 33, 7, 5), "cffadbbf13bef5e0", "1bc70e8bb70e350c", "52b325bc33ed337b"),
+        ((200, 256, 114, 0), "4fde5058ac96beaa", "96eb5cd6c9656278", "21fa508d960ecb3f"),
+    ],
+)
+def test_codewords_are_those_that_trained_runs_have(arguments, units, sample, redrawn):
+    """Hashes of the bits: another codeword would make every trained member another unit's."""
+
+    def digest(bits: torch.Tensor) -> str:
+        return hashlib.sha256(np.packbits(bits.numpy()).tobytes()).hexdigest()[:16]
+
+    codebook = Codebook(*arguments)
+    drawn = everyone(codebook), codebook.sample_phantoms(500, 3), codebook.redraw(0, torch.arange(20))
+    assert [digest(bits) for bits in drawn] == [units, sample, redrawn]
 
 
 @given(codebooks())
@@ -78,14 +103,30 @@ def test_permute_is_a_bijection(size, key):
     assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
 
 
-@given(st.integers(1, 300), st.lists(SEEDS, min_size=1, max_size=4))
+@given(st.integers(2**63 - 2, 2**1024), SEEDS, st.data())
+def test_permute_is_distinct_and_inside_on_any_part_of_a_range_that_64_bits_cannot_count(size, key, data):
+    start = data.draw(st.just(0) | st.integers(0, size - 20))
+    image = permute(np.array([start + i for i in range(20)], object), size, key).tolist()
+    assert len(set(image)) == 20
+    assert all(0 <= value < size for value in image)
+
+
+@given(st.integers(1, 300) | st.integers(2**63 + 1, 2**300), st.lists(SEEDS, min_size=1, max_size=4))
 def test_permute_broadcasts_index_and_key(size, keys):
-    keys = np.array(keys, np.uint64)
-    table = permute(np.arange(size), size, keys[:, None])
-    assert table.shape == (len(keys), size)
+    keys, asked = np.array(keys, np.uint64), min(size, 300)
+    table = permute(np.arange(asked), size, keys[:, None])
+    assert table.shape == (len(keys), asked)
     for row, key in zip(table, keys, strict=True):
-        assert np.array_equal(row, permute(np.arange(size), size, int(key)))
-    assert int(permute(np.array(size - 1), size, int(keys[0]))) == table[0, -1]
+        assert np.array_equal(row, permute(np.arange(asked), size, int(key)))
+    assert int(permute(np.array(asked - 1), size, int(keys[0]))) == table[0, -1]
+
+
+@pytest.mark.parametrize("size", [2**63 + 1, 3 * 2**70, comb(256, 114)])
+def test_permute_is_uniform_over_indices_and_over_keys_beyond_64_bits(size):
+    """Chi-square over 16 equal parts of the range; false-alarm rate 1e-3 for each of the 6 cases."""
+    for image in (permute(np.arange(4000), size, 0), permute(np.array(1), size, np.arange(4000))):
+        parts = [16 * value // size for value in image.tolist()]
+        assert chisquare(np.bincount(parts, minlength=16)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("size", [2, 5, 20, 100])
@@ -109,25 +150,43 @@ def test_permute_maps_pairs_uniformly_over_keys(size):
 def test_unrank_enumerates_the_combinations_in_order(members):
     for weight in range(1, members):
         expected = sorted(sum(1 << k for k in ones) for ones in itertools.combinations(range(members), weight))
-        assert unrank(np.arange(comb(members, weight)), members, weight).tolist() == expected
+        assert words(unrank(np.arange(comb(members, weight)), members, weight)) == expected
 
 
-@given(st.integers(2, 64), st.data())
+@given(st.integers(2, 64) | st.integers(65, 300) | st.just(1024), st.data())
 def test_unrank_is_the_inverse_of_the_combinatorial_number_system(members, data):
     weight = data.draw(st.integers(1, members - 1))
     last = comb(members, weight) - 1
     rank = data.draw(st.integers(0, last) | st.integers(max(0, last - 3), last))
-    word = int(unrank(np.array([rank], np.uint64), members, weight)[0])
-    ones = [k for k in range(64) if word >> k & 1]
+    bits = unrank(np.array([rank], object), members, weight)
+    assert bits.shape == (1, members)
+    ones = bits[0].nonzero()[0].tolist()
     assert len(ones) == weight
-    assert max(ones) < members
     assert sum(comb(k, place + 1) for place, k in enumerate(ones)) == rank
 
 
 def test_unrank_reaches_the_last_words_of_64_bits():
     last = comb(64, 32) - 1
     top = unrank(np.array([last - 1, last], np.uint64), 64, 32)
-    assert top.tolist() == [(1 << 64) - (1 << 33) + (1 << 31), (1 << 64) - (1 << 32)]
+    assert words(top) == [(1 << 64) - (1 << 33) + (1 << 31), (1 << 64) - (1 << 32)]
+
+
+@given(st.integers(65, 300), st.data())
+def test_unrank_keeps_the_order_of_ranks(members, data):
+    weight = data.draw(st.integers(1, members - 1))
+    ranks = data.draw(st.lists(st.integers(0, comb(members, weight) - 1), min_size=2, unique=True).map(sorted))
+    values = words(unrank(np.array(ranks, object), members, weight))
+    assert values == sorted(values)
+    assert len(set(values)) == len(ranks)
+
+
+@pytest.mark.parametrize("members", [64, 66, 67, 70])
+def test_unrank_of_words_and_of_integers_agree(members):
+    """A word with a 0 on top is a word of one bit less: across the switch to Python's integers too."""
+    rank = np.array([0, 1, 12345, comb(60, 30) - 1], np.uint64)
+    bits = unrank(rank, members, 30)
+    assert np.array_equal(bits[:, :60], unrank(rank, 60, 30))
+    assert not bits[:, 60:].any()
 
 
 def test_unrank_leaves_its_argument_alone():
@@ -145,6 +204,25 @@ def test_redraw_gives_distinct_phantoms_within_a_draw(codebook, size):
     for row in drawn:
         assert len(set(words(row))) == size
         assert units.isdisjoint(words(row))
+
+
+@pytest.mark.parametrize("codebook", WIDE, ids=lambda codebook: f"n={codebook.members}")
+def test_phantoms_beyond_64_bits_are_distinct_of_constant_weight_and_no_units(codebook):
+    drawn = [codebook.redraw(position, torch.arange(20)) for position in (0, 1, 50)]
+    first = codebook.phantom_codewords(torch.tensor([0, 1, 2**63 - 1]))
+    bits = torch.cat([everyone(codebook), first, codebook.sample_phantoms(100, seed=99), *drawn])
+    assert (bits.sum(1) == codebook.weight).all()
+    assert len(set(words(bits))) == len(bits)
+
+
+@pytest.mark.parametrize("codebook", WIDE[:2], ids=lambda codebook: f"n={codebook.members}")
+def test_columns_of_units_and_of_phantoms_are_uniform_beyond_64_bits(codebook):
+    """Chi-square with n - 1 degrees of freedom, both tails; false-alarm rate 1e-3 for each of the 6 cases."""
+    n, p = codebook.members, codebook.weight / codebook.members
+    larger = Codebook(2000, n, codebook.weight, codebook.seed)
+    for bits in (everyone(larger), larger.sample_phantoms(2000), larger.redraw(3, torch.arange(2000))):
+        excess = (bits.sum(0).double() - 2000 * p).square().sum() / (2000 * p * (1 - p)) * (n - 1) / n
+        assert 5e-4 < chi2(n - 1).cdf(float(excess)) < 1 - 5e-4
 
 
 def test_redraw_is_uniform_over_phantoms():
@@ -248,7 +326,7 @@ def test_smallest_suffices_and_one_member_less_does_not(units, level):
     assert all(units > level * comb(fewer, default_weight(fewer)) for fewer in range(2, members))
 
 
-@given(st.integers(2, 64))
+@given(st.integers(2, 1024))
 def test_default_weight_is_possible_and_at_most_half(members):
     assert 1 <= default_weight(members) <= max(1, members // 2)
 
@@ -266,8 +344,11 @@ def test_smallest_q_is_the_share_of_words_in_use(codebook):
             "codebook: 1797 units need 1797 distinct codewords, but members=12 weight=6 allows 924. "
             f"Set codebook.members to {smallest(1797)} or more.",
         ),
-        ({"units": 1, "members": 1, "weight": 1}, "codebook: members=1, expected 2 to 64. Set codebook.members."),
-        ({"units": 1, "members": 65, "weight": 1}, "codebook: members=65, expected 2 to 64. Set codebook.members."),
+        ({"units": 1, "members": 1, "weight": 1}, "codebook: members=1, expected 2 to 1024. Set codebook.members."),
+        (
+            {"units": 1, "members": 1025, "weight": 1},
+            "codebook: members=1025, expected 2 to 1024. Set codebook.members.",
+        ),
         (
             {"units": 1, "members": 4, "weight": 0},
             "codebook: weight=0, expected 1 to 3: with 0 no member sees a unit, with 4 none can be removed. "
@@ -300,9 +381,10 @@ def test_the_advised_number_of_members_is_right():
     Codebook(1797, smallest(1797), default_weight(smallest(1797)))
 
 
-def test_more_units_than_64_members_can_tell_apart_are_refused():
-    with pytest.raises(ValueError, match="need more than 64 members"):
-        smallest(2**64)
+def test_more_units_than_1024_members_can_tell_apart_are_refused():
+    assert smallest(2**64) == 69
+    with pytest.raises(ValueError, match="need more than 1024 members"):
+        smallest(2**1024)
 
 
 @pytest.mark.parametrize("unit", [-1, 5])

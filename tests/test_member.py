@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ddattr.artifacts import load_json
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.noise import Stream, seeded_torch
-from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address
+from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
+from ddattr.ensemble.member import AtomicCheckpointIO, Fork, MemberModule, address
 from ddattr.stages import train
 
 STEPS, SEED = 20, 3
@@ -227,6 +227,62 @@ def test_a_member_that_diverges_is_marked_as_failed_at_its_step(make_run):
 def _with_member(run, member):
     run.config.member = member
     return run
+
+
+@pytest.fixture
+def base(make_member, data, tmp_path) -> dict:
+    """Weights of a model of all units."""
+    return fit(make_member(owned=torch.ones(12, dtype=torch.bool)), data, tmp_path / "base")
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_a_fork_with_a_learning_rate_of_0_is_its_base(make_member, data, tmp_path, base, ema):
+    module = make_member(fork=Fork(7, 0.0, 2), base=base, ema=ema)
+    assert same(fit(module, data, tmp_path), base)
+
+
+@pytest.mark.parametrize(("draws", "ema"), [("common", 0.9), ("independent", None)])
+def test_a_fork_stopped_and_resumed_has_the_bits_of_an_undisturbed_one(make_member, data, tmp_path, base, draws, ema):
+    options = {"fork": Fork(17, 5e-3, 3), "base": base, "draws": draws, "ema": ema, "steps": 31}
+    undisturbed = fit(make_member(**options), data, tmp_path / "a")
+    assert not same(undisturbed, base)
+    with pytest.raises(Died):
+        fit(make_member(**options), data, tmp_path / "b", 7, callbacks=[DieAt(13)])
+    assert torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)["global_step"] == 7
+    assert same(fit(make_member(**options), data, tmp_path / "b", 7, resume=True), undisturbed)
+
+
+def test_a_fork_goes_on_where_the_base_s_draws_end_with_its_own_units_only(
+    make_member, data, tmp_path, base, monkeypatch
+):
+    asked, seen, images = [], set(), TrainingDraws.images
+
+    def recorded(draws: TrainingDraws, step: int) -> torch.Tensor:
+        chosen = images(draws, step)
+        if draws.seed == SEED:  # not the validation's
+            asked.append(step)
+            seen.update(chosen.tolist())
+        return chosen
+
+    monkeypatch.setattr(TrainingDraws, "images", recorded)
+    kept = {name: value.clone() for name, value in base.items()}
+    fit(make_member(2, fork=Fork(9, 1e-2, 0), base=base), data, tmp_path)
+    assert asked == list(range(STEPS, STEPS + 9))
+    assert seen == set(CODE.subset(2).nonzero()[:, 0].tolist())
+    assert same(base, kept)
+
+
+def test_a_fork_without_a_base_is_trained_whole(make_member, data, tmp_path):
+    one = fit(make_member(fork=Fork(7, 1e-3, 2)), data, tmp_path / "a")
+    assert same(fit(make_member(), data, tmp_path / "b"), one)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": -1}, {"learning_rate": -1e-3}, {"warmup": -1},
+                                   {"learning_rate": float("nan")}])  # fmt: skip
+def test_a_fork_out_of_range_is_refused_with_the_key_to_set(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"^training: fork.{name}={value}, expected .* Set training.fork.{name}.$"):
+        Fork(**{"steps": 5, "learning_rate": 1e-3, "warmup": 2} | wrong)
 
 
 def test_the_learning_rate_rises_and_then_falls_to_one_percent(make_member):

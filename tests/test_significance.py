@@ -296,6 +296,28 @@ def test_a_set_larger_than_the_phantoms_has_no_p():
     assert not z.isnan().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("members", "weight"), [(64, 28), (256, 114), (1024, 455)])
+def test_a_capacity_that_64_bits_cannot_count_is_the_limit_of_independent_codewords(members, weight, dtype):
+    """C(256, 114) is 10^75. z is exact in the limit; p within 4.5 standard errors of the normal one, and 1 %.
+
+    1 % is more than sums over 28 of 64 members and more differ from a normal; false-alarm rate 1e-4 for a case's 16 p.
+    """
+    codebook = Codebook(6, members, weight)
+    score, projected = (part.to(dtype) for part in set_inputs(codebook))
+    sets = torch.tensor([[[0, 1, -1]] * 2, [[3, 4, 5]] * 2])
+    total, z, p = set_significance(sets, score, projected, codebook, draws=2000)
+    squares = torch.stack([projected.var(0)[[0, 1]].sum(0), projected.var(0)[[3, 4, 5]].sum(0)])
+    torch.testing.assert_close(z, total / (codebook.contrast_variance * squares).sqrt())
+    normal = torch.distributions.Normal(0, 1)
+    assert ((p - normal.cdf(-z)).abs() < 4.5 * 0.5 / 2000**0.5 + 0.01).all()
+    phantoms = codebook.sample_phantoms(2000)
+    z, p = pull_significance(score, projected, phantoms, codebook)
+    assert ((p - normal.cdf(-z)).abs() < 4.5 * 0.5 / 2000**0.5 + 0.01).all()
+    _, p = radius_significance(score.abs().amax(0), score.new_zeros(2000, 2), codebook)
+    torch.testing.assert_close(p, torch.full_like(p, 6 / 2006))  # the largest of 2,006 is one of the 6
+
+
 @pytest.mark.parametrize("seed", [0, 5, 5 + 2**32, 2**64 - 1])
 def test_a_set_s_draws_have_an_address(seed):
     codebook = Codebook(6, 8, 3)

@@ -107,11 +107,12 @@ def set_significance(
         if position < codebook.phantoms:
             w = contrast(codebook.redraw(position, keys)).to(a)
             null -= (w @ a.flatten(1)).reshape(null.shape)
-    c = codebook.capacity
-    variance = codebook.contrast_variance * (c * squares - sum_.var(0)) / (c - 1)
+    c = codebook.capacity  # an integer that may be past 64 bits, which tensors refuse: only its ratios meet them
+    variance = codebook.contrast_variance * (squares - sum_.var(0) * (1 / c)) * (c / (c - 1))
     deviation = variance.clamp_min(0).sqrt()
     exceed = (null >= total - _TIE * deviation).sum(0).to(total)
-    p = torch.where((size > 0) & (size <= codebook.phantoms), (1 + exceed) / (1 + draws), torch.nan)
+    most = min(codebook.phantoms, sets.shape[-1])
+    p = torch.where((size > 0) & (size <= most), (1 + exceed) / (1 + draws), torch.nan)
     return total, _standardise(total, deviation), p
 
 

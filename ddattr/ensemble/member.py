@@ -1,6 +1,8 @@
 """One member: a diffusion model trained on the units of its column."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,28 @@ from torch import Tensor, nn
 from ddattr.artifacts import atomic
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
+
+
+@dataclass(frozen=True)
+class Fork:
+    """How a member leaves the base, a model of all units: a short training on its own units only, with a new optimiser.
+
+    Args:
+        steps: of the fork, after all those of the base.
+        learning_rate: its peak; the schedule is the base's.
+        warmup: steps of its linear warm-up.
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("learning_rate", 0), ("warmup", 0)):
+            if not (value := getattr(self, name)) >= low:
+                raise ValueError(f"training: fork.{name}={value}, expected {low} or more. Set training.fork.{name}.")
 
 
 class MemberModule(L.LightningModule):
@@ -36,6 +60,9 @@ class MemberModule(L.LightningModule):
         gradient_clip: largest gradient norm; None does not clip.
         draws: `common` (all members share the draws and differ by what they own) or `independent`.
         epoch_steps: steps between two lines of the log and two checkpoints; changes no result.
+        fork: the training of one that starts from a `base`, in place of `steps`, `learning_rate` and `warmup`. Its
+            draws are those of the steps that follow the base's: it sees no noise that the base saw.
+        base: weights to fork from; None trains whole, whatever `fork` is.
     Raises:
         ValueError: draws of another name, a member that owns nothing, or a loss that is not finite.
     """
@@ -58,14 +85,21 @@ class MemberModule(L.LightningModule):
         gradient_clip: float | None = 1.0,
         draws: str = "common",
         epoch_steps: int = 200,
+        fork: Fork | None = None,
+        base: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
+        self.first, self.rate_key = 0, "training.learning_rate"
+        if fork is not None and base is not None:
+            network.load_state_dict(base)
+            self.first, self.rate_key = steps, "training.fork.learning_rate"
+            steps, learning_rate, warmup = fork.steps, fork.learning_rate, fork.warmup
         self.network, self.process, self.steps = network, process, steps
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         if schedule not in ("linear", "constant"):
             raise ValueError(f"training: schedule={schedule}, expected linear or constant. Set training.schedule.")
         self.schedule = schedule
-        self.ema, self.gradient_clip, self.epoch_steps = ema, gradient_clip, epoch_steps
+        self.ema, self.gradient_clip, self.epoch_steps = ema, gradient_clip, min(epoch_steps, steps)
         own = address(draws, member)
         self.draws = TrainingDraws(seed, owned, batch, process.timesteps, shape, own)
         unseen = ~owned if not owned.all() else owned
@@ -77,12 +111,12 @@ class MemberModule(L.LightningModule):
 
     def training_step(self, tick: int, index: int) -> Tensor:
         with self._dropout():
-            loss = self._loss(self.draws, self.global_step)
+            loss = self._loss(self.draws, self.first + self.global_step)
         if not loss.isfinite():
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             raise ValueError(
                 f"training: the loss is {loss.item()} at step {self.global_step}, learning rate {rate:.3g}. "
-                "Lower training.learning_rate or training.gradient_clip."
+                f"Lower {self.rate_key} or training.gradient_clip."
             )
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch)
         return loss
@@ -91,7 +125,7 @@ class MemberModule(L.LightningModule):
         """A network that drops units draws them at an address as well."""
         if not any(isinstance(module, nn.Dropout) and module.p for module in self.network.modules()):
             return nullcontext()
-        return seeded_torch(self.draws.seed, Stream.DROPOUT, self.draws.member, self.global_step)
+        return seeded_torch(self.draws.seed, Stream.DROPOUT, self.draws.member, self.first + self.global_step)
 
     def validation_step(self, tick: int, index: int) -> None:
         """Loss of the average on pictures that the member does not own, the same draws every time."""

@@ -27,7 +27,7 @@ def describe(code: Codebook) -> list[tuple[str, str]]:
     need = ", ".join(f"q {level:g}: {smallest(code.units, level)}" for level in (1.0, 0.05, 0.01, 0.001))
     return [
         ("codebook", f"{code.units} units, n={code.members} members, weight h={code.weight}, seed {code.seed}"),
-        ("capacity C(n, h)", f"{code.capacity:,} codewords, {code.phantoms:,} phantoms"),
+        ("capacity C(n, h)", f"{_count(code.capacity)} codewords, {_count(code.phantoms)} phantoms"),
         ("units per member", f"{int(balance.min())} to {int(balance.max())}, mean {balance.double().mean():.1f}"),
         ("smallest distance", f"{code.distance() if code.units > 1 else '-'} bits"),
         ("survivors of k removed", lost),
@@ -67,7 +67,7 @@ def _data(data) -> list[tuple[str, str]]:
 
 def _cost(run: Run) -> list[tuple[str, str]]:
     """Estimates from a few steps of the configured network on this device, one process."""
-    training, attribution, quality = run.config.training, run.config.attribution, run.config.quality
+    training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
     network, n, steps = run.network(0), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
     step = _seconds(lambda: _train_step(run, network, training.batch))
@@ -76,7 +76,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     m = attribution.jacobian.members_per_step or n
     rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
     passes = {
-        "train": n * training.steps * step,
+        "train": (n * training.steps if fork is None else training.steps + n * fork.steps) * step,
         "evaluate": (rows + n) * quality.pictures * picture,
         "attribute": queries * picture * (attribution.truth_units * (n - run.codebook.weight) + n * (2 + 3 * m)),
     }
@@ -85,6 +85,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     scores = 8 * attribution.phantoms * 168 + 8 * attribution.draws * queries * 120
     disk = n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12
     return [
+        *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),
         ("network", f"{parameters:,} parameters"),
         ("time, one process", ", ".join(f"{verb} {_duration(seconds)}" for verb, seconds in passes.items())),
         ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
@@ -123,6 +124,10 @@ def _seconds(call) -> float:
     for _ in range(3):
         call()
     return (time.perf_counter() - started) / 3
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:

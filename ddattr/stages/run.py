@@ -70,7 +70,16 @@ class Run:
 
     @cached_property
     def validation(self):
-        return self.build("validation", codebook=self.codebook, sets=self.data.partitions(), seed=self.seed)
+        sets, forked = self.data.partitions(), self.fork is not None
+        return self.build("validation", codebook=self.codebook, sets=sets, seed=self.seed, forked=forked)
+
+    @cached_property
+    def fork(self):
+        """How members leave their base; None when each is trained whole."""
+        node = self.config.training.get("fork")
+        if node is not None and not (OmegaConf.is_dict(node) and "_target_" in node):
+            raise ValueError(f"training: fork={node}, expected null, or what training=forked has. Set training=forked.")
+        return instantiate(node)
 
     def quality(self):
         """The callback that measures quality, with its extractor trained."""
@@ -125,25 +134,38 @@ class Run:
 
     def member_artefact(self, member: int) -> Artefact:
         self.codebook.check_member(member)
-        config = self._training() | {"member": member}
-        parents = {"codebook": self.codebook_artefact.fingerprint}
+        config, parents = self._training() | {"member": member}, {"codebook": self.codebook_artefact.fingerprint}
+        if self.fork is not None:
+            config["training"]["fork"] = self.plain("training")["fork"]
+            parents["base"] = self.base_artefact.fingerprint
         folder = self.root / "members" / f"{member:03d}"
         return Artefact(folder, config, parents, self.command("train", f"member={member}"))
 
     def _training(self) -> dict[str, Any]:
-        """The config that a trained network depends on."""
+        """The config that a network trained whole depends on."""
         config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")}
         del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
+        config["training"].pop("fork", None)
         return config
 
+    @cached_property
+    def base_artefact(self) -> Artefact:
+        """What members are forks of: the ground truth's model of all units, trained for itself."""
+        return self._whole(self.root / "base", range(self.codebook.units), self.command("train", "member=0"))
+
     def retrained_artefact(self, training) -> Artefact:
-        """A model of the ground truth."""
+        """A model of the ground truth: never a fork."""
+        folder, units = self.root / "validation" / "retraining" / training.name, training.units.nonzero()[:, 0].tolist()
+        return self._whole(folder, units, self.command("retrain"), training.member, training.replicate)
+
+    def _whole(
+        self, folder: Path, units: Sequence[int], remedy: str, member: int | None = None, replicate: int = 0
+    ) -> Artefact:
         config = self._training() | {
-            "units": fingerprint(training.units.nonzero()[:, 0].tolist()), "replicate": training.replicate,
-            "draws_of": training.member if self.config.training.draws == "independent" else None,
+            "units": fingerprint(list(units)), "replicate": replicate,
+            "draws_of": member if self.config.training.draws == "independent" else None,
         }  # fmt: skip
-        folder = self.root / "validation" / "retraining" / training.name
-        return Artefact(folder, config, {"data": self.data.fingerprint}, self.command("retrain"))
+        return Artefact(folder, config, {"data": self.data.fingerprint}, remedy)
 
     @cached_property
     def members_fingerprint(self) -> str:

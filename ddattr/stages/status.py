@@ -8,13 +8,16 @@ from ddattr.stages.run import Run
 
 def run(run: Run) -> None:
     """Prints a line for the members and one for every stage, then the next command."""
-    members = [run.member_artefact(k) for k in range(run.codebook.members)]
-    states = [state(artefact) for artefact in members]
-    print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in Counter(states).items()))
-    for k, (artefact, now) in enumerate(zip(members, states, strict=True)):
-        if now not in ("done", "missing"):
+    members = {f"member {k}": run.member_artefact(k) for k in range(run.codebook.members)}
+    states = Counter(state(artefact) for artefact in members.values())
+    base = {} if run.fork is None else {"base": run.base_artefact}
+    for name, artefact in base.items():
+        print(f"{name:<12}{state(artefact)}")
+    print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in states.items()))
+    for name, artefact in (base | members).items():
+        if (now := state(artefact)) not in ("done", "missing"):
             status = load_json(artefact.folder / "status.json") or {}
-            print(f"  member {k}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
+            print(f"  {name}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
     for name, artefact in [*stages(run).items(), ("validate", run.validation_artefact)]:
         print(f"{name:<12}{state(artefact)}")
     print(f"next: {following(run)}")

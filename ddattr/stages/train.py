@@ -1,13 +1,17 @@
-"""`ddattr train member=3`: trains one member. Done ones are skipped, broken ones go on from their checkpoint."""
+"""`ddattr train member=3`: trains one member. Done ones are skipped, broken ones go on from their checkpoint.
+
+With `training.fork`, the base that members are forks of is trained first, by whichever process comes first.
+"""
 
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
@@ -27,29 +31,42 @@ def run(run: Run) -> None:
     artefact = run.member_artefact(member)
     _ = run.tracking  # refuses, if it must, before anything is written
     run.write_codebook()
+    if run.fork is not None and not artefact.done():
+        everyone = torch.ones(run.codebook.units, dtype=torch.bool)
+        _make(run, run.base_artefact, "train-base", "base", lambda: module(run, everyone, None, run.seed))
+    if not _make(run, artefact, f"train-{member:03d}", f"member {member}", lambda: build(run, member)):
+        print(f"member {member}: already done", flush=True)
+
+
+def _make(run: Run, artefact: Artefact, job: str, title: str, build: Callable[[], MemberModule]) -> bool:
+    """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it."""
 
     def work() -> None:
-        with run.tracking.run(
-            run.root, run.config.name, f"train-{member:03d}", artefact.fingerprint, run.resolved()
-        ) as loggers:
-            train(run, build(run, member), artefact, f"member {member}", loggers)
+        with run.tracking.run(run.root, run.config.name, job, artefact.fingerprint, run.resolved()) as loggers:
+            train(run, build(), artefact, title, loggers)
 
-    if not artefact.make(run.seed, work):
-        print(f"member {member}: already done", flush=True)
+    made = artefact.make(run.seed, work)
     (artefact.folder / "last.ckpt").unlink(missing_ok=True)
+    return made
 
 
 def build(run: Run, member: int) -> MemberModule:
-    """The module of a member, with the pictures of its column."""
-    return module(run, run.codebook.subset(member), member, run.seed)
+    """The module of a member, with the pictures of its column; a fork starts from the base, which must be there."""
+    base = None if run.fork is None else run.load(run.base_artefact).state_dict()
+    return module(run, run.codebook.subset(member), member, run.seed, base)
 
 
-def module(run: Run, units: Tensor, member: int | None, seed: int) -> MemberModule:
-    """A network that may see the pictures of some units, with a member's draws; `member` None has the common ones."""
+def module(
+    run: Run, units: Tensor, member: int | None, seed: int, base: Mapping[str, Tensor] | None = None
+) -> MemberModule:
+    """A network that may see the pictures of some units, with a member's draws; `member` None has the common ones.
+
+    It is trained whole, or, from the weights `base`, as `training.fork` says.
+    """
     network = run.network(address(run.config.training.draws, member), seed)
     return run.build(
         "training", network=network, process=run.process, owned=units[run.data.unit_of], shape=run.data.shape,
-        member=member, seed=seed,
+        member=member, seed=seed, base=base,
     )  # fmt: skip
 
 

@@ -140,11 +140,13 @@ def _html(table: pd.DataFrame) -> str:
 
 
 def _provenance(root: Path) -> pd.DataFrame:
-    """Where every number comes from: a row for the members together and one for each stage."""
+    """Where every number comes from: a row for the base, if any, for the members together and for each stage."""
     rows = []
-    members = [load_json(path) or {} for path in sorted((root / "members").glob("*/manifest.json"))]
-    for folder, manifests in [("members", members), *((f, [load_json(root / f / "manifest.json") or {}])
-                                                      for f in ("quality", "attribution"))]:  # fmt: skip
+    for folder in ("base", "members", "quality", "attribution"):
+        paths = sorted(root.glob(f"{folder}/*/manifest.json" if folder == "members" else f"{folder}/manifest.json"))
+        manifests = [load_json(path) or {} for path in paths]
+        if not manifests:
+            continue
         first = manifests[0]
         rows.append({
             "artefact": folder, "command": first.get("command"), "commit": first.get("commit"),

@@ -94,7 +94,9 @@ class Bench:
         plan, seeds = self.plan, []
         for r in range(plan.replicates):
             base = {m.member: self.network(m) for m in plan.bases() if m.replicate == r}
-            base = base or {k: self.ensemble.members[k] for k in plan.truth_members}
+            base = base or {
+                k: self.ensemble.members[k] for k in plan.truth_members
+            }  # at the first seed they are the same models
             factual = self.queries.pictures(list(base.values()))
             moved = []
             for unit in plan.truth_units.tolist():

@@ -52,6 +52,7 @@ class Validation:
         orders: sub-ensembles of each size.
         members_per_step: of their Jacobians.
         draws: timesteps, each with its noise, at which a picture's loss is measured.
+        forked: whether the ensemble's members are forks of a base; the truth's are trained whole.
     Raises:
         ValueError: a size is out of range; says what would be possible.
     """
@@ -74,6 +75,7 @@ class Validation:
     orders: int = 2
     members_per_step: int | None = 2
     draws: int = 32
+    forked: bool = False
 
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
@@ -128,10 +130,10 @@ class Validation:
         return chosen.sort().values
 
     def bases(self) -> list[Training]:
-        """The truth's ensemble at its other training seeds; at the first it is the ensemble's own members."""
+        """The truth's ensemble at every training seed; at the first it is the ensemble's own members, unless forked."""
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(1, self.replicates if self.units else 1) for k in self.truth_members
+            for r in range(0 if self.forked else 1, self.replicates if self.units else 0) for k in self.truth_members
         ]  # fmt: skip
 
     def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:

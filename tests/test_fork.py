@@ -1,0 +1,125 @@
+"""Forked members: one base, trained once, of which every member is a short fork; and a truth that is none."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY, manifest
+
+from ddattr.artifacts import load_json, load_tensors
+from ddattr.validation.bench import Bench
+
+FORKED = ("training=forked", "training.fork.steps=7")
+SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=2", "validation.replicates=2")
+
+
+def test_without_a_fork_every_fingerprint_is_what_it_was_before_there_were_forks(make_run):
+    """Golden: trained runs, and the ground truth, stay valid."""
+    run = make_run(*SIZES)
+    assert run.member_artefact(1).fingerprint == "601d4757a8460856"
+    assert run.members_fingerprint == "0e94194f548369f6"
+    assert run.retrained_artefact(run.validation.full(0)).fingerprint == "cc3c47dd249436cb"
+    independent = make_run("training.draws=independent", *SIZES)
+    assert independent.member_artefact(1).fingerprint == "689f5203629fe555"
+    assert independent.retrained_artefact(independent.validation.full(0)).fingerprint == "e36dbdf09cb25dc3"
+
+
+def test_a_fork_s_parent_is_its_base(make_run):
+    run = make_run(*FORKED)
+    parents = run.member_artefact(1).parents
+    assert parents == {"codebook": run.codebook_artefact.fingerprint, "base": run.base_artefact.fingerprint}
+
+
+@pytest.mark.parametrize(
+    ("override", "base", "member"),
+    [("training.fork.steps=8", False, True), ("training.fork.learning_rate=0.1", False, True),
+     ("training.fork.warmup=1", False, True), ("codebook.seed=5", False, True), ("training.steps=21", True, True),
+     ("training.fork=null", False, True), ("training.epoch_steps=3", False, False), ("seed=1", True, True)],
+)  # fmt: skip
+def test_what_a_base_and_a_fork_depend_on(make_run, override, base, member):
+    one, other = make_run(*FORKED), make_run(*FORKED, override)
+    assert (one.base_artefact.fingerprint != other.base_artefact.fingerprint) == base
+    assert (one.member_artefact(1).fingerprint != other.member_artefact(1).fingerprint) == member
+
+
+@pytest.mark.parametrize("draws", ["common", "independent"])
+def test_the_truth_is_trained_whole_and_its_model_of_all_units_is_the_base(make_run, draws):
+    forked, plain = (make_run(*more, f"training.draws={draws}", *SIZES) for more in (FORKED, ()))
+    for model in plain.validation.models():
+        assert forked.retrained_artefact(model).fingerprint == plain.retrained_artefact(model).fingerprint
+    assert forked.retrained_artefact(forked.validation.full(0)).fingerprint == forked.base_artefact.fingerprint
+
+
+def test_the_base_is_trained_once_and_goes_on_where_it_broke(ddattr, tmp_path):
+    root = tmp_path / "run"
+    argv = [*TINY, *FORKED, f"root={root}"]
+    assert "base        missing" in ddattr("status", *argv).out
+    assert "forks of 7 steps of one base of 20" in ddattr("plan", *argv).out
+    said = ddattr("train", *argv, "member=0")
+    assert said.status == 0, said.err
+    assert "base: step 20 of 20" in said.out
+    assert "member 0: step 7 of 7" in said.out
+    before = (root / "base" / "manifest.json").stat().st_mtime_ns
+    said = ddattr("train", *argv, "member=1")
+    assert "base" not in said.out
+    assert "member 1: step 7 of 7" in said.out
+    assert (root / "base" / "manifest.json").stat().st_mtime_ns == before
+    assert manifest(root / "members/001")["parents"]["base"] == manifest(root / "base")["fingerprint"]
+    assert {path.name for path in (root / "base").iterdir()} == {
+        ".lock", "manifest.json", "member.safetensors", "metrics.csv", "status.json",
+    }  # fmt: skip
+
+    whole, one = (load_tensors(root / name / "member.safetensors") for name in ("base", "members/001"))
+    for folder in ("base", "members/001"):
+        (root / folder / "manifest.json").unlink()
+    (root / "base" / "status.json").write_text('{"state": "failed", "step": 10, "error": "the loss is nan"}')
+    said = ddattr("status", *argv)
+    assert "base        failed" in said.out
+    assert "base: failed at step 10. the loss is nan" in said.out
+    assert "next: ddattr train -m 'member=range(0,6)'" in said.out
+    assert ddattr("train", *argv, "member=1").status == 0
+    for name, expected in (("base", whole), ("members/001", one)):
+        again = load_tensors(root / name / "member.safetensors")
+        assert all(torch.equal(expected[key], again[key]) for key in expected)
+
+    shutil.rmtree(root / "base")  # members that are done need it no more
+    assert ddattr("train", *argv, "member=1").out == "member 1: already done\n"
+    assert not (root / "base").exists()
+
+
+def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
+    """One model of the truth, all steps of a whole training, in a run of forks."""
+    argv = [*TINY, *FORKED, f"root={tmp_path / 'run'}", *SIZES]
+    run = make_run(*FORKED, *SIZES)
+    member = run.validation.truth_members[0]
+    unit = int(run.codebook.subset(member).nonzero()[0, 0])
+    said = ddattr("retrain", *argv, f"unit={unit}", f"member={member}")
+    assert said.status == 0, said.err
+    models = [m for m in run.validation.unit(unit) if m.member == member]
+    assert [m.replicate for m in models] == [0, 1]
+    for model in models:
+        folder = run.retrained_artefact(model).folder
+        assert load_json(folder / "status.json") == {"state": "done", "step": 20}
+        assert run.retrained_artefact(model).done()
+    assert not (tmp_path / "run" / "base").exists()
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
+    """Every displacement is between models trained alike: the ensemble's own members only stand in when not forked."""
+    plan = make_run(*(FORKED if forked else ()), *SIZES).validation
+    assert plan.forked == forked
+    assert {m.replicate for m in plan.bases()} == ({0, 1} if forked else {1})
+    assert {m.name for m in plan.bases()} <= {m.name for m in plan.models()}
+    shown = []
+
+    def pictures(networks) -> torch.Tensor:
+        shown.append([getattr(network, "name", "ensemble's own") for network in networks])
+        return torch.zeros(1, 1, 2, 2)
+
+    bench = Bench.__new__(Bench)  # what its truth looks at, and no more
+    bench.plan, bench.network = plan, lambda model: model
+    bench.queries, bench.ensemble = SimpleNamespace(pictures=pictures), SimpleNamespace(members=["a member"] * 6)
+    assert bench.truth.shape == (2, 2, 1, 1, 2, 2)
+    assert any("ensemble's own" in models for models in shown) == (not forked)
