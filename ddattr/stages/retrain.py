@@ -7,6 +7,7 @@ from ddattr.stages.run import Run
 from ddattr.stages.train import module, train
 from ddattr.validation.removal import Removal, removals
 from ddattr.validation.retraining import Training
+from ddattr.validation.scores import load_scores
 
 
 def run(run: Run) -> None:
@@ -51,7 +52,7 @@ def removal_plan(run: Run) -> list[Removal]:
     """
     if not run.scores_artefact.done():
         return []
-    plan, scores = run.validation, run.scores()["generated"]
+    plan, scores = run.validation, load_scores(run.scores_artefact.verified("scores.safetensors"))["generated"]
     methods = [*dict.fromkeys([*plan.removal_methods, "random"])]
     if unknown := [method for method in methods if method not in scores]:
         raise ValueError(

@@ -193,15 +193,6 @@ class Run:
         parents = {"attribution": self.attribution_artefact.fingerprint, "quality": self.quality_artefact.fingerprint}
         return Artefact(self.root / "validation" / "scores", config, parents, self.command("validate"))
 
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Signed scores (units, q) of all methods, by kind of query and method."""
-        stored = load_tensors(self.scores_artefact.verified("scores.safetensors"))
-        found: dict[str, dict[str, Any]] = {}
-        for name, value in sorted(stored.items()):
-            kind, _, method = name.partition("/")
-            found.setdefault(kind, {})[method] = value
-        return found
-
     @cached_property
     def validation_artefact(self) -> Artefact:
         config = {"seed": self.seed, "validation": self.plain("validation")}

@@ -20,6 +20,7 @@ from ddattr.validation.cost import costs
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.peers import check_installed
 from ddattr.validation.retraining import Training
+from ddattr.validation.scores import load_scores
 from ddattr.validation.tables import tables
 
 
@@ -43,7 +44,8 @@ def _validate(run: Run) -> None:
         run.scores_artefact.make(run.seed, lambda: _score(run, bench))
     removals = removal_plan(run)
     _train(run, [removal.model for removal in removals])
-    scores = run.scores() if run.validation.retrains else {}
+    stored = run.scores_artefact.folder / "scores.safetensors"
+    scores = load_scores(stored) if run.validation.retrains else {}
     for name, table in tables(bench, scores, removals):
         save_table(artefact.folder / f"{name}.csv", table)
         print(f"validate: {name}.csv", flush=True)

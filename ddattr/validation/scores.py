@@ -1,12 +1,14 @@
 """Signed scores of all units on all queries by every method, ready to be summed over subsets: the predictors."""
 
 import time
+from pathlib import Path
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ddattr.artifacts import load_tensors
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
 from ddattr.attribution.influence import nearness
@@ -17,6 +19,15 @@ from ddattr.validation.lds import lds
 
 ENSEMBLE = ("jvp", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
 SIMILARITY = ("pixel", "random")
+
+
+def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in sorted(load_tensors(path).items()):
+        kind, _, method = name.partition("/")
+        found.setdefault(kind, {})[method] = value
+    return found
 
 
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:
