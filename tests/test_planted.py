@@ -82,7 +82,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_the_table_has_a_row_a_query_and_method(tables):
     table, _ = tables
     assert list(table) == ["query", "pattern", "share", "copies", "unit", "method", "rank", "score", "z", "p_value",
-                           "q_value", "others", "level"]  # fmt: skip
+                           "q_value", "others", "level", "first"]  # fmt: skip
     loss = table[table.method == "loss"]
     assert loss["query"].tolist() == [7, 8, 9, 10]
     assert (loss.pattern.tolist(), loss.unit.tolist()) == ([0, 0, 1, 1], [4, 4, 5, 5])
@@ -91,6 +91,7 @@ def test_the_table_has_a_row_a_query_and_method(tables):
     assert loss.p_value.tolist() == pytest.approx([1e-4, 0.02, 1e-3, 0.9])
     assert loss.q_value.tolist() == pytest.approx([6e-4, 0.12, 3e-3, 0.9])  # six tests; two of the third are tied
     assert loss.others.tolist() == [0, 0, 1, 0]
+    assert loss["first"].tolist()[:2] == [4, 4]
     assert table[table.method == "pixel"][["z", "p_value", "q_value", "others"]].isna().all(axis=None)
 
 

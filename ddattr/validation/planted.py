@@ -53,7 +53,7 @@ def planted_tables(
     level: float,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """planted.csv, a row a query and method, and its summary by share and method.
+    """planted.csv, a row a query and method, and its summary by share and method. `first` is the unit ranked first.
 
     Args:
         methods: scores of all units on all queries.
@@ -73,6 +73,7 @@ def planted_tables(
             "copies": copies.numpy(), "unit": planted.numpy(), "method": method, "rank": ranks(score, planted).numpy(),
             "score": _at(score, planted), "z": _at(z, planted), "p_value": _at(p, planted),
             "q_value": _at(q, planted), "others": others, "level": level,
+            "first": score.argmax(0).numpy(),
         }))  # fmt: skip
     table = pd.concat(frames, ignore_index=True)
     return table, summarise(table, seed)
