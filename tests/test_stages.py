@@ -208,6 +208,22 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
     assert not shard.exists()
 
 
+@pytest.mark.parametrize(("verb", "folder", "first"), [("evaluate", "quality", "extractor.safetensors"),
+                                                       ("report", "figures", "fig1_codebook.png")])  # fmt: skip
+def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(
+    ddattr, reproduced, tmp_path, verb, folder, first
+):
+    root = clone(reproduced, tmp_path, without=folder)
+    argv = [verb, f"experiment={SMALL}", f"root={root}", "tracking=none"]
+    kill_when(spawn(tmp_path, *argv), (root / folder / first).exists)
+    assert not (root / folder / "manifest.json").exists()
+    assert ddattr(*argv).status == 0
+    assert (root / folder / "manifest.json").exists()
+    made, again = (sorted((r / folder).glob("*.csv")) for r in (reproduced.root, root))
+    assert [path.name for path in made] == [path.name for path in again]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(made, again, strict=True))
+
+
 def test_a_member_killed_in_mid_training_goes_on_to_the_same_bits(ddattr, reproduced, tmp_path):
     root = clone(reproduced, tmp_path, without="members/003")
     folder, argv = root / "members" / "003", ["train", f"experiment={SMALL}", f"root={root}", "tracking=none"]
