@@ -33,6 +33,13 @@ settings.register_profile("law", deadline=None, derandomize=True, database=None,
 settings.load_profile("law")
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Tests that look at the reproduced run share one process, and so make it once."""
+    for item in items:
+        if {"reproduced", "validated"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("reproduced"))
+
+
 class LinearDenoiser(nn.Module):
     """f(x, t) = A x + b on the pixels of a picture."""
 

@@ -1,4 +1,4 @@
-"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks --benchmark-enable -s`.
+"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks --benchmark-enable -n 0 -s`.
 
 The default network and queries of `experiment=digits`, untrained: the cost does not depend on the weights. Medians of
 processor seconds over repeated, interleaved calls on one thread; nothing here asserts a timing.
