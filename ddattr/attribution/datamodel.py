@@ -82,6 +82,7 @@ def adjusted_means(
     n = outputs.shape[0]
     seen = codewords.T.to(outputs)
     predicted = seen @ surrogate.to(outputs)
+    predicted = predicted - predicted.mean(0)  # or the halves' scales would differ by a constant
     residual, scale = torch.empty_like(outputs), torch.empty(2, outputs.shape[1], dtype=outputs.dtype)
     halves = (torch.arange(n) % 2 == 0, torch.arange(n) % 2 == 1)
     for i, (fit, use) in enumerate((halves, halves[::-1])):

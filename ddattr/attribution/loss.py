@@ -15,11 +15,14 @@ from ddattr.ensemble.ensemble import Ensemble
 
 
 def loss_draws(
-    draws: int, process: Process, shape: tuple[int, ...], seed: int
+    draws: int, process: Process, shape: tuple[int, ...], seed: int, attempt: int = 0
 ) -> tuple[Int[Tensor, "draws"], Float[Tensor, "draws *image"]]:
-    """Evenly spaced timesteps and the noise of each: the same for all pictures and models, so that they compare."""
+    """Evenly spaced timesteps and the noise of each: the same for all pictures and models, so that they compare.
+
+    Another `attempt` has other noise: what was scored on one is held against the other.
+    """
     times = (2 * torch.arange(draws) + 1) * process.timesteps // (2 * draws)
-    noise = [generator(seed, Stream.LOSS, step=j).standard_normal(shape) for j in range(draws)]
+    noise = [generator(seed, Stream.LOSS, step=j, attempt=attempt).standard_normal(shape) for j in range(draws)]
     return times, torch.stack([torch.from_numpy(z).float() for z in noise])
 
 

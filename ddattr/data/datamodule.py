@@ -98,15 +98,13 @@ class UnitDataModule(L.LightningDataModule):
         return grouping.duplicates(self.images, self.unit_of)
 
     def partitions(self) -> dict[str, Int[Tensor, "units"]]:
-        """Sets scored after the fact: for every unit its label and its cluster, by the unit's first picture."""
-        first = torch.full((self.units,), len(self.images)).scatter_reduce(
-            0, self.unit_of, torch.arange(len(self.images)), "amin"
-        )
+        """Sets scored after the fact: for every unit the label, and the cluster, that most of its pictures have."""
         sets = {}
         if self.labels is not None and self.kind != "label":
-            sets["label"] = self.labels[first]
+            sets["label"] = grouping.majority(self.labels, self.unit_of)
         if self.kind == "image":
-            sets["cluster"] = grouping.by_cluster(self.images, min(self.clusters, len(self.images)), self.seed)[first]
+            cluster = grouping.by_cluster(self.images, min(self.clusters, len(self.images)), self.seed)
+            sets["cluster"] = grouping.majority(cluster, self.unit_of)
         return sets
 
     def train_dataloader(self) -> DataLoader:

@@ -48,6 +48,13 @@ def with_groups(loose: Int[Tensor, "loose"], groups: Int[Tensor, "images"]) -> I
     return units
 
 
+def majority(values: Int[Tensor, "images"], units: Int[Tensor, "images"]) -> Int[Tensor, "units"]:
+    """The value that most pictures of every unit have; the smallest of those that tie."""
+    names, which = torch.unique(values, return_inverse=True)
+    counts = torch.zeros(int(units.max()) + 1, len(names)).index_put_((units, which), torch.ones(()), accumulate=True)
+    return names[counts.argmax(1)]
+
+
 def duplicates(images: Float[Tensor, "images c h w"], units: Int[Tensor, "images"]) -> int:
     """Pictures that are identical to one of another unit: removing either unit leaves a copy behind."""
     same = by_image(images)

@@ -51,7 +51,8 @@ def _validate(run: Run) -> None:
         print(f"validate: {name}.csv", flush=True)
     if scores:
         seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
-        table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]))
+        table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]),
+                      None if run.fork is None else run.fork.steps)  # fmt: skip
         save_table(artefact.folder / "cost.csv", table)
     draw_evidence(artefact.folder)
     with run.tracking.run(run.root, run.config.name, "validate", artefact.fingerprint, run.resolved()) as loggers:

@@ -24,11 +24,12 @@ CAPTIONS = {
 EVIDENCE_CAPTIONS = {
     "fig7_retraining": "Figure 7. Agreement with retraining, by method and by number of members; ceiling: the noise of "
     "training seeds.",
-    "fig8_lds": "Figure 8. Linear datamodelling scores against models of random halves that no score has seen.",
+    "fig8_lds": "Figure 8. Linear datamodelling scores against models of random halves, which no score was made with.",
     "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again.",
     "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most?",
     "fig11_law": "Figure 11. What more members would give, measured and foretold.",
     "fig12_cost": "Figure 12. Accuracy against total cost.",
+    "fig13_planted": "Figure 13. Units whose influence is known, by their share of the pictures.",
 }
 
 
@@ -112,8 +113,8 @@ def write_report(root: Path, name: str) -> None:
         _figure(path, caption, "validation/") for name, caption in EVIDENCE_CAPTIONS.items()
         if (path := validation / "figures" / f"{name}.png").exists()
     )  # fmt: skip
-    if evidence:
-        evidence = f"<h2>Is it true?</h2><ul>{_items(findings(validation))}</ul>{evidence}"
+    if found := findings(validation):
+        evidence = f"<h2>Is it true?</h2><ul>{_items(found)}</ul>{evidence}"
     agreement = load_table(root / "attribution" / "agreement_summary.csv")
     page = _PAGE.format(
         name=html.escape(name), summary=_items(summary(root)), figures=figures, evidence=evidence,
@@ -142,7 +143,7 @@ def _html(table: pd.DataFrame) -> str:
 def _provenance(root: Path) -> pd.DataFrame:
     """Where every number comes from: a row for the base, if any, for the members together and for each stage."""
     rows = []
-    for folder in ("base", "members", "quality", "attribution"):
+    for folder in ("base", "members", "quality", "attribution", "validation"):
         paths = sorted(root.glob(f"{folder}/*/manifest.json" if folder == "members" else f"{folder}/manifest.json"))
         manifests = [load_json(path) or {} for path in paths]
         if not manifests:

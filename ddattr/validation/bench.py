@@ -67,7 +67,7 @@ class Bench:
         peers = Peers(self.network(self.plan.full(0)), self.data.images, self.data.unit_of, asked.asked,
                       asked.process, asked.times, asked.noise, self.seed)  # fmt: skip
         everywhere = {"feature": peers.features(self.extractor)}
-        tuning = self.plan.tuning_models()
+        tuning = self.plan.tuning_models() if {"trak", "dtrak"} & set(self.plan.peers) else [self.plan.full(0)]
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
             everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
@@ -90,18 +90,24 @@ class Bench:
 
     @cached_property
     def truth(self) -> Float[Tensor, "seeds units q *image"]:
-        """Displacements of the truth's ensemble by retraining without each of the truth's units, at every seed."""
+        """Displacements of the truth's ensemble by retraining without each of the truth's units, at every seed.
+
+        Of its m members more saw one unit than another, by the accident of codewords: displacements are scaled to the
+        m h / n that see a unit on average.
+        """
         plan, seeds = self.plan, []
+        usual = len(plan.truth_members) * plan.codebook.weight / plan.codebook.members
         for r in range(plan.replicates):
             base = {m.member: self.network(m) for m in plan.bases() if m.replicate == r}
             base = base or {
                 k: self.ensemble.members[k] for k in plan.truth_members
-            }  # at the first seed they are the same models
+            }  # the same models, at the first seed
             factual = self.queries.pictures(list(base.values()))
             moved = []
             for unit in plan.truth_units.tolist():
                 changed = {m.member: self.network(m) for m in plan.unit(unit) if m.replicate == r}
-                moved.append(self.queries.pictures(list((base | changed).values())) - factual)
+                displacement = self.queries.pictures(list((base | changed).values())) - factual
+                moved.append(displacement * usual / len(changed))
             seeds.append(torch.stack(moved))
         return torch.stack(seeds)
 

@@ -1,5 +1,7 @@
 """What an attribution must not find: units that no member ever saw, and units that are nearest and were removed."""
 
+import math
+
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,18 +20,21 @@ def calibration(
     codebook: Codebook,
     redraws: int,
     level: float,
-    phantoms: int = 1000,
+    phantoms: int | None = None,
 ) -> pd.DataFrame:
     """False positives among pictures that no member saw, when they are given codewords at random, many times.
 
     They have no influence by construction, but look like those that have. A row a re-drawn codebook: the share of
     tests with p <= level, of units and of sets, and the share of queries in which any unit has q <= level; that is the
-    false discovery rate, since every discovery is false. All should be at most `level`, but for chance.
+    false discovery rate, since every discovery is false. All should be at most `level`, but for chance. As the null is
+    exact, this is so whatever the members are: it tests the tests, on real responses.
 
     Args:
         strangers: pictures of the same kind as the data, each a unit.
         sets: for every kind of set the set of each stranger.
+        phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
     """
+    phantoms = phantoms or math.ceil(10 * len(strangers) / level)
     projected, rows = projections(response, factual, strangers), []
     queries = len(factual)
     for redraw in range(redraws):
@@ -41,7 +46,7 @@ def calibration(
             members = [(of == s).nonzero()[:, 0] for s in of.unique()]
             padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
             asked = padded[:, None].expand(-1, queries, -1)
-            found[kind] = _share(set_significance(asked, score, projected, code, phantoms, redraw)[2], level)
+            found[kind] = _share(set_significance(asked, score, projected, code, 1000, redraw)[2], level)
         rows += [{"redraw": redraw, "test": test, "level": level, "rejected": share} for test, share in found.items()]
     return pd.DataFrame(rows)
 

@@ -10,11 +10,12 @@ from ddattr.validation.peers import folder_size
 from ddattr.validation.retraining import Training, Validation
 from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 
-FREE = (*SIMILARITY, "feature")
 TUNED = ("trak", "dtrak")
 
 
-def costs(root: Path, plan: Validation, steps: int, seconds: dict[str, float], methods: list[str]) -> pd.DataFrame:
+def costs(
+    root: Path, plan: Validation, steps: int, seconds: dict[str, float], methods: list[str], fork: int | None = None
+) -> pd.DataFrame:
     """cost.csv: a row a method.
 
     Seconds are of one process, as the manifests have them: of training the models that a method asks (and those that
@@ -26,18 +27,23 @@ def costs(root: Path, plan: Validation, steps: int, seconds: dict[str, float], m
         steps: of one training.
         seconds: of scoring, by method, where it was timed.
         methods: whose cost is asked.
+        fork: steps of a member, when members are forks of one base.
     """
     members = [root / "members" / f"{k:03d}" for k in range(plan.codebook.members)]
     full, tuning = [_folder(root, plan.full(0))], [_folder(root, model) for model in plan.tuning_models()]
     rows = []
     for method in methods:
         peer = method in (*TUNED, "gradient_dot", "unlearning")
-        models = [] if method in FREE else full + tuning * (method in TUNED) if peer else members
-        if method in ("adjusted", "datamodel_trak", "datamodel_both") and "dtrak" in seconds:
-            models = members + full + tuning
+        ours = [] if method in SIMILARITY or peer else members
+        others = full + tuning * (method in TUNED) if peer else []
+        if method in ("adjusted", "datamodel_trak", "datamodel_both") and {"trak", "dtrak"} & set(seconds):
+            others = full + tuning
+        if ours and fork is not None:
+            others = [*others, root / "base"]
+        models, each = ours + others, steps if fork is None else fork
         scoring = root / ("attribution" if method in ENSEMBLE else "validation/scores")
         rows.append({
-            "method": method, "trainings": len(models), "training_steps": len(models) * steps,
+            "method": method, "trainings": len(models), "training_steps": len(ours) * each + len(others) * steps,
             "training_seconds": sum(_manifest(folder).get("wall_seconds", 0.0) for folder in models),
             "scoring_seconds": _manifest(scoring).get("wall_seconds", 0.0) if method in ENSEMBLE
             else seconds.get(method, 0.0),

@@ -11,9 +11,11 @@ from ddattr.attribution import agreement
 from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
 from ddattr.validation.groups import group_scores, ndcg, top_one
-from ddattr.validation.lds import interval, lds
+from ddattr.validation.lds import interval, joint_interval, lds
 from ddattr.validation.retraining import ceiling
 
+CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
+ENOUGH = 5  # values for a bootstrap interval
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
 
@@ -28,19 +30,24 @@ def agreement_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """agreement.csv with truth `retraining`, per query, and its summary with the ceiling.
 
+    Correlations have intervals over units and queries at once, the rest over queries.
+
     Args:
         truth: displacements by retraining, at every training seed.
         methods: for every measure, the scores of every method on the truth's units.
         displacements: those of the methods that have one.
     """
-    frames, reached = [], {}
+    frames, reached, intervals = [], {}, {}
     by_seed = [displacement_scores(one, factual, unit_images) for one in truth]
     for measure, scores in methods.items():
         replicates = torch.stack([one[measure] for one in by_seed])
-        reached[measure] = ceiling(replicates)
         target = replicates.mean(0)
+        for name, correlation in CORRELATIONS.items():
+            reached[measure, name] = ceiling(replicates, correlation)
         for method, score in scores.items():
             moved = displacements.get(method)
+            for name, correlation in CORRELATIONS.items():
+                intervals[method, measure, name] = joint_interval(score, target, seed, correlation=correlation)[1:]
             frames.append(pd.DataFrame({
                 "truth": "retraining", "method": method, "measure": measure, "query": queries,
                 "pearson": agreement.pearson(score, target).numpy(),
@@ -51,9 +58,11 @@ def agreement_tables(
             }))  # fmt: skip
     table = pd.concat(frames, ignore_index=True)
     summary = summarise(table, seed)
-    summary["ceiling"] = summary.measure.map(reached)
-    correlations = summary.statistic.isin(["pearson", "spearman"])
-    summary["corrected"] = (summary["mean"] / summary.ceiling).where(correlations & (summary.ceiling > 0))
+    for i, row in enumerate(summary.itertuples()):
+        if (found := intervals.get((row.method, row.measure, row.statistic))) is not None:
+            summary.loc[i, ["low", "high"]] = found
+    summary["ceiling"] = [reached.get((row.measure, row.statistic), float("nan")) for row in summary.itertuples()]
+    summary["corrected"] = (summary["mean"] / summary.ceiling).where(summary.ceiling > 0)
     return table, summary
 
 
@@ -108,12 +117,14 @@ def group_tables(
 
 
 def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
-    """Mean over rows of every column within groups, with its 95 % bootstrap interval."""
+    """Mean over rows of every column within groups, with its 95 % bootstrap interval; none of fewer than 5 values."""
     rows = []
     for names, part in table.groupby(by, sort=False):
         for column in columns:
             values = torch.tensor(part[column].tolist(), dtype=torch.float64)
             mean, low, high = agreement.bootstrap_mean(values, seed)
+            if (known := int((~values.isnan()).sum())) < ENOUGH:
+                low = high = float("nan")
             rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
-                         "high": high, "known": int((~values.isnan()).sum())})  # fmt: skip
+                         "high": high, "known": known})  # fmt: skip
     return pd.DataFrame(rows)

@@ -1,5 +1,8 @@
 """The linear datamodelling score: do summed scores of a subset's units predict the model that is trained on it?"""
 
+import math
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -27,27 +30,43 @@ def interval(
     resamples: int = 500,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """(mean over queries, low, high): percentile bootstrap over queries and over subsets at once.
+    """(mean over queries, low, high) of the LDS: bootstrap over queries and over subsets at once.
 
     Raises:
         ValueError: too few subsets for an interval.
     """
+    if len(targets) < 4:
+        raise ValueError(
+            f"lds: {len(targets)} subsets, expected at least 4 for an interval. Set validation.halves higher."
+        )
+    return joint_interval(subsets.to(scores) @ scores, targets, seed, resamples, level)
+
+
+def joint_interval(
+    predicted: Float[Tensor, "rows q"],
+    targets: Float[Tensor, "rows q"],
+    seed: int = 0,
+    resamples: int = 500,
+    level: float = 0.95,
+    correlation: Callable[[Tensor, Tensor], Tensor] = spearman,
+) -> tuple[float, float, float]:
+    """(mean over queries, low, high) of a correlation over rows: percentile bootstrap over queries and rows at once.
+
+    Rows, be they units or subsets, are shared by all queries: an interval over queries alone would be far too narrow.
+    """
     count, queries = targets.shape
-    if count < 4:
-        raise ValueError(f"lds: {count} subsets, expected at least 4 for an interval. Set validation.halves higher.")
-    predicted = subsets.to(scores) @ scores
     draw = generator(seed, Stream.BOOTSTRAP, step=1)
     means = []
     for _ in range(resamples):
         rows = torch.from_numpy(draw.integers(0, count, count))
         columns = torch.from_numpy(draw.integers(0, queries, queries))
-        means.append(spearman(predicted[rows][:, columns], targets[rows][:, columns]).nanmean())
+        means.append(correlation(predicted[rows][:, columns], targets[rows][:, columns]).nanmean())
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.stack(means).double().nanquantile(tail).tolist()
-    return spearman(predicted, targets).nanmean().item(), low, high
+    return correlation(predicted, targets).nanmean().item(), low, high
 
 
-def law(units: int | float, members: int | float, noise: int | float = 0.0) -> float:
+def law(units: int | float, members: int | float, noise: int | float = 0.0, seeds: int | float = math.inf) -> float:
     """LDS that means over subsets reach when effects are additive: 1 / sqrt(1 + (N / n) (1 + kappa)).
 
     With n models and N independent effects of equal size, a unit's difference of means has the effect as its signal
@@ -55,19 +74,23 @@ def law(units: int | float, members: int | float, noise: int | float = 0.0) -> f
 
     Args:
         noise: kappa, variance of a model's seed noise over variance of the signal.
+        seeds: of which the target is a mean; its own noise attenuates what can be reached.
     """
-    return (1 + units / members * (1 + noise)) ** -0.5
+    return ((1 + units / members * (1 + noise)) * (1 + noise / seeds)) ** -0.5
 
 
 def noise_ratio(targets: Float[Tensor, "seeds subsets q"]) -> Float[Tensor, "q"]:
     """kappa of every query: variance over seeds within a subset, over variance between subsets less its share of it.
 
-    NaN with one seed. The one-way analysis of variance; infinite where no signal stands out.
+    NaN with one seed. The two-way analysis of variance, since a seed moves all subsets alike, which no correlation
+    sees; infinite where no signal stands out.
     Source: Fisher 1925, Statistical methods for research workers.
     """
-    seeds = len(targets)
+    seeds, subsets = targets.shape[:2]
     if seeds < 2:
         return targets.new_full(targets.shape[2:], torch.nan)
-    within = targets.var(0).mean(0)
-    between = targets.mean(0).var(0) - within / seeds
+    mean = targets.mean(0)
+    residual = targets - targets.mean(1, keepdim=True) - (mean - mean.mean(0))
+    within = residual.square().sum((0, 1)) / ((seeds - 1) * (subsets - 1))
+    between = mean.var(0) - within / seeds
     return torch.where(between > 0, within / between.clamp_min(1e-30), torch.inf)

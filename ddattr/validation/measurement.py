@@ -25,7 +25,8 @@ class Measurement:
         process, reverse: training's process and the sampler's steps.
         seeds, factual: generated queries, named by their seeds, and the ensemble's pictures of them.
         real: pictures of no tape, (real, *image).
-        draws: timesteps of the loss.
+        draws: timesteps of the loss that scores are made of. The loss of the truth's models is measured at twice as
+            many, with other noise, so that no score is rewarded for foretelling its own draws.
         seed: of the loss's noise and of the sets of the self LDS.
     """
 
@@ -42,6 +43,7 @@ class Measurement:
         self.shape = tuple(self.factual.shape[1:])
         self.asked = torch.cat([self.factual, self.real])
         self.times, self.noise = loss_draws(self.draws, self.process, self.shape, self.seed)
+        self.fresh = loss_draws(2 * self.draws, self.process, self.shape, self.seed, attempt=1)
         self.names = {"generated": self.seeds, "real": list(range(len(self.real)))}
 
     def kinds(self) -> dict[str, slice]:
@@ -55,8 +57,9 @@ class Measurement:
         return residual_gram(ensemble, self.process, self.asked, self.times, self.noise)
 
     def losses(self, networks: Sequence[nn.Module]) -> Float[Tensor, "models asked"]:
-        """Loss of every model on every query, each alone."""
-        return torch.stack([self.gram(Ensemble([network]))[:, 0, 0] for network in networks])
+        """Loss of every model on every query, each alone, at fresh draws."""
+        alone = [residual_gram(Ensemble([network]), self.process, self.asked, *self.fresh) for network in networks]
+        return torch.stack(alone)[..., 0, 0]
 
     def pictures(self, networks: Sequence[nn.Module]) -> Float[Tensor, "q *image"]:
         """Pictures of an ensemble of these networks on the queries' tapes."""
@@ -82,7 +85,9 @@ class Measurement:
     def reweighted(
         self, ensemble: Ensemble, response: Tensor, codewords: Tensor, unit_images: Tensor, subsets: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The self LDS: random sets of a twentieth of the units are removed by summing their contrasts.
+        """The self LDS: the ensemble is re-weighted by the summed contrasts of three random units.
+
+        More would leave the range in which weights are those of an ensemble: a contrast is nearly as long as u_0.
 
         Returns:
             removed (subsets, units), weights (subsets, n), and, along every query's direction to its nearest unit,
@@ -92,7 +97,7 @@ class Measurement:
         removed = torch.zeros(subsets, count, dtype=torch.bool)
         for j, mask in enumerate(removed):
             order = generator(self.seed, Stream.SUBSETS, step=3, attempt=j).permutation(count)
-            mask[torch.from_numpy(order[: max(1, count // 20)])] = True
+            mask[torch.from_numpy(order[: min(3, count)])] = True
         w = contrast(codewords)
         weights = ensemble.uniform + removed.float() @ w
         exact = ensemble.pictures(weights, self.seeds, self.reverse, self.shape) - self.factual

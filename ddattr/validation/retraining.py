@@ -5,7 +5,7 @@ pictures of the model that saw it; only the removed unit's draws fall to the nex
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -213,33 +213,39 @@ class Validation:
         """All models that depend on no score, seed by seed; none when nothing is asked of them."""
         if not self.retrains:
             return []
-        found = self.tuning_models()
+        found = self.tuning_models() if {"trak", "dtrak"} & set(self.peers) else []
         units = [training for unit in self.truth_units.tolist() for training in self.unit(unit)]
         for r in range(self.replicates):
-            found += [self.full(r), *self.half_models(r), *self.group_models(r)]
+            found += [self.full(r)] if r == 0 or self.groups is not None else []
+            found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found
 
 
-def reliability(replicates: Float[Tensor, "seeds units q"]) -> Float[Tensor, "q"]:
-    """How far the mean over training seeds would agree with another such mean, per query: 1 is perfectly.
+def reliability(
+    replicates: Float[Tensor, "seeds units q"], correlation: Callable[[Tensor, Tensor], Tensor] = spearman
+) -> float:
+    """How far the mean over training seeds would agree with another such mean: 1 is perfectly, 0 is noise.
 
-    Mean Spearman correlation r of two seeds over units, stepped up to the mean of R seeds: R r / (1 + (R - 1) r).
-    NaN with one seed. Its root is the ceiling of any method's correlation with this truth.
+    The correlation r of two seeds over units, its mean over queries and pairs of seeds, is stepped up to the mean of R
+    seeds: R r / (1 + (R - 1) r). NaN with one seed, or where no seed varies.
 
     Source: Spearman 1910; Brown 1910.
     """
     count = len(replicates)
     if count < 2:
-        return replicates.new_full(replicates.shape[2:], torch.nan)
-    pairs = [spearman(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
-    r = torch.stack(pairs).mean(0)
-    return (count * r / (1 + (count - 1) * r).clamp_min(1e-12)).clamp_min(-1)
+        return float("nan")
+    pairs = [correlation(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
+    r = torch.stack(pairs).nanmean().item()
+    return max(-1.0, count * r / max(1 + (count - 1) * r, 1e-12))
 
 
-def ceiling(replicates: Float[Tensor, "seeds units q"]) -> float:
-    """Highest mean correlation with a truth that any method can expect: the root of every query's reliability."""
-    return reliability(replicates).clamp_min(0).sqrt().nanmean().item()
+def ceiling(
+    replicates: Float[Tensor, "seeds units q"], correlation: Callable[[Tensor, Tensor], Tensor] = spearman
+) -> float:
+    """Correlation with this truth that its noise-free mean would have: the root of the reliability."""
+    found = reliability(replicates, correlation)
+    return found if found != found else max(0.0, found) ** 0.5
 
 
 def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:

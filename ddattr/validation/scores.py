@@ -18,7 +18,7 @@ from ddattr.validation import peers
 from ddattr.validation.lds import lds
 
 ENSEMBLE = ("jvp", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
-SIMILARITY = ("pixel", "random")
+SIMILARITY = ("pixel", "random", "feature")
 
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -33,7 +33,7 @@ def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:
     """Scores that `attribute` has made: pull of the ensemble's methods, and similarities."""
     found = {}
-    for method in (*ENSEMBLE, *SIMILARITY):
+    for method in (*ENSEMBLE, "pixel", "random"):
         rows = table[(table.method == method) & (table.measure == ("pull" if method in ENSEMBLE else "similarity"))]
         wide = rows.pivot(index="unit", columns="query", values="score")[seeds]
         found[method] = torch.from_numpy(wide.to_numpy(copy=True))

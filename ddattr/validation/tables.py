@@ -17,7 +17,7 @@ from ddattr.validation.bench import Bench, Scores
 from ddattr.validation.lds import law, lds, noise_ratio
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.removal import Removal
-from ddattr.validation.scores import ENSEMBLE
+from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -95,7 +95,10 @@ def _self(bench: Bench, scores: Scores) -> list[Any]:
 
 
 def groups(bench: Bench, scores: Scores) -> Pair:
-    """Leave one group out: does a method name the group whose removal hurts most?"""
+    """Leave one group out: does a method name the group whose removal hurts most?
+
+    Similarities have no zero: they are centred over units, or the largest group would always win.
+    """
     plan, asked = bench.plan, bench.queries
     losses, moved = [], []
     for r in range(plan.replicates):
@@ -103,11 +106,13 @@ def groups(bench: Bench, scores: Scores) -> Pair:
         losses.append(asked.losses(networks) - asked.losses([full]))
         factual = asked.pictures([full])
         moved.append(torch.stack([(asked.pictures([n]) - factual).flatten(1).norm(dim=1) for n in networks]))
+    centred = {kind: {method: score - score.mean(0) if method in SIMILARITY else score
+                      for method, score in scores[kind].items()} for kind in asked.kinds()}  # fmt: skip
     cases: list[Any] = [
-        ({"target": "loss", "queries": kind}, scores[kind], torch.stack(losses)[..., where])
+        ({"target": "loss", "queries": kind}, centred[kind], torch.stack(losses)[..., where])
         for kind, where in asked.kinds().items()
     ]
-    cases.append(({"target": "distance", "queries": "generated"}, scores["generated"],
+    cases.append(({"target": "distance", "queries": "generated"}, centred["generated"],
                   torch.stack(moved).double()))  # fmt: skip
     return evaluation.group_tables(cases, bench.data.partitions()[str(plan.groups)], asked.names, bench.seed)
 
@@ -155,7 +160,8 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
             words = words & told | ~told & (torch.arange(size) == 0)
             projected = projections(response, asked.factual, bench.data.unit_images)
             score = pull(projected, words) * told
-            z = (score / (projected.var(0) * seen / (size * (size - seen))).sqrt().nan_to_num(1.0))[nearest, queries]
+            deviation = (projected.var(0) * seen / (size * (size - seen))).sqrt()
+            z = torch.where(told, score / deviation, 0)[nearest, queries]
             whole = z if size == n else whole
             change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
             found = {
@@ -163,7 +169,8 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
                 "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
                 "lds_distance_jvp": lds(score, targets["distance"], masks).nanmean(),
                 "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
-                "law_distance": law(count, size, noise["distance"]), "law_loss": law(count, size, noise["loss"]),
+                "law_distance": law(count, size, noise["distance"], plan.replicates),
+                "law_loss": law(count, size, noise["loss"], plan.replicates),
                 "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
                 "found_nearest": (z > -torch.special.ndtri(torch.tensor(0.05))).double().mean(),
                 "found_nearest_foretold": power.expected_power(whole, size / n),
@@ -181,7 +188,8 @@ def power_of_measures(bench: Bench) -> pd.DataFrame:
     alike = pixel(asked.factual, data.unit_images)
     ten = alike.topk(min(10, len(alike)), 0).indices
     own = {kind: torch.searchsorted(of.unique(), of[ten].mode(0).values) for kind, of in sets.items()}
-    return measures.power(found, -alike.double(), sets, own, bench.plan.codebook, level, 2000, 2000, bench.seed)
+    return measures.power(found, -alike.double(), sets, own, bench.plan.codebook, level, bench.phantoms, 2000,
+                          bench.seed)  # fmt: skip
 
 
 def false_attribution(bench: Bench) -> Pair:
