@@ -49,6 +49,35 @@ def test_p_values_that_are_too_small_do_not_pass(table, monkeypatch):
     assert rates.mean() > 0.05 + 4 * rates.sem()
 
 
+@pytest.mark.parametrize(("strangers", "level", "expected"), [(15, 0.05, 3000), (15, 0.2, 750), (7, 0.03, 2334)])
+def test_there_are_ten_times_as_many_phantoms_as_one_discovery_needs_unless_told_otherwise(
+    monkeypatch, strangers, level, expected
+):
+    """One p-value among N strangers is a discovery at level / N: 1 / phantoms must be far below it."""
+    asked, honest = [], Codebook.sample_phantoms
+
+    def sample(code, count, *given):
+        asked.append(count)
+        return honest(code, count, *given)
+
+    monkeypatch.setattr(Codebook, "sample_phantoms", sample)
+    given = randn(14, 2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), randn(strangers, 1, 3, 3, seed=2), {}, CODE, 2, level
+    calibration(*given)
+    calibration(*given, phantoms=70)
+    assert asked == [expected, expected, 70, 70]
+
+
+def test_a_null_of_few_phantoms_discovers_nothing_and_the_usual_one_does():
+    """Of 250 phantoms the smallest p-value is 1/251, above 0.05 / 15; of the usual 3,000 it is not. 120 codebooks and
+    4 queries, each a discovery in up to 0.05: none of the codebooks has one by chance in less than 1 of 400, were as
+    few as 0.0125 of the queries."""
+    given = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 120, 0.05
+    few, usual = (calibration(*given, phantoms=phantoms) for phantoms in (250, None))
+    assert (few[few.test == "discovery"].rejected == 0).all()
+    rates = usual[usual.test == "discovery"].rejected
+    assert 0 < rates.mean() < 0.05 + 4 * rates.sem()
+
+
 def test_the_nearest_unit_that_stays_the_nearest_is_a_false_attribution():
     units = torch.eye(4).reshape(4, 1, 2, 2)
     factual = units[[0, 1]] * 0.9

@@ -19,7 +19,7 @@ def plan() -> Validation:
 
 @pytest.fixture
 def root(tmp_path, plan):
-    """Every member took 2 s and 1,000 bytes, every other model 3 s and 500."""
+    """Every member took 2 s and 1,000 bytes, every other model 3 s and 500; a base, if it is asked, 20 s and 3,000."""
 
     def make(folder, seconds, memory, size):
         folder.mkdir(parents=True)
@@ -28,6 +28,7 @@ def root(tmp_path, plan):
 
     for k in range(6):
         make(tmp_path / "members" / f"{k:03d}", 2.0, 300.0, 1000)
+    make(tmp_path / "base", 20.0, 350.0, 3000)
     for model in [plan.full(0), *plan.tuning_models()]:
         make(tmp_path / "validation" / "retraining" / model.name, 3.0, 400.0, 500)
     make(tmp_path / "attribution", 50.0, 900.0, 100)
@@ -36,7 +37,7 @@ def root(tmp_path, plan):
 
 
 def test_a_method_costs_the_models_it_asks_and_the_scoring(root, plan):
-    methods = ["jvp", "loss", "trak", "gradient_dot", "pixel", "datamodel_trak"]
+    methods = ["jvp", "loss", "trak", "gradient_dot", "pixel", "datamodel_trak"]  # no fork: the base is not theirs
     seconds = {"loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5}
     table = costs(root, plan, 100, seconds, methods).set_index("method")
     assert table.trainings.to_dict() == {"jvp": 6, "loss": 6, "trak": 5, "gradient_dot": 1, "pixel": 0,
@@ -48,3 +49,51 @@ def test_a_method_costs_the_models_it_asks_and_the_scoring(root, plan):
     assert table.disk_mb["jvp"] == pytest.approx(6e-3)
     assert table.disk_mb["trak"] == pytest.approx(2.5e-3)
     assert table.disk_mb["pixel"] == 0
+
+
+SECONDS = {"loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5, "feature": 0.5}
+METHODS = ["jvp", "loss", "member_loss", "trak", "gradient_dot", "unlearning", "pixel", "random", "feature",
+           "datamodel_trak", "adjusted"]  # fmt: skip
+OF_MEMBERS, FREE = ["jvp", "loss", "member_loss", "datamodel_trak", "adjusted"], ["pixel", "random", "feature"]
+
+
+def test_members_that_are_forks_cost_their_own_steps_and_their_base_once(root, plan):
+    """30 steps each of six members, and 100 of the base; every other model is trained whole."""
+    whole = costs(root, plan, 100, SECONDS, METHODS).set_index("method")
+    forks = costs(root, plan, 100, SECONDS, METHODS, fork=30).set_index("method")
+    others = whole.trainings - 6 * whole.index.isin(OF_MEMBERS)
+    assert others.to_dict() == {"jvp": 0, "loss": 0, "member_loss": 0, "trak": 5, "gradient_dot": 1, "unlearning": 1,
+                                "pixel": 0, "random": 0, "feature": 0, "datamodel_trak": 5, "adjusted": 5}  # fmt: skip
+    for method in METHODS:
+        more = int(method in OF_MEMBERS)
+        assert forks.trainings[method] == whole.trainings[method] + more
+        assert forks.training_steps[method] == 100 * others[method] + (6 * 30 + 100) * more
+        assert forks.training_seconds[method] == whole.training_seconds[method] + 20.0 * more
+        assert forks.scoring_seconds[method] == whole.scoring_seconds[method]
+        assert forks.disk_mb[method] == pytest.approx(whole.disk_mb[method] + 3e-3 * more)
+
+
+@pytest.mark.parametrize("fork", [None, 30])
+def test_similarities_ask_no_model(root, plan, fork):
+    table = costs(root, plan, 100, SECONDS, FREE, fork).set_index("method")
+    assert (table[["trainings", "training_steps", "training_seconds", "disk_mb"]] == 0).all(axis=None)
+    assert table.seconds.to_dict() == {"pixel": 0.0, "random": 0.0, "feature": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("peers", "more"),
+    [(("trak", "dtrak"), 5), (("dtrak",), 5), (("gradient_dot", "unlearning"), 0), ((), 0)],
+)
+def test_the_surrogate_s_models_are_part_of_what_is_adjusted_by_it(root, plan, peers, more):
+    """The surrogate is dtrak, or features, which cost no model."""
+    seconds = dict.fromkeys((*peers, "adjusted", "feature"), 1.0)
+    table = costs(root, plan, 100, seconds, ["adjusted"])
+    assert table.trainings.tolist() == [6 + more]
+    assert table.training_seconds.tolist() == [6 * 2.0 + more * 3.0]
+
+
+def test_features_of_gradients_are_of_the_models_of_a_damped_peer(root, plan):
+    """Either of the two makes them."""
+    for peer in ("trak", "dtrak"):
+        table = costs(root, plan, 100, {peer: 1.0}, ["datamodel_trak", "datamodel_both", "datamodel"])
+        assert table.trainings.tolist() == [11, 11, 6]

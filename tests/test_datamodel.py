@@ -203,6 +203,42 @@ def test_a_surrogate_that_is_the_effects_in_other_units_gives_the_effects(scale)
     torch.testing.assert_close(adjusted, effects, rtol=1e-5, atol=1e-5)
 
 
+def balanced(units: int = 36) -> torch.Tensor:
+    """Codewords of 5 of 12 such that every member saw as many units: all rotations of one word, and again."""
+    word = torch.zeros(12, dtype=torch.bool)
+    word[[0, 1, 4, 6, 9]] = True
+    words = torch.stack([word.roll(3 * (i // 12) + i) for i in range(units)])
+    assert (words.sum(0) == 5 * units // 12).all()
+    return words
+
+
+@pytest.mark.parametrize("constant", [1.0, -7.0, 1000.0])
+def test_a_constant_in_the_surrogate_is_a_constant_in_the_estimate(constant):
+    """Where every member saw as many units, it adds the same to every member's prediction: of that no unit's estimate
+    may depend, though the scales of the two halves of members differ."""
+    words = balanced()
+    outputs, surrogate = randn(12, 3), randn(36, 3, seed=1)
+    found = adjusted_means(outputs, words, surrogate)
+    moved = adjusted_means(outputs, words, surrogate + constant) - found
+    torch.testing.assert_close(moved, moved[:1].expand(36, 3), rtol=1e-5, atol=1e-5)
+    assert (moved.abs() > 1e-3).all()
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -7.0, 0.1, 1 / 3])
+def test_a_surrogate_that_is_a_constant_leaves_the_subset_means(constant):
+    """It predicts the same for every member: nothing is explained."""
+    outputs, words = randn(12, 3), balanced()
+    surrogate = torch.full((36, 3), constant, dtype=torch.float64)
+    torch.testing.assert_close(adjusted_means(outputs, words, surrogate), subset_means(outputs, words))
+
+
+def test_a_constant_output_is_no_effect_of_any_unit():
+    """However many units a member saw; to float32, as the contrasts are."""
+    outputs, surrogate = randn(12, 3), randn(30, 3, seed=1)
+    found, moved = (adjusted_means(y, WORDS, surrogate) for y in (outputs, outputs + 50))
+    torch.testing.assert_close(moved, found, rtol=1e-4, atol=1e-4)
+
+
 def drawn_codebooks(count: int):
     """Codewords of 5 of 12 for 30 units, every draw independent of every other."""
     for seed in range(count):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ddattr.data import units as grouping
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source, digits, first
 
@@ -73,11 +74,48 @@ def test_partitions_give_every_unit_its_label_and_cluster(source):
     assert len(sets["cluster"].unique()) == 7
 
 
-def test_a_unit_of_several_pictures_has_the_label_of_its_first():
-    images, labels, *_ = first(digits(), 6)
-    again = Source(torch.cat([images, images.flip(0)]), torch.cat([labels, labels.flip(0) + 100]))
-    data = UnitDataModule(again, clusters=3)
+def test_a_unit_of_several_pictures_has_the_label_of_most_of_them():
+    """Though the first of them has another: five pictures thrice, whose labels are 100 at first and theirs later."""
+    images, labels, *_ = first(digits(), 5)
+    data = UnitDataModule(Source(images.repeat(3, 1, 1, 1), torch.cat([labels * 0 + 100, labels, labels])), clusters=3)
+    assert data.units == 5
     assert torch.equal(data.partitions()["label"], labels)
+
+
+def test_of_labels_that_tie_a_unit_has_the_smallest():
+    images, labels, *_ = first(digits(), 6)
+    again = Source(torch.cat([images, images.flip(0)]), torch.cat([labels + 100, labels.flip(0)]))
+    assert torch.equal(UnitDataModule(again, clusters=3).partitions()["label"], labels)
+
+
+def test_a_group_has_the_label_and_the_cluster_that_most_of_its_pictures_have(source):
+    """A group of pictures that are not alike: one of its own kind first, and four of another."""
+    ones, sevens = ((source.labels == label).nonzero()[:4, 0] for label in (1, 7))
+    groups = torch.full((40,), -1)
+    mixed = torch.cat([ones[:1], sevens[:3]])
+    groups[mixed] = 0
+    data = UnitDataModule(source._replace(groups=groups), clusters=7)
+    of = int(data.unit_of[mixed[0]])
+    assert torch.equal(data.unit_of == of, groups == 0)
+    sets = data.partitions()
+    assert sets["label"][of] == 7
+    cluster = grouping.by_cluster(data.images, 7, data.seed)
+    assert torch.equal(sets["cluster"], grouping.majority(cluster, data.unit_of))
+    counts = cluster[mixed].bincount()
+    assert counts[sets["cluster"][of]] == counts.max()
+    kept = groups < 0
+    assert torch.equal(sets["label"][data.unit_of[kept]], source.labels[kept])
+    assert torch.equal(sets["cluster"][data.unit_of[kept]], cluster[kept])
+
+
+def test_clusters_of_pictures_are_sets_of_labels_by_majority(source):
+    """Units that are clusters, of several labels each."""
+    data = UnitDataModule(source, "cluster", clusters=7)
+    labels = data.partitions()["label"]
+    assert len(labels) == 7
+    for unit in range(7):
+        counts = source.labels[data.unit_of == unit].bincount()
+        assert labels[unit] == counts.argmax()
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("label", set()), ("cluster", {"label"})])

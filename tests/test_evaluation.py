@@ -5,15 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
-from ddattr.attribution.agreement import bootstrap_mean
+from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
-from ddattr.validation.evaluation import agreement_tables, group_tables, lds_tables, means
+from ddattr.validation.evaluation import ENOUGH, agreement_tables, group_tables, lds_tables, means
 from ddattr.validation.groups import ndcg
-from ddattr.validation.lds import interval
-from ddattr.validation.retraining import reliability
+from ddattr.validation.lds import interval, joint_interval
+from ddattr.validation.retraining import ceiling, reliability
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
 NAMES = {"generated": QUERIES, "real": [0, 1]}
+CORRELATIONS = {"pearson": pearson, "spearman": spearman}
 MASKS = torch.rand(10, 12, generator=torch.Generator().manual_seed(0)) < 0.5
 
 
@@ -76,18 +77,26 @@ def test_the_truth_agrees_perfectly_with_itself(retrained):
     for column in ("pearson", "spearman", "cosine"):
         assert table[column].tolist() == pytest.approx([1] * 6)
     assert table.relative_error.tolist() == pytest.approx([0] * 6, abs=1e-12)
-    assert summary.ceiling.tolist() == pytest.approx([1] * len(summary))
+    of_correlation = summary.statistic.isin(["pearson", "spearman"])
+    assert summary[of_correlation].ceiling.tolist() == pytest.approx([1] * 4)
+    assert summary[~of_correlation].ceiling.isna().all()
 
 
-def test_the_ceiling_is_the_root_of_the_truth_s_reliability(retrained):
+def test_the_ceiling_is_the_root_of_the_truth_s_reliability_in_the_same_correlation(retrained):
+    """Of every measure and correlation its own; cosines and errors have none."""
     truth, _, _, factual, images, *_ = retrained
     _, summary = agreement_tables(*retrained)
     by_seed = [displacement_scores(one, factual, images) for one in truth]
+    reached = {}
     for measure in ("pull", "norm"):
-        reached = reliability(torch.stack([one[measure] for one in by_seed])).clamp_min(0).sqrt().mean().item()
-        assert summary[summary.measure == measure].ceiling.tolist() == pytest.approx(
-            [reached] * (summary.measure == measure).sum()
-        )
+        replicates = torch.stack([one[measure] for one in by_seed])
+        for name, correlation in CORRELATIONS.items():
+            reached[measure, name] = reliability(replicates, correlation) ** 0.5
+            part = summary[(summary.measure == measure) & (summary.statistic == name)]
+            assert part.ceiling.tolist() == pytest.approx([reached[measure, name]] * len(part))
+            assert len(part)
+    assert len({round(value, 6) for value in reached.values()}) == 4
+    assert summary[~summary.statistic.isin(CORRELATIONS)].ceiling.isna().all()
 
 
 def test_correlations_are_corrected_for_the_ceiling_and_nothing_else_is(retrained):
@@ -98,13 +107,45 @@ def test_correlations_are_corrected_for_the_ceiling_and_nothing_else_is(retraine
     assert (kept.corrected * kept.ceiling).tolist() == pytest.approx(kept["mean"].tolist())
 
 
-def test_the_summary_is_the_mean_over_queries_with_its_interval(retrained):
+def test_the_summary_s_means_are_over_queries_and_so_are_the_intervals_of_what_is_no_correlation(retrained):
     table, summary = agreement_tables(*retrained)
+    assert set(summary.statistic) == {"pearson", "spearman", "cosine", "relative_error"}
     for found in summary.itertuples():
         part = table[(table.method == found.method) & (table.measure == found.measure)]
         values = torch.tensor(part[found.statistic].tolist(), dtype=torch.float64)
-        assert (found.mean, found.low, found.high) == pytest.approx(bootstrap_mean(values, 0))
+        mean, low, high = bootstrap_mean(values, 0)
+        assert found.mean == pytest.approx(mean)
+        if found.statistic not in CORRELATIONS:
+            assert (found.low, found.high) == pytest.approx((low, high))
         assert found.queries == 3
+
+
+def test_correlations_have_intervals_over_units_and_queries_at_once(retrained):
+    """Each method, measure and correlation its own, at the seed of the tables."""
+    truth, methods, moved, factual, images, queries, _ = retrained
+    for seed in (0, 5):
+        _, summary = agreement_tables(truth, methods, moved, factual, images, queries, seed)
+        intervals = set()
+        for measure, scores in methods.items():
+            target = torch.stack([displacement_scores(one, factual, images)[measure] for one in truth]).mean(0)
+            for method, score in scores.items():
+                for name, correlation in CORRELATIONS.items():
+                    found = row(summary, method=method, measure=measure, statistic=name)
+                    expected = joint_interval(score, target, seed, correlation=correlation)
+                    assert (found["mean"], found.low, found.high) == pytest.approx(expected)
+                    intervals.add((found.low, found.high))
+        assert len(intervals) == 6
+
+
+def test_units_that_are_the_same_for_all_queries_do_not_make_an_interval_narrow(retrained):
+    """Queries that are copies of one are no further evidence."""
+    truth, methods, moved, factual, *rest = retrained
+    one = [0, 0, 0]
+    copied = {measure: {m: s[:, one] for m, s in scores.items()} for measure, scores in methods.items()}
+    given = truth[:, :, one], copied, {m: d[:, one] for m, d in moved.items()}, factual[one], *rest
+    _, summary = agreement_tables(*given)
+    kept = summary[summary.statistic.isin(CORRELATIONS) & (summary.method == "pixel")]
+    assert (kept.high - kept.low > 0.1).all()
 
 
 def test_one_seed_has_no_ceiling_and_noise_one_of_0(retrained):
@@ -113,19 +154,26 @@ def test_one_seed_has_no_ceiling_and_noise_one_of_0(retrained):
     assert alone.ceiling.isna().all()
     assert alone.corrected.isna().all()
     _, opposed = agreement_tables(torch.stack([truth[0], -truth[0]]), *rest)
-    pull = opposed[opposed.measure == "pull"]
+    pull = opposed[(opposed.measure == "pull") & opposed.statistic.isin(CORRELATIONS)]
     assert (pull.ceiling == 0).all()
     assert pull.corrected.isna().all()
 
 
 def test_one_unreliable_query_does_not_take_away_the_ceiling_of_the_others(retrained):
-    """Seeds that rank its units against each other are no less reliable than -1: two perfect queries outweigh it."""
+    """It counts as its correlation, no less than -1/2 for three seeds: with two perfect queries the mean is 1/2 or
+    more, and the reliability 3/4. Query by query, stepped up, it would count as -1."""
     truth, methods, moved, factual, *rest = retrained
     truth = truth[:1].repeat(3, 1, 1, 1, 1, 1)
     lengths = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [4, 3, 7, 5, 6, 0, 1, 2], [3, 6, 7, 1, 0, 5, 2, 4]]) + 1
     truth[:, :, 0] = lengths[..., None, None, None].double()
     _, summary = agreement_tables(truth, methods, moved, factual, *rest)
-    assert (summary[summary.measure == "norm"].ceiling >= (1 / 3) ** 0.5).all()
+    pairs = [stats.spearmanr(lengths[a], lengths[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
+    r = (6 + sum(pairs)) / 9
+    found = row(summary, measure="norm", method="jvp", statistic="spearman")
+    assert sum(pairs) < 0
+    assert found.ceiling == pytest.approx((3 * r / (1 + 2 * r)) ** 0.5)
+    norms = summary[(summary.measure == "norm") & summary.statistic.isin(CORRELATIONS)]
+    assert (norms.ceiling >= 0.75**0.5).all()
 
 
 @pytest.fixture
@@ -159,7 +207,7 @@ def test_every_lds_is_that_of_its_query(halved):
 def test_the_lds_s_ceiling_is_that_of_its_targets_and_the_same_for_all_methods(halved):
     _, summary = lds_tables(halved, NAMES, 0)
     generated, real = (summary[summary.queries == kind].ceiling for kind in ("generated", "real"))
-    expected = reliability(halved[0][2]).sqrt().mean().item()
+    expected = ceiling(halved[0][2], spearman)
     assert generated.tolist() == pytest.approx([expected] * 2)
     assert 0 < expected < 1
     assert real.isna().all()  # of one seed
@@ -215,13 +263,29 @@ def test_a_method_that_knows_the_effect_names_every_group(left_out):
 
 def test_means_are_of_every_column_within_every_group_and_know_what_is_missing():
     table = pd.DataFrame(
-        {"method": ["b", "a"] * 4, "size": [5, 5, 20, 20] * 2, "l2": range(8), "pull": [1.0, None] * 4}
+        {"method": ["b", "a"] * 10, "size": [5, 5, 20, 20] * 5, "l2": range(20), "pull": [1.0, None] * 10}
     )
-    found = means(table, ["method", "size"], ["l2", "pull"], 0)
+    found = means(table, ["method", "size"], ["l2", "pull"], 3)
     assert len(found) == 4 * 2
     for overall in found.itertuples():
         part = table[(table.method == overall.method) & (table["size"] == overall.size)]
         values = torch.tensor(part[overall.statistic].astype(float).tolist(), dtype=torch.float64)
-        assert overall.known == part[overall.statistic].notna().sum()
-        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 0), nan_ok=True)
+        assert overall.known == part[overall.statistic].notna().sum() == (0 if values.isnan().all() else 5)
+        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 3), nan_ok=True)
     assert found[(found.method == "a") & (found.statistic == "pull")]["mean"].isna().all()
+    assert found[found.statistic == "l2"].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("known", range(8))
+def test_fewer_than_five_values_have_a_mean_and_no_interval(known):
+    """Whatever else is missing."""
+    values = [float(v) for v in range(known)] + [float("nan")] * (8 - known)
+    (found,) = means(pd.DataFrame({"method": "jvp", "l2": values}), ["method"], ["l2"], 0).itertuples()
+    assert ENOUGH == 5
+    assert found.known == known
+    assert found.mean == pytest.approx((known - 1) / 2 if known else float("nan"), nan_ok=True)
+    if known < 5:
+        assert pd.isna(found.low)
+        assert pd.isna(found.high)
+    else:
+        assert found.low < found.mean < found.high

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
+from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.datamodel import subset_means
-from ddattr.validation.lds import interval, law, lds, noise_ratio
+from ddattr.validation.lds import interval, joint_interval, law, lds, noise_ratio
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,20 +74,31 @@ def test_a_side_that_does_not_vary_has_no_score(case):
     assert lds(scores, torch.ones_like(targets), subsets).isnan().all()
 
 
-@pytest.mark.parametrize(("units", "members", "noise"), [(40, 40, 0.0), (40, 160, 1.0), (80, 20, 0.0), (40, 80, 3.0)])
-def test_means_over_subsets_reach_what_the_law_says(units, members, noise):
+@pytest.mark.parametrize(
+    ("units", "members", "noise", "seeds"),
+    [
+        (40, 40, 0.0, math.inf),
+        (40, 160, 1.0, math.inf),
+        (80, 20, 0.0, math.inf),
+        (40, 80, 3.0, math.inf),
+        (40, 160, 1.0, 1),
+        (40, 80, 3.0, 3),
+        (40, 40, 0.0, 2),
+    ],
+)
+def test_means_over_subsets_reach_what_the_law_says(units, members, noise, seeds):
     """300 queries of additive effects, each estimated from `members` half-data models with seed noise and held against
-    what 300 fresh halves should give. Within 4 standard errors of the mean over queries, false-alarm rate 6e-5, and
-    0.01 for subsets being halves exactly."""
+    what 300 fresh halves give, in the mean over `seeds` seeds. Within 4 standard errors of the mean over queries,
+    false-alarm rate 6e-5, and 0.01 for subsets being halves exactly."""
     effects, trained, fresh = randn(units, 300), halves(members, units), halves(300, units, seed=1)
     signal = trained.double() @ effects
-    outputs = signal + (noise * units / 4) ** 0.5 * randn(members, 300, seed=2)
-    # an effect of variance 1 that is in or out has variance 1/4
-    reached = lds(subset_means(outputs, trained.T), fresh.double() @ effects, fresh)
+    spread = (noise * units / 4) ** 0.5  # an effect of variance 1 that is in or out has variance 1/4
+    outputs = signal + spread * randn(members, 300, seed=2)
+    targets = fresh.double() @ effects + spread / seeds**0.5 * randn(300, 300, seed=3)
+    reached = lds(subset_means(outputs, trained.T), targets, fresh)
     error = 4 * reached.std().item() / 300**0.5
-    assert reached.mean().item() == pytest.approx(
-        of_pearson(law(float(units), float(members), noise)), abs=error + 0.01
-    )
+    expected = law(float(units), float(members), noise, float(seeds))
+    assert reached.mean().item() == pytest.approx(of_pearson(expected), abs=error + 0.01)
 
 
 def test_the_law_has_its_limits():
@@ -96,30 +108,102 @@ def test_the_law_has_its_limits():
     assert law(100.0, 1e-12) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_noise_ratio_is_the_analysis_of_variance_s():
-    """F = (seeds x variance of the means) / (variance within), so that kappa = seeds / (F - 1); against scipy."""
-    targets = randn(1, 12, 3) + randn(4, 12, 3, seed=1)
-    for q, found in enumerate(noise_ratio(targets)):
-        f = stats.f_oneway(*targets[:, :, q].T.numpy()).statistic
+def test_with_members_without_end_the_law_is_the_target_s_own_ceiling():
+    """The root of its reliability, R / (R + kappa); targets without noise, or of seeds without end, have none."""
+    for noise, seeds in ((1.0, 1.0), (3.0, 2.0), (0.5, 8.0)):
+        assert law(100.0, 1e12, noise, seeds) == pytest.approx((seeds / (seeds + noise)) ** 0.5)
+        assert law(100.0, 50.0, noise, seeds) == pytest.approx(law(100.0, 50.0, noise) * law(100.0, 1e12, noise, seeds))
+        assert law(100.0, 50.0, noise, seeds) < law(100.0, 50.0, noise, 2 * seeds) < law(100.0, 50.0, noise)
+    assert law(100.0, 50.0, 3.0) == law(100.0, 50.0, 3.0, math.inf)
+    assert law(100.0, 50.0, 0.0, 1.0) == law(100.0, 50.0)
+
+
+def test_the_noise_ratio_is_the_two_way_analysis_of_variance_s():
+    """F = (seeds x variance of the means) / (mean square that neither subset nor seed explains), so that kappa =
+    seeds / (F - 1). Where no seed has a main effect, that is scipy's one-way F but for its degrees of freedom."""
+    targets = 3 * randn(1, 12, 3) + randn(4, 12, 3, seed=1)
+    targets = targets - targets.mean(1, keepdim=True)
+    moved = targets + torch.tensor([5.0, -2.0, 0.0, 40.0]).double()[:, None, None]
+    for q, found in enumerate(noise_ratio(moved)):
+        f = stats.f_oneway(*targets[:, :, q].T.numpy()).statistic * (3 * 11) / (12 * 3)
         assert f > 1
         assert found.item() == pytest.approx(4 / (f - 1))
 
 
+def test_a_constant_for_all_subsets_of_a_seed_does_not_change_the_noise_ratio():
+    """No correlation over subsets sees it."""
+    targets = 2 * randn(1, 12, 3) + randn(4, 12, 3, seed=1)
+    found = noise_ratio(targets)
+    assert found.isfinite().all()
+    for seed in range(4):
+        moved = targets.clone()
+        moved[seed] += torch.tensor([1.0, -30.0, 1000.0])
+        torch.testing.assert_close(noise_ratio(moved), found)
+    torch.testing.assert_close(noise_ratio(7 - 3 * targets), found)
+
+
+@pytest.mark.parametrize("main", [0.0, 10.0])
 @pytest.mark.parametrize("kappa", [0.25, 1.0, 4.0])
-def test_the_noise_ratio_finds_the_noise(kappa):
-    """5 seeds of 20,000 subsets. The variance between is known to sqrt(2 / 20000) of (1 + kappa / 5), that within to
-    sqrt(2 / 80000): 4 standard errors of the ratio, false-alarm rate 6e-5."""
-    targets = randn(1, 20_000, 1) + kappa**0.5 * randn(5, 20_000, 1, seed=1)
+def test_the_noise_ratio_finds_the_noise(kappa, main):
+    """5 seeds of 20,000 subsets, with and without main effects of the seeds. The variance between is known to
+    sqrt(2 / 20000) of (1 + kappa / 5), that within to sqrt(2 / 80000): 4 standard errors of the ratio, false-alarm
+    rate 6e-5."""
+    targets = randn(1, 20_000, 1) + kappa**0.5 * randn(5, 20_000, 1, seed=1) + main * randn(5, 1, 1, seed=2)
     error = ((1 + kappa / 5) ** 2 / 10_000 + (1 + kappa / 5) ** 2 / 40_000) ** 0.5
     assert noise_ratio(targets).item() == pytest.approx(kappa, rel=4 * error)
 
 
+def test_of_nothing_but_noise_the_noise_ratio_is_infinite_as_often_as_f_is_below_1():
+    """4,000 queries of 3 seeds and only 4 subsets, where degrees of freedom tell: F(3, 6) < 1 within 4 standard errors
+    of 0.008, false-alarm rate 6e-5; F(3, 8), of the one-way analysis, would be 0.02 away."""
+    share = noise_ratio(randn(3, 4, 4000)).isinf().double().mean().item()
+    assert share == pytest.approx(stats.f(3, 6).cdf(1), abs=4 * 0.008)
+
+
 def test_the_noise_ratio_of_nothing_but_signal_or_nothing_but_noise():
     signal = randn(1, 10, 2)
-    assert (noise_ratio(signal.expand(3, -1, -1)) == 0).all()
+    assert noise_ratio(signal.expand(3, -1, -1)).tolist() == pytest.approx([0, 0], abs=1e-12)
     swapped = torch.stack([signal[0], -signal[0]])  # every subset's mean is the same
     assert noise_ratio(swapped).isinf().all()
     assert noise_ratio(signal).isnan().all()
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_a_joint_interval_is_of_its_correlation_s_mean_and_by_the_bootstrap_of_rows_and_columns(correlation):
+    """Around the mean; of no rank where Pearson's is asked for."""
+    x, y = randn(20, 6), randn(20, 6, seed=1) + randn(20, 6)
+    mean, low, high = joint_interval(x, y.exp(), 0, 300, correlation=correlation)
+    assert mean == pytest.approx(correlation(x, y.exp()).mean().item())
+    assert low < mean < high
+    again = joint_interval(x, y, 0, 300, correlation=correlation)
+    assert (again == pytest.approx((mean, low, high))) == (correlation is spearman)
+
+
+def test_the_interval_of_the_score_is_the_joint_one_of_the_sums(case):
+    scores, targets, subsets = case
+    sums = subsets.double() @ scores
+    for seed, resamples, level in ((0, 500, 0.95), (3, 50, 0.5)):
+        assert interval(*case, seed, resamples, level) == joint_interval(sums, targets, seed, resamples, level)
+        assert interval(*case, seed, resamples, level) == joint_interval(
+            sums, targets, seed, resamples, level, spearman
+        )
+
+
+def test_an_interval_over_queries_alone_does_not_cover_what_the_joint_one_does():
+    """60 draws of 25 units whose scores and truths are the same on all 8 queries but for a little noise: of correlation
+    0.5 over units that are drawn once for all queries. A nominal 0.95 covers that often, less 4 standard errors of
+    0.028; over queries alone it covers less than half, and by chance more in fewer than 1 of 10^6."""
+    joint, alone, truth = 0, 0, 0.5 / 1.01
+    for seed in range(60):
+        one, noise = randn(25, 1, seed=4 * seed), randn(25, 1, seed=4 * seed + 1)
+        x = one + 0.1 * randn(25, 8, seed=4 * seed + 2)
+        y = 0.5 * one + 0.75**0.5 * noise + 0.1 * randn(25, 8, seed=4 * seed + 3)
+        _, low, high = joint_interval(x, y, seed, 100, correlation=pearson)
+        joint += low <= truth <= high
+        _, low, high = bootstrap_mean(pearson(x, y), seed, 200)
+        alone += low <= truth <= high
+    assert joint / 60 > 0.95 - 4 * 0.028
+    assert alone / 60 < 0.5
 
 
 def test_the_interval_covers_the_score():

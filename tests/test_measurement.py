@@ -6,6 +6,7 @@ from conftest import LinearDenoiser
 
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import first_order
+from ddattr.attribution.loss import residual_gram
 from ddattr.codebook import Codebook, contrast
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDIM, DDPM
@@ -86,20 +87,46 @@ def test_distances_are_those_of_each_model_s_own_picture_to_the_factual(measured
     assert (measured.pictures(list(whole.members)) - measured.factual).abs().max() < 1e-5
 
 
-def test_losses_are_each_model_s_own_on_all_queries(measured, networks):
+def mean_loss(measured, network, times, noise) -> torch.Tensor:
+    """A model's loss on all queries, draw by draw."""
+    count = len(measured.asked)
+    each = [
+        measured.process.loss(network, measured.asked, z.expand_as(measured.asked), t.expand(count))
+        for t, z in zip(times, noise, strict=True)
+    ]
+    return torch.stack(each).mean(0).double()
+
+
+def test_losses_are_each_model_s_own_on_all_queries_at_the_fresh_draws(measured, networks):
     found = measured.losses(networks)
     assert found.shape == (8, 5)
     for network, row in zip(networks, found, strict=True):
-        each = [
-            measured.process.loss(network, measured.asked, z.expand_as(measured.asked), t.expand(5))
-            for t, z in zip(measured.times, measured.noise, strict=True)
-        ]
-        torch.testing.assert_close(row, torch.stack(each).mean(0).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(row, mean_loss(measured, network, *measured.fresh), rtol=1e-5, atol=1e-6)
+        apart = (row - mean_loss(measured, network, measured.times, measured.noise)).abs()
+        assert (apart > 1e-3).all()
 
 
-def test_a_model_s_loss_is_the_diagonal_of_its_ensemble_s_gram(measured, ensemble, networks):
+def test_a_model_s_loss_is_the_diagonal_of_its_ensemble_s_gram_at_the_fresh_draws(measured, ensemble, networks):
+    gram = residual_gram(ensemble, measured.process, measured.asked, *measured.fresh)
+    torch.testing.assert_close(measured.losses(networks), gram.diagonal(dim1=1, dim2=2).T)
+
+
+def test_the_gram_that_scores_are_made_of_is_at_the_draws_of_scores(measured, ensemble, networks):
     diagonal = measured.gram(ensemble).diagonal(dim1=1, dim2=2)
-    torch.testing.assert_close(measured.losses(networks), diagonal.T)
+    for network, own in zip(networks, diagonal.T, strict=True):
+        expected = mean_loss(measured, network, measured.times, measured.noise)
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fresh_draws_are_twice_as_many_of_other_noise_and_have_an_address(make_measured):
+    measured = make_measured(draws=4)
+    times, noise = measured.fresh
+    assert len(measured.times) == len(measured.noise) == 4
+    assert len(times) == len(noise) == 8
+    assert ((2 * measured.times).sum() - times.sum()).abs() <= 4  # over the same stretch, to a half of a timestep each
+    assert not torch.isclose(measured.noise.flatten()[:, None], noise.flatten()).any()
+    assert torch.equal(make_measured(draws=4, real=0).fresh[1], noise)
+    assert torch.equal(make_measured(draws=8).fresh[1][:8], noise)
 
 
 def test_models_are_compared_on_the_same_noise_whatever_they_are_asked_with(make_measured, networks):
@@ -139,30 +166,44 @@ def test_of_one_step_the_sets_scores_add_up_to_their_exact_displacement(measured
     torch.testing.assert_close(lds(first, exact, removed), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize(("units", "size"), [(8, 1), (40, 2), (56, 2)])
-def test_sets_are_of_a_twentieth_of_the_units_but_never_empty(measured, ensemble, networks, units, size):
+@pytest.mark.parametrize(("units", "size"), [(2, 2), (3, 3), (8, 3), (40, 3), (56, 3)])
+def test_sets_are_of_three_units_whose_contrasts_are_summed_however_many_units_there_are(
+    measured, ensemble, networks, units, size
+):
     words = Codebook(units, 8, 3).codewords(torch.arange(units))
     response = measured.jacobian(networks, None)
     removed, weights, _, _ = measured.reweighted(ensemble, response, words, randn(units, *SHAPE, seed=1), 20)
+    assert removed.shape == (20, units)
     assert (removed.sum(1) == size).all()
-    assert len({tuple(mask.tolist()) for mask in removed}) > 5
+    assert len({tuple(mask.tolist()) for mask in removed}) > (5 if units > 3 else 0)
     for mask, row in zip(removed, weights, strict=True):
-        torch.testing.assert_close(row, 1 / 8 + contrast(words[mask]).sum(0))
+        torch.testing.assert_close(row, 1 / 8 + sum(contrast(words[i]) for i in mask.nonzero()[:, 0]))
     torch.testing.assert_close(weights.sum(1), torch.ones(20))
 
 
+def test_weights_move_by_the_length_of_three_contrasts(measured, ensemble, networks):
+    """Contrasts are orthogonal on average: three are as long as root 3 times one."""
+    words = Codebook(56, 8, 3).codewords(torch.arange(56))
+    _, weights, _, _ = measured.reweighted(
+        ensemble, measured.jacobian(networks, None), words, randn(56, *SHAPE, seed=1), 200
+    )
+    moved = (weights - 1 / 8).square().sum(1).mean()
+    one = contrast(words).square().sum(1).mean()
+    assert moved / one == pytest.approx(3, rel=0.25)
+
+
 def test_the_direction_is_that_to_the_nearest_unit(measured, ensemble, networks):
-    """Removing one unit of two in twenty, along the direction from each picture to the image next to it."""
+    """Removing three units of eight, along the direction from each picture to the image next to it."""
     images = randn(8, *SHAPE, seed=1)
     words = Codebook(8, 8, 3).codewords(torch.arange(8))
-    removed, _, exact, _ = measured.reweighted(ensemble, measured.jacobian(networks, None), words, images, 20)
-    moved = measured.ablations(ensemble, words)
-    for mask, row in zip(removed, exact, strict=True):
-        (unit,) = mask.nonzero()[:, 0].tolist()
-        for q, picture in enumerate(measured.factual):
-            near = min(images, key=lambda image: (image - picture).norm())
-            along = (moved[unit, q] * (near - picture)).sum() / (near - picture).norm()
-            torch.testing.assert_close(row[q], -along, rtol=1e-4, atol=1e-5)
+    removed, _, exact, first = measured.reweighted(ensemble, measured.jacobian(networks, None), words, images, 20)
+    moved = measured.ablations(ensemble, words)  # of one step they add up
+    for q, picture in enumerate(measured.factual):
+        near = min(images, key=lambda image: (image - picture).norm())
+        along = (moved[:, q] * (near - picture)).flatten(1).sum(1) / (near - picture).norm()
+        torch.testing.assert_close(first[:, q], -along, rtol=1e-4, atol=1e-5)
+        for mask, row in zip(removed, exact, strict=True):
+            torch.testing.assert_close(row[q], -along[mask].sum(), rtol=1e-4, atol=1e-5)
 
 
 def test_sets_have_an_address_and_the_response_does_not_move_the_exact_ones(measured, ensemble, networks):

@@ -137,7 +137,10 @@ def test_what_is_left_out_needs_no_model():
     assert Validation(codebook, {}, 0, members=3, removed=(), **NOTHING).models() == []
     plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 4})
     names = {model.name.partition("/")[0] for model in plan.models()}
-    assert names == {"full", "halves", "tuning"}
+    assert names == {"full", "halves"}  # nothing has a damping
+    for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
+        plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 4, "peers": (peer,)})
+        assert {model.name.partition("/")[0] for model in plan.models()} == names | more
 
 
 @pytest.mark.parametrize(("size", "possible"), [({"units": 1}, "2 to 8, or 0"), ({"units": -1}, "2 to 8, or 0"),

@@ -29,7 +29,7 @@ def influence_table() -> tuple[pd.DataFrame, dict[tuple[str, str], torch.Tensor]
     """influence.parquet of 20 units on queries 0, 4 and 9, shuffled, and what it holds by method and measure."""
     held, frames = {}, []
     names = [(m, measure) for m in scores.ENSEMBLE for measure in ("pull", "norm")]
-    for i, (method, measure) in enumerate([*names, *((m, "similarity") for m in scores.SIMILARITY)]):
+    for i, (method, measure) in enumerate([*names, *((m, "similarity") for m in ("pixel", "random"))]):
         held[method, measure] = randn(20, 3, seed=i)
         frames += [
             pd.DataFrame({"unit": range(20), "query": query, "method": method, "measure": measure, "score": column})
@@ -68,7 +68,7 @@ def panel(process, images, asked) -> scores.Peers:
 def test_a_table_gives_pull_of_the_ensemble_s_methods_and_similarities_by_unit_and_seed():
     table, held = influence_table()
     found = scores.from_table(table, SEEDS)
-    assert list(found) == [*scores.ENSEMBLE, *scores.SIMILARITY]
+    assert list(found) == [*scores.ENSEMBLE, "pixel", "random"]
     for method, score in found.items():
         expected = held[method, "pull" if method in scores.ENSEMBLE else "similarity"]
         assert torch.equal(score, expected[:, [sorted(SEEDS).index(seed) for seed in SEEDS]])
@@ -133,9 +133,16 @@ def test_datamodels_are_blind_to_the_length_of_features(features):
         torch.testing.assert_close(effects, scores.datamodels(outputs, WORDS, features)[name], rtol=1e-6, atol=1e-8)
 
 
+def test_similarities_are_those_that_ask_no_model_at_all():
+    """Of pixels and chance, which `attribute` makes, and of features, which `validate` does."""
+    assert set(scores.SIMILARITY) == {"pixel", "random", "feature"}
+    assert not set(scores.SIMILARITY) & {*scores.ENSEMBLE, "gradient_dot", "unlearning", "trak", "dtrak"}
+
+
 def test_real_pictures_have_similarities_only(images, asked):
+    """Those of features come with the peers."""
     found = scores.of_real(asked, images, seed=0)
-    assert set(found) == set(scores.SIMILARITY)
+    assert set(found) == set(scores.SIMILARITY) - {"feature"}
     torch.testing.assert_close(found["pixel"], pixel(asked, images).double())
     torch.testing.assert_close(
         found["pixel"].argmax(0), torch.cdist(images.flatten(1), asked.clamp(-1, 1).flatten(1)).argmin(0)

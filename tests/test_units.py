@@ -1,5 +1,7 @@
 """Units: a map from pictures to what can be removed, numbered without gaps."""
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
@@ -101,3 +103,27 @@ def test_the_mean_picture_of_a_unit_is_the_mean_of_its_pictures():
 def test_the_mean_of_one_picture_is_that_picture():
     images = first(digits(), 20).images
     assert torch.equal(grouping.means(images, torch.arange(20)), images)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=30))
+def test_the_majority_is_the_commonest_value_of_a_unit_and_the_smallest_of_those_that_tie(pairs):
+    values = torch.tensor([value for value, _ in pairs])
+    of = torch.unique(torch.tensor([unit for _, unit in pairs]), return_inverse=True)[1]  # without gaps
+    found = grouping.majority(values, of).tolist()
+    assert len(found) == int(of.max()) + 1
+    for unit, value in enumerate(found):
+        counts = Counter(values[of == unit].tolist())
+        assert value == min(v for v, count in counts.items() if count == max(counts.values()))
+
+
+@given(maps)
+def test_of_single_pictures_the_majority_is_their_value(names):
+    values = torch.tensor(names)
+    assert torch.equal(grouping.majority(values, torch.arange(len(names))), values)
+
+
+@given(maps, st.integers(0, 10**6))
+def test_the_order_of_pictures_does_not_change_the_majority(names, seed):
+    values, of = torch.tensor(names), grouping.by_image(pictures([name % 3 for name in names]))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(grouping.majority(values[order], of[order]), grouping.majority(values, of))

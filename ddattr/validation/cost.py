@@ -36,7 +36,7 @@ def costs(
         peer = method in (*TUNED, "gradient_dot", "unlearning")
         ours = [] if method in SIMILARITY or peer else members
         others = full + tuning * (method in TUNED) if peer else []
-        if method in ("adjusted", "datamodel_trak", "datamodel_both") and {"trak", "dtrak"} & set(seconds):
+        if (method == "adjusted" and "dtrak" in seconds) or method in ("datamodel_trak", "datamodel_both"):
             others = full + tuning
         if ours and fork is not None:
             others = [*others, root / "base"]

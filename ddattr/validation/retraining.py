@@ -237,7 +237,7 @@ def reliability(
         return float("nan")
     pairs = [correlation(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
     r = torch.stack(pairs).nanmean().item()
-    return max(-1.0, count * r / max(1 + (count - 1) * r, 1e-12))
+    return max(count * r / max(1 + (count - 1) * r, 1e-12), -1.0)  # in this order a NaN stays one
 
 
 def ceiling(

@@ -1,0 +1,141 @@
+"""What the bench and its tables make of models: linear denoisers in which every unit has an effect that is known."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+import torch
+from conftest import LinearDenoiser
+from torch import nn
+
+from ddattr.attribution.agreement import spearman
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.sources import Source
+from ddattr.diffusion.sampler import DDPM
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.validation import tables
+from ddattr.validation.bench import Bench
+from ddattr.validation.groups import top_one
+from ddattr.validation.measurement import Measurement
+from ddattr.validation.retraining import Training, Validation
+from ddattr.validation.scores import SIMILARITY
+
+SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
+BOOK = Codebook(30, 8, 3)
+LABELS = torch.tensor([0] * 20 + [1] * 6 + [2] * 4)  # groups of unequal size
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+EFFECTS = randn(2, 30, 4, seed=7)  # of every unit, at either training seed
+
+
+def network(model: Training) -> LinearDenoiser:
+    """A member's own matrix, and in its constant the effects of the units that it saw."""
+    member = 8 if model.member is None else model.member
+    seen = model.units.float() @ EFFECTS[model.replicate]
+    return LinearDenoiser(0.3 * randn(4, 4, seed=member), randn(4, seed=100 + member) + seen)
+
+
+@pytest.fixture
+def ensemble() -> Ensemble:
+    return Ensemble([network(Training("", BOOK.subset(k), k)) for k in range(8)])
+
+
+@pytest.fixture
+def queries(make_process, ensemble) -> Measurement:
+    """Three generated and two real queries, on a sampler of one step."""
+    process = make_process(timestep_spacing="trailing")
+    reverse = DDPM(1).reverse(process)
+    factual = ensemble.pictures(ensemble.uniform[None], SEEDS, reverse, SHAPE)[0]
+    return Measurement(process, reverse, SEEDS, factual, randn(2, *SHAPE), 4, seed=0)
+
+
+@pytest.fixture
+def plan() -> Validation:
+    return Validation(BOOK, {"label": LABELS}, 0, units=12, members=5, replicates=2, removed=(5,))
+
+
+@pytest.fixture
+def make_bench(queries, ensemble) -> Callable[[Validation], Bench]:
+    """A bench of 30 pictures, a unit each."""
+    data = UnitDataModule(Source(randn(30, *SHAPE, seed=1), LABELS), clusters=3)
+
+    def make(plan: Validation) -> Bench:
+        return Bench(plan, queries, data, ensemble, network, pd.DataFrame(), torch.zeros(8, 3, *SHAPE), nn.Flatten())
+
+    return make
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_the_truth_is_what_a_unit_does_whatever_the_truth_s_members_that_saw_it(plan, queries, make_bench, forked):
+    """Of five members one to five saw a unit; were it removed from the 3 of 8 that see every unit of the whole
+    ensemble, one step would move by 3/8 of its effect. At every seed."""
+    if forked:
+        plan = Validation(BOOK, {"label": LABELS}, 0, units=12, members=5, replicates=2, removed=(5,), forked=True)
+    saw = BOOK.codewords(plan.truth_units)[:, plan.truth_members].sum(1)
+    assert len(saw.unique()) > 1
+    (step,) = queries.reverse
+    moved = -3 / 8 * step.b * EFFECTS[:, plan.truth_units]
+    expected = moved[:, :, None].expand(-1, -1, 3, -1).reshape(2, 12, 3, *SHAPE)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(make_bench(plan).truth, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_truth_of_all_members_is_not_scaled(queries, ensemble, make_bench):
+    """All units were seen by the usual number: the displacement is that of the pictures themselves."""
+    plan = Validation(BOOK, {"label": LABELS}, 0, units=4, members=8, replicates=1, removed=(5,))
+    for unit, found in zip(plan.truth_units.tolist(), make_bench(plan).truth[0], strict=True):
+        changed = {model.member: network(model) for model in plan.unit(unit)}
+        assert len(changed) == 3
+        pictures = queries.pictures([changed.get(k, ensemble.members[k]) for k in range(8)])
+        torch.testing.assert_close(found, pictures - queries.factual)
+
+
+@pytest.fixture
+def bench(plan, make_bench) -> Bench:
+    return make_bench(plan)
+
+
+@pytest.fixture
+def scores() -> dict[str, dict[str, torch.Tensor]]:
+    methods = (*SIMILARITY, "jvp", "loss")
+    return {kind: {m: randn(30, q, seed=i + 20 * q).double() for i, m in enumerate(methods)}
+            for kind, q in (("generated", 3), ("real", 2))}  # fmt: skip
+
+
+def test_similarities_of_groups_are_centred_over_units_and_signed_scores_are_not(bench, scores):
+    """Against the losses of the models that were trained without each group."""
+    table, _ = tables.groups(bench, scores)
+    plan, queries = bench.plan, bench.queries
+    effects = []
+    for r in range(2):
+        without = [network(Training("", label != LABELS, None, r)) for label in range(3)]
+        effects.append(queries.losses(without) - queries.losses([network(plan.full(r))]))
+    effect = torch.stack(effects).mean(0)
+    for kind, where in queries.kinds().items():
+        for method, score in scores[kind].items():
+            zeroed = score - score.mean(0) if method in ("pixel", "random", "feature") else score
+            summed = torch.stack([zeroed[label == LABELS].sum(0) for label in range(3)])
+            part = table[(table.target == "loss") & (table.queries == kind) & (table.method == method)]
+            assert part.spearman.tolist() == pytest.approx(spearman(summed, effect[:, where]).tolist())
+            assert part.top1.tolist() == top_one(summed, effect[:, where]).tolist()
+
+
+def test_a_constant_in_a_similarity_does_not_make_the_largest_group_win(bench, scores):
+    """It has no zero; a signed score has one, and 20 units that support are more than 4."""
+    moved = {kind: {method: score + 100 for method, score in of.items()} for kind, of in scores.items()}
+    one, other = (tables.groups(bench, given)[0] for given in (scores, moved))
+    alike = one.method.isin(SIMILARITY)
+    columns = ["top1", "ndcg3", "spearman"]
+    assert one[alike][columns].to_numpy() == pytest.approx(other[alike][columns].to_numpy(), nan_ok=True)
+    assert not torch.equal(*(torch.tensor(t[~alike].spearman.tolist()) for t in (one, other)))
+
+
+def test_groups_leave_the_scores_as_they_are(bench, scores):
+    before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
+    tables.groups(bench, scores)
+    assert all(torch.equal(score, before[kind][m]) for kind, of in scores.items() for m, score in of.items())
