@@ -57,7 +57,7 @@ def retraining(folder: Path) -> Figure | None:
     rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
     methods = [m for m in METHODS if m in set(rows.method)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.6 + 0.22 * len(methods)), width_ratios=[1.3, 1])
-    _forest(left, rows, BLUE, 0, "mean, 95 % over queries", methods)
+    _forest(left, rows, BLUE, 0, "mean, 95 % over units and queries", methods)
     ceiling = rows.ceiling.iloc[0]
     if np.isfinite(ceiling):
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
@@ -93,7 +93,7 @@ def lds(folder: Path) -> Figure | None:
         if np.isfinite(rows.ceiling.iloc[0]):
             axis.axvline(rows.ceiling.iloc[0], color=RED, linewidth=1, linestyle="--", label="ceiling")
         axis.set(title=f"{target}, {queries} queries", xlabel="LDS")
-    axes[0][0].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(-0.9, 1.25))
+    axes[0][0].legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1.06), ncols=2)
     figure.tight_layout()
     return figure
 
@@ -149,7 +149,7 @@ def law(folder: Path) -> Figure | None:
         (axes[0], (("lds_loss_loss", BLUE, "ensemble's loss"), ("law_loss", GREY, "law")), "LDS, loss"),
         (axes[1], (("lds_distance_jvp", BLUE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
         (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
-         "queries whose nearest unit has p <= 0.05"),
+         "nearest unit found, p <= 0.05"),
     )  # fmt: skip
     for axis, lines, label in panels:
         for statistic, colour, name in lines:
@@ -173,14 +173,16 @@ def cost(folder: Path) -> Figure | None:
         return None
     costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
     summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.2), sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharex=True)
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         rows = summary[summary.target == target].merge(costs, on="method")
         seconds = rows.seconds.clip(lower=1.0)
         axis.errorbar(seconds, rows["mean"], (rows["mean"] - rows.low, rows.high - rows["mean"]), fmt="o",
                       color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
-        for x, row in zip(seconds, rows.itertuples(), strict=True):
-            axis.annotate(METHODS[row.method], (x, row.mean), fontsize=5.5, xytext=(3, 2), textcoords="offset points")
+        for x, row, y in zip(seconds, rows.itertuples(), _apart(seconds, rows["mean"]), strict=True):
+            axis.annotate(METHODS[row.method], (x, row.mean), (1.4 * x, y), fontsize=5.5, va="center",
+                          arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": GREY})  # fmt: skip
+        axis.set_xlim(0.5, 40 * seconds.max())
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.set_xscale("log")
         axis.set(xlabel="seconds of one process, training included", ylabel=f"LDS, {target}, generated queries")
@@ -214,6 +216,17 @@ def planted(folder: Path) -> Figure | None:
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=len(methods))
     figure.tight_layout(rect=(0, 0, 1, 0.95))
     return figure
+
+
+def _apart(x: pd.Series, y: pd.Series, gap: float = 0.035) -> list[float]:
+    """Heights for labels of points, as near to theirs as keeps those of like x a gap of 0.035 units apart."""
+    placed: list[tuple[float, float]] = []
+    heights = dict.fromkeys(y.index, 0.0)
+    for i in y.sort_values(ascending=False).index:
+        near = [height for at, height in placed if abs(np.log10(at / x[i])) < 0.7]
+        heights[i] = min([y[i], *(height - gap for height in near)])
+        placed.append((x[i], heights[i]))
+    return [heights[i] for i in y.index]
 
 
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {

@@ -67,5 +67,5 @@ def _means(rows: pd.DataFrame) -> str:
     methods = [method for method in SHOWN if method in by.index]
     first, others = methods[0], methods[1:]
     row = by.loc[first]
-    told = f"{first} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]"
+    told = f"{first} {row['mean']:.2f}" + (f" [{row.low:.2f}, {row.high:.2f}]" if row.low == row.low else "")
     return ", ".join([told, *(f"{method} {by.loc[method, 'mean']:.2f}" for method in others)])
