@@ -71,8 +71,9 @@ BAD = {
     "retraining without a unit that does not exist": (["retrain", "unit=12"], ["unit 12 does not exist", "0 to 11"]),
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),
-    "subset that leaves a member no data": (["retrain", "root=new", "unit=0", "data.source.count=3",
-                                             "codebook.weight=1", "validation.removed=[1]", "validation.members=6"], ["has no data left", "Remove less"]),
+    "subset that leaves a member no data": (
+        ["retrain", "root=new", "unit=0", "data.source.count=3", "codebook.weight=1", "validation.removed=[1]",
+         "validation.members=6"], ["has no data left", "Remove less"]),
     "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
     "too few subsets for an interval": (["validate", "validation.halves=3"], ["halves=3, expected 4"]),
     "peer of another name": (["validate", "validation.peers=[track]"], ["peers=track, expected gradient_dot"]),
