@@ -33,6 +33,7 @@ settings.register_profile("law", deadline=None, derandomize=True, database=None,
 settings.load_profile("law")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items) -> None:
     """Tests that look at the reproduced run share one process, and so make it once."""
     for item in items:
