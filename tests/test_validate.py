@@ -51,7 +51,7 @@ def test_the_first_order_foresees_the_reweighted_ensemble(validated):
     assert table.loc[("self", "loss", "loss"), "mean"].item() > 0.8
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+@pytest.mark.parametrize("name", [name for name in EVIDENCE if name != "fig13_planted"])  # nothing is planted here
 def test_figures_are_drawn(validated, name):
     folder = validated.root / "validation" / "figures"
     pixels = matplotlib.image.imread(folder / f"{name}.png")[..., :3]

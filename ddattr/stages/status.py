@@ -18,8 +18,10 @@ def run(run: Run) -> None:
         if (now := state(artefact)) not in ("done", "missing"):
             status = load_json(artefact.folder / "status.json") or {}
             print(f"  {name}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
-    for name, artefact in [*stages(run).items(), ("validate", run.validation_artefact)]:
+    for name, artefact in stages(run).items():
         print(f"{name:<12}{state(artefact)}")
+    if (now := state(run.validation_artefact)) != "missing":  # nobody has to
+        print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
 
 
