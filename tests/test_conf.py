@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from ddattr import cli
 from ddattr.artifacts import load_json, load_tensors
 from ddattr.diffusion.sampler import DDPM
+from ddattr.schema import KEYS, check_keys
 from ddattr.stages import train
-from ddattr.stages.run import KEYS, Run, check_keys
+from ddattr.stages.run import Run
 
 CONF = Path(cli.conf())
 GROUPS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))

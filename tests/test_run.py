@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from omegaconf import open_dict
 
 from ddattr.artifacts import load_json
-from ddattr.stages.run import Run, check_keys
+from ddattr.schema import check_keys
+from ddattr.stages.run import Run
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "abc", True, None, 2**63])

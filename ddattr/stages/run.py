@@ -1,22 +1,18 @@
 """A run: its folder, and what its config builds. The only door to Hydra's `instantiate`."""
 
-import inspect
 import logging
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
-
-KEYS = {"stage", "name", "root", "seed", "member", "unit", "data", "codebook", "diffusion", "unet", "training",
-        "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
+from ddattr.schema import check_keys
 
 
 class Run:
@@ -247,46 +243,3 @@ class Run:
         """The codebook's artefact, by whichever stage comes first."""
         artefact = self.codebook_artefact
         artefact.make(self.seed, lambda: save_json(artefact.folder / "codebook.json", artefact.config))
-
-
-def check_keys(config: DictConfig) -> None:
-    """Raises ValueError when a key, added with `+` perhaps, is read by nothing: constructors are the schema."""
-    unknown = sorted(set(config) - KEYS)
-    if unknown:
-        raise ValueError(
-            f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}. Remove {unknown[0]}=."
-        )
-    for key, node in config.items():
-        _check_node(str(key), node)
-
-
-def _check_node(path: str, node: Any) -> None:
-    if OmegaConf.is_list(node):
-        for i, item in enumerate(node):
-            _check_node(f"{path}.{i}", item)
-    if not OmegaConf.is_dict(node):
-        return
-    if "_target_" in node:
-        known = inspect.signature(get_object(node._target_)).parameters
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        for key in node:
-            if key not in ("_target_", "_partial_") and key not in known and not open_ended:
-                raise ValueError(
-                    f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=."
-                )
-            if key in known:
-                _check_value(f"{path}.{key}", node[key], known[key])
-    for key, child in node.items():
-        _check_node(f"{path}.{key}", child)
-
-
-def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Raises ValueError when a number, a text or a switch is of another type than the constructor's."""
-    annotation = parameter.annotation
-    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if not set(types) <= {int, float, bool, str, type(None)} or (value is None and parameter.default is None):
-        return
-    fits = any(type(value) is t or (t is float and type(value) is int) for t in types)
-    if not fits:
-        names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-        raise ValueError(f"{path}={value} is a {type(value).__name__}, expected {names}. Set {path}.")
