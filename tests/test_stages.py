@@ -219,7 +219,7 @@ def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(
     assert not (root / folder / "manifest.json").exists()
     assert ddattr(*argv).status == 0
     assert (root / folder / "manifest.json").exists()
-    made, again = (sorted((r / folder).glob("*.csv")) for r in (reproduced.root, root))
+    made, again = (sorted((r / folder).glob("[!.]*.csv")) for r in (reproduced.root, root))
     assert [path.name for path in made] == [path.name for path in again]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(made, again, strict=True))
 
