@@ -160,6 +160,7 @@ def test_a_folder_without_permission_is_refused(ddattr, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cli.Path, "mkdir", mkdir)
     refused(ddattr("train", *TINY, f"root={tmp_path / 'locked'}", "member=0"), "ermission denied", "Set root=")
+    assert not list(tmp_path.iterdir())
 
 
 def test_online_without_a_key_is_refused(ddattr, tmp_path, monkeypatch):
@@ -169,6 +170,7 @@ def test_online_without_a_key_is_refused(ddattr, tmp_path, monkeypatch):
     tiny = [override for override in TINY if not override.startswith("tracking")]
     said = ddattr("train", *tiny, f"root={tmp_path / 'run'}", "member=0", "tracking=online")
     refused(said, "mode=online needs a key")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_done_is_skipped_and_left_alone(ddattr, copy):
@@ -216,7 +218,9 @@ def test_multirun_trains_every_member_that_is_missing(ddattr, copy):
 
 
 def test_a_multirun_with_a_bad_member_is_one_line_too(ddattr, copy):
+    before = contents(copy)
     refused(ddattr("train", "-m", "member=0,9", *TINY, f"root={copy}"), "member=9 does not exist")
+    assert contents(copy) == before
 
 
 def test_an_option_may_stand_anywhere(ddattr, copy):
@@ -231,8 +235,9 @@ def test_the_retired_verb_key_is_the_verb(ddattr, copy):
 
 
 @pytest.mark.parametrize("argv", [[], ["seed=1"], ["-m", "member=0,1"]])
-def test_without_a_verb_the_verbs_are_named(ddattr, argv):
+def test_without_a_verb_the_verbs_are_named(ddattr, tmp_path, argv):
     refused(ddattr(*argv), "no verb", *cli.VERBS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -258,6 +263,7 @@ def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(ddattr, mon
 def test_the_module_runs_from_any_folder_and_without_a_verb_says_so(tmp_path):
     """A process of its own, in a folder without conf/: `python -m ddattr`."""
     refused(answer(tmp_path), "no verb", "plan")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_refuses_in_one_line_too(tmp_path):

@@ -24,7 +24,8 @@ def root(tmp_path, plan):
     def make(folder, seconds, memory, size):
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(json.dumps({"wall_seconds": seconds, "peak_memory_mb": memory}))
-        (folder / "member.safetensors").write_bytes(b"0" * (size - (folder / "manifest.json").stat().st_size))
+        (folder / "below").mkdir()
+        (folder / "below" / "weights").write_bytes(b"0" * (size - (folder / "manifest.json").stat().st_size))
 
     for k in range(6):
         make(tmp_path / "members" / f"{k:03d}", 2.0, 300.0, 1000)

@@ -267,10 +267,3 @@ def test_without_traker_the_error_names_an_extra_that_brings_it(process, monkeyp
         peers.trak_features(bends(1)[0], loss, torch.zeros(1, *SHAPE), torch.zeros(2, *SHAPE))
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert any(package.startswith("traker") for package in project["optional-dependencies"]["peers"])
-
-
-def test_a_folder_s_size_is_that_of_all_files_below_it(tmp_path):
-    (tmp_path / "below").mkdir()
-    for path, size in ((tmp_path / "one", 1_000_000), (tmp_path / "below" / "other", 250_000)):
-        path.write_bytes(bytes(size))
-    assert peers.folder_size(tmp_path) == 1.25

@@ -43,10 +43,33 @@ def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, met
         if method in rows.index:
             row = rows.loc[method]
             axis.errorbar(row["mean"], len(methods) - place + shift, fmt="o", color=colour, markersize=4, capsize=2,
-                          xerr=[[row["mean"] - row.low], [row.high - row["mean"]]])  # fmt: skip
+                          xerr=np.reshape(_reach(row["mean"], row.low, row.high), (2, 1)))  # fmt: skip
     axis.errorbar([], [], [], fmt="o", color=colour, markersize=4, label=label)
     axis.axvline(0, color=GREY, linewidth=0.6)
     axis.set_yticks(range(len(methods), 0, -1), [METHODS[method] for method in methods])
+
+
+def _growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
+    """Statistics of members.csv against the number of members: means over orders, with their deviation.
+
+    Args:
+        lines: (statistic, colour, name) of each.
+    """
+    for statistic, colour, name in lines:
+        part = curve[curve.statistic == statistic].groupby("members")["value"]
+        axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
+                      capsize=2, linewidth=1, label=name)  # fmt: skip
+    axis.set_xscale("log")
+    ticks = sorted(curve.members.unique())
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel="members n", ylabel=label)
+    axis.legend(fontsize=6.5)
+
+
+def _reach(mean, low, high):
+    """Lengths of an interval's two arms; the mean may lie a little outside a bootstrap of few rows."""
+    return np.clip(mean - low, 0, None), np.clip(high - mean, 0, None)
 
 
 def retraining(folder: Path) -> Figure | None:
@@ -63,16 +86,8 @@ def retraining(folder: Path) -> Figure | None:
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
     left.set(xlabel="Spearman with retraining, over units")
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
-    for statistic, colour in (("jvp", BLUE), ("pixel", ORANGE)):
-        part = curve[curve.statistic == f"spearman_{statistic}"].groupby("members")["value"]
-        right.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
-                       capsize=2, label=METHODS[statistic])  # fmt: skip
-    right.set_xscale("log")
-    ticks = sorted(curve.members.unique())
-    right.set_xticks(ticks, [str(t) for t in ticks])
-    right.minorticks_off()
-    right.set(xlabel="members n", ylabel="Spearman with retraining")
-    right.legend(fontsize=6.5)
+    lines = [(f"spearman_{method}", colour, METHODS[method]) for method, colour in (("jvp", BLUE), ("pixel", ORANGE))]
+    _growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
     return figure
 
@@ -152,17 +167,8 @@ def law(folder: Path) -> Figure | None:
          "nearest unit found, p <= 0.05"),
     )  # fmt: skip
     for axis, lines, label in panels:
-        for statistic, colour, name in lines:
-            part = curve[curve.statistic == statistic].groupby("members")["value"]
-            axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
-                          capsize=2, linewidth=1, label=name)  # fmt: skip
-        axis.set_xscale("log")
-        ticks = sorted(curve.members.unique())
-        axis.set_xticks(ticks, [str(t) for t in ticks])
-        axis.minorticks_off()
+        _growth(axis, curve, lines, label)
         axis.axhline(0, color=GREY, linewidth=0.6)
-        axis.set(xlabel="members n", ylabel=label)
-        axis.legend(fontsize=6.5)
     figure.tight_layout()
     return figure
 
@@ -177,7 +183,7 @@ def cost(folder: Path) -> Figure | None:
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         rows = summary[summary.target == target].merge(costs, on="method")
         seconds = rows.seconds.clip(lower=1.0)
-        axis.errorbar(seconds, rows["mean"], (rows["mean"] - rows.low, rows.high - rows["mean"]), fmt="o",
+        axis.errorbar(seconds, rows["mean"], _reach(rows["mean"], rows.low, rows.high), fmt="o",
                       color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
         for x, row, y in zip(seconds, rows.itertuples(), _apart(seconds, rows["mean"]), strict=True):
             axis.annotate(METHODS[row.method], (x, row.mean), (1.4 * x, y), fontsize=5.5, va="center",

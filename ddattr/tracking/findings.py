@@ -7,6 +7,12 @@ import pandas as pd
 from ddattr.artifacts import load_table
 
 SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random")
+KEYS = {
+    "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
+    "lds_summary": "lds/{kind}/{target}/{queries}/{method}",
+    "groups_summary": "groups/{target}/{queries}/{method}/{statistic}",
+    "removal_summary": "removal/{method}/{size}/{statistic}",
+}  # of a metric, by table
 
 
 def findings(folder: Path) -> list[str]:
@@ -35,24 +41,12 @@ def findings(folder: Path) -> list[str]:
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    """Flat metrics with the method in the key."""
+    """Flat metrics with the method in the key; the paper's measure `norm` is bare, as elsewhere."""
     found = {}
-    if (table := _table(folder, "agreement_summary")) is not None:
-        for row in table.itertuples():
-            measure = "" if row.measure == "norm" else f"/{row.measure}"
-            found[f"agreement/retraining/{row.method}{measure}/{row.statistic}"] = row.mean
-    if (table := _table(folder, "lds_summary")) is not None:
-        for row in table.itertuples():
-            found[f"lds/{row.kind}/{row.target}/{row.queries}/{row.method}"] = row.mean
-    if (table := _table(folder, "groups_summary")) is not None:
-        for row in table.itertuples():
-            found[f"groups/{row.target}/{row.queries}/{row.method}/{row.statistic}"] = row.mean
-    if (table := _table(folder, "removal_summary")) is not None:
-        for row in table.itertuples():
-            found[f"removal/{row.method}/{row.size}/{row.statistic}"] = row.mean
-    if (table := _table(folder, "planted_summary")) is not None:
-        for row in table.itertuples():
-            found[f"planted/{row.method}/{row.copies}/{row.statistic}"] = row.value
+    for name, key in KEYS.items():
+        if (table := _table(folder, name)) is not None:
+            for row in table.to_dict("records"):
+                found[key.format(**row).replace("/norm/", "/")] = row["mean"]
     return found
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.validation.peers import folder_size
 from ddattr.validation.retraining import Training, Validation
 from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 
@@ -48,7 +47,7 @@ def costs(
             "scoring_seconds": _manifest(scoring).get("wall_seconds", 0.0) if method in ENSEMBLE
             else seconds.get(method, 0.0),
             "memory_mb": max(_manifest(folder).get("peak_memory_mb", 0.0) for folder in [*models, scoring]),
-            "disk_mb": sum(folder_size(folder) for folder in models),
+            "disk_mb": sum(_size(folder) for folder in models),
         })  # fmt: skip
     table = pd.DataFrame(rows)
     table["seconds"] = table.training_seconds + table.scoring_seconds
@@ -57,6 +56,11 @@ def costs(
 
 def _folder(root: Path, model: Training) -> Path:
     return root / "validation" / "retraining" / model.name
+
+
+def _size(folder: Path) -> float:
+    """Megabytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Scores are (pictures, q), larger for more support, and are summed over a unit's 
 import copy
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -171,8 +170,3 @@ def unlearning(
             weights = {name: p + scale * uphill[name] for name, p in weights.items()}
         columns.append(losses(weights) - before)
     return torch.stack(columns, 1)
-
-
-def folder_size(folder: Path) -> float:
-    """Megabytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
