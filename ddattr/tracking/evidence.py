@@ -108,8 +108,8 @@ def lds(folder: Path) -> Figure | None:
         if np.isfinite(rows.ceiling.iloc[0]):
             axis.axvline(rows.ceiling.iloc[0], color=RED, linewidth=1, linestyle="--", label="ceiling")
         axis.set(title=f"{target}, {queries} queries", xlabel="LDS")
-    axes[0][0].legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1.06), ncols=2)
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=2)
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
     return figure
 
 
