@@ -7,8 +7,8 @@ from typing import Any, Union, get_args, get_origin
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-KEYS = {"stage", "name", "root", "seed", "member", "unit", "data", "codebook", "diffusion", "unet", "training",
-        "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
+KEYS = {"stage", "name", "root", "seed", "member", "unit", "against", "data", "codebook", "diffusion", "unet",
+        "training", "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
 
 
 def check_keys(config: DictConfig) -> None:

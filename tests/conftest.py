@@ -1,5 +1,6 @@
 """What several tests share: a process, tiny networks, and linear denoisers whose every derivative is known."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -31,14 +32,6 @@ from ddattr.stages.run import Run
 torch.set_num_threads(1)
 settings.register_profile("law", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("law")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items) -> None:
-    """Tests that look at the reproduced run share one process, and so make it once."""
-    for item in items:
-        if {"reproduced", "validated"} & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("reproduced"))
 
 
 class LinearDenoiser(nn.Module):
@@ -217,7 +210,7 @@ def spawn(folder: Path, *argv: str, **options) -> subprocess.Popen:
 def answer(folder: Path, *argv: str) -> Said:
     """What `python -m ddattr` answers in a process of its own."""
     process = spawn(folder, *argv)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return Said(process.returncode, out, err)
 
 
@@ -235,13 +228,31 @@ class Reproduced(NamedTuple):
     said: Said
 
 
+def once(tmp_path_factory, name: str, *argv: str, start: Path | None = None) -> Reproduced:
+    """What a command makes in a folder of its own, made by the first of the test processes that needs it.
+
+    Args:
+        start: a run to copy there first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    cwd = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    cwd.mkdir(exist_ok=True)
+    root, kept = cwd / "runs" / SMALL, cwd / ".said.json"
+    with open(cwd / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            if start is not None:
+                shutil.copytree(start, root, ignore=shutil.ignore_patterns("wandb"), dirs_exist_ok=True)
+            kept.write_text(json.dumps(answer(cwd, *argv, f"experiment={SMALL}")))
+    said = Said(*json.loads(kept.read_text()))
+    assert said.status == 0, said.err
+    return Reproduced(cwd, root, said)
+
+
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory) -> Reproduced:
     """Everything that the product makes, made once; look, do not touch."""
-    cwd = tmp_path_factory.mktemp("reproduced")
-    said = answer(cwd, "reproduce", f"experiment={SMALL}")
-    assert said.status == 0, said.err
-    return Reproduced(cwd, cwd / "runs" / SMALL, said)
+    return once(tmp_path_factory, "reproduced", "reproduce")
 
 
 def manifest(folder: Path) -> dict:
@@ -280,9 +291,4 @@ def copy(trained, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def validated(reproduced, tmp_path_factory) -> Reproduced:
     """A copy of what `reproduce` made, and `ddattr validate` on it, in two processes; look, do not touch."""
-    cwd = tmp_path_factory.mktemp("validated")
-    root = cwd / "runs" / SMALL
-    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("wandb"))
-    said = answer(cwd, "validate", f"experiment={SMALL}")
-    assert said.status == 0, said.err
-    return Reproduced(cwd, root, said)
+    return once(tmp_path_factory, "validated", "validate", start=reproduced.root)

@@ -1,0 +1,85 @@
+"""Figure 14: finished runs beside one another, against members, units, and what their training cost."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ddattr.artifacts import atomic, load_json, load_table, save_table
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
+
+COLUMNS = ["run", "units", "forked", "members", "order", "training_steps", "statistic", "value"]
+
+
+def compare(roots: list[Path], folder: Path) -> pd.DataFrame:
+    """Writes comparison.csv and fig14_comparison of several runs into a folder; returns the table."""
+    table = pd.concat([growth(root) for root in roots], ignore_index=True)
+    save_table(folder / "comparison.csv", table)
+    with plt.rc_context(STYLE):
+        figure = draw(table)
+        for ending in (".png", ".pdf"):
+            with atomic(folder / f"fig14_comparison{ending}") as part:
+                figure.savefig(part)
+        plt.close(figure)
+    return table
+
+
+def growth(root: Path) -> pd.DataFrame:
+    """members.csv of a run's validation, and what it stands for: units, and optimiser steps of all its members.
+
+    Raises:
+        FileNotFoundError: the run has no curve against its members.
+    """
+    path = root / "validation" / "members.csv"
+    if not (root / "validation" / "manifest.json").exists() or not path.exists():
+        raise FileNotFoundError(
+            f"compare: {path} is missing: a run that is validated, with validation.units and validation.halves, has "
+            "it. Make it: ddattr validate, with that run's overrides"
+        )
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    training = (load_json(root / "members" / "000" / "manifest.json") or {})["config"]["training"]
+    fork = training.get("fork")
+    each, base = (training["steps"], 0) if fork is None else (fork["steps"], training["steps"])
+    table = load_table(path).assign(run=root.resolve().name, units=code["N"], forked=fork is not None)
+    return table.assign(training_steps=base + each * table.members)[COLUMNS]
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """LDS against members and units beside the law; agreement with retraining, and z, against training."""
+    figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.2))
+    colours = dict(zip(table.run.unique(), (BLUE, ORANGE, GREEN, RED, SKY, GREY) * len(table), strict=False))
+    lds, law = "lds_loss_loss", "law_loss"
+    for run, rows in table.groupby("run", sort=False):
+        marker, label = ("s" if rows.forked.iloc[0] else "o"), f"{run}, {rows.units.iloc[0]:,} units"
+        _curve(axes[0, 0], rows, "members", lds, colours[run], marker + "-", label)
+        _curve(axes[0, 0], rows, "members", law, colours[run], "--")
+        _curve(axes[1, 0], rows, "training_steps", "spearman_jvp", colours[run], marker + "-")
+        _curve(axes[1, 1], rows, "training_steps", "z_nearest", colours[run], marker + "-")
+    shared = set.intersection(*(set(rows.members) for _, rows in table.groupby("run")))
+    whole = table.groupby("run").members.transform("max")
+    rows = table[table.members == (max(shared) if shared else whole)]
+    for run, one in rows.groupby("run", sort=False):
+        marker = "s" if one.forked.iloc[0] else "o"
+        _curve(axes[0, 1], one, "units", lds, colours[run], marker)
+        _curve(axes[0, 1], one, "units", law, colours[run], "_", markersize=14)
+    axes[0, 0].plot([], [], "--", color=GREY, label="law of subset means")
+    where = f"n = {max(shared)}" if shared else "all members"
+    axes[0, 0].set(xlabel="members n", ylabel="LDS, loss, generated queries")
+    axes[0, 1].set(xlabel=f"units N, {where}", ylabel="LDS; dashes: the law", ylim=axes[0, 0].get_ylim())
+    axes[1, 0].set(xlabel="training steps of all members", ylabel="Spearman with retraining")
+    axes[1, 1].set(xlabel="training steps of all members", ylabel="z of the nearest unit")
+    for axis in axes.flat:
+        axis.set_xscale("log")
+        axis.axhline(0, color=GREY, linewidth=0.6)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=3)
+    figure.tight_layout(rect=(0, 0, 1, 0.92))
+    return figure
+
+
+def _curve(axis, rows: pd.DataFrame, x: str, statistic: str, colour: str, line: str, label: str = "", markersize=4):
+    """Mean over orders, with their deviation."""
+    part = rows[rows.statistic == statistic].groupby(x)["value"]
+    axis.errorbar(part.mean().index, part.mean(), np.nan_to_num(part.std()), fmt=line, color=colour, capsize=2,
+                  markersize=markersize, linewidth=1, label=label or None)  # fmt: skip

@@ -1,0 +1,94 @@
+"""Runs beside one another: every number is a run's own, and training is what its manifests say."""
+
+import matplotlib.image
+import pandas as pd
+import pytest
+
+from ddattr.artifacts import load_table, save_json, save_table
+from ddattr.tracking.comparison import COLUMNS, compare, growth
+
+STATISTICS = ["spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest", "found_nearest"]
+
+
+@pytest.fixture
+def make_run_folder(tmp_path):
+    """A run's folder with what a comparison reads: sizes 6 and 12, two orders of the smaller."""
+
+    def make(name: str, units: int, fork: dict | None = None, value: float = 0.5, sizes=(6, 12)):
+        root, rows = tmp_path / name, []
+        for size in sizes:
+            for order in range(2 if size < max(sizes) else 1):
+                rows += [{"members": size, "order": order, "statistic": s, "value": value + i + order / 10}
+                         for i, s in enumerate(STATISTICS)]  # fmt: skip
+        save_table(root / "validation" / "members.csv", pd.DataFrame(rows))
+        save_json(root / "validation" / "manifest.json", {"fingerprint": name})
+        save_json(root / "codebook" / "codebook.json", {"N": units})
+        training = {"steps": 100} | ({} if fork is None else {"fork": fork})
+        save_json(root / "members" / "000" / "manifest.json", {"config": {"training": training}})
+        return root
+
+    return make
+
+
+def test_training_is_every_member_s_and_the_base_s_once(make_run_folder):
+    whole, forked = growth(make_run_folder("whole", 30)), growth(make_run_folder("forked", 30, {"steps": 10}))
+    assert list(whole) == COLUMNS
+    assert whole.groupby("members").training_steps.unique().tolist() == [600, 1200]
+    assert forked.groupby("members").training_steps.unique().tolist() == [100 + 60, 100 + 120]
+    assert (whole.forked.unique(), forked.forked.unique()) == ([False], [True])
+
+
+def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
+    roots = [make_run_folder("one", 30, value=0.1), make_run_folder("other", 3000, {"steps": 5}, value=0.7)]
+    table = compare(roots, tmp_path / "to")
+    pd.testing.assert_frame_equal(table, load_table(tmp_path / "to" / "comparison.csv"))
+    for root, units in zip(roots, (30, 3000), strict=True):
+        own = load_table(root / "validation" / "members.csv")
+        part = table[table.run == root.name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(part[list(own)], own)
+        assert part.units.unique() == [units]
+
+
+@pytest.mark.parametrize("sizes", [(6, 12), (5, 7)], ids=["with members shared", "with none"])
+def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
+    compare([make_run_folder("one", 30), make_run_folder("other", 300, sizes=sizes)], tmp_path / "to")
+    pixels = matplotlib.image.imread(tmp_path / "to" / "fig14_comparison.png")[..., :3]
+    assert min(pixels.shape[:2]) > 500
+    assert pixels.std() > 0.02
+    assert (tmp_path / "to" / "fig14_comparison.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("gone", ["manifest.json", "members.csv"])
+def test_a_run_that_is_not_validated_is_refused_by_name(make_run_folder, tmp_path, gone):
+    root = make_run_folder("one", 30)
+    (root / "validation" / gone).unlink()
+    with pytest.raises(FileNotFoundError, match=r"^compare: \S+/one/validation/members.csv is missing.*validate, with"):
+        compare([root], tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_command_compares_again_only_what_changed(validated, ddattr, make_run_folder, tmp_path):
+    root = make_run_folder("digits_small", 128)
+    argv = ["compare", "experiment=digits_small", f"root={root}", f"against=[{validated.root}]", "tracking=none"]
+    said = ddattr(*argv)
+    assert said.status == 0, said.err
+    assert "digits_small, n=12, 720 steps: Spearman with retraining" in said.out
+    assert "compare: already done" in ddattr(*argv).out
+    save_json(root / "validation" / "manifest.json", {"fingerprint": "made again"})
+    said = ddattr(*argv)
+    assert said.status == 2
+    assert "made again" in said.err
+
+
+REFUSED = {"[]": "expected folders of runs", "3": "expected folders of runs",
+           "[nowhere]": "nowhere/validation/members.csv is missing"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("against", "expected"), REFUSED.items())
+def test_the_command_refuses_in_one_line(ddattr, make_run_folder, against, expected):
+    root = make_run_folder("digits_small", 128)
+    said = ddattr("compare", "experiment=digits_small", f"root={root}", f"against={against}", "tracking=none")
+    assert said.status == 2
+    assert expected in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not (root / "comparison" / "comparison.csv").exists()
