@@ -98,7 +98,7 @@ def test_a_gradient_is_the_slope_of_the_loss(network, make_loss, images):
 def test_gradients_leave_the_network_as_it_was(network, make_loss, images, queries):
     before = {name: p.clone() for name, p in network.named_parameters()}
     peers.gradient_dot(network, make_loss(), queries, images)
-    peers.unlearning(network, make_loss(), queries, images, steps=2)
+    peers.unlearning(network, make_loss(), queries, images, peers.fisher(network, make_loss(), images), 0.1)
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in network.named_parameters())
 
 
@@ -175,48 +175,70 @@ def test_trak_is_blind_to_the_size_of_the_features():
     torch.testing.assert_close(peers.trak(10 * images, 10 * queries, 0.1), peers.trak(images, queries, 0.1))
 
 
-def test_unlearning_a_little_is_gradient_dot_along_a_step_of_known_length(network, process, make_loss, queries, images):
-    """To first order a training picture's loss rises by g_i . g_q / |g_q| times the length of the step."""
-    loss, length = make_loss(), 1e-6
-    found = peers.unlearning(network, loss, queries, images, steps=1, length=length)
+@pytest.fixture
+def information(network, make_loss, images) -> dict[str, torch.Tensor]:
+    return peers.fisher(network, make_loss(), images)
+
+
+def test_the_information_is_the_mean_square_of_autograd_s_gradients(network, process, make_loss, images):
+    found = peers.fisher(network, make_loss(), images)
+    weights = dict(network.named_parameters())
+    assert {name: part.shape for name, part in found.items()} == {name: p.shape for name, p in weights.items()}
+    expected = by_autograd(network, process, make_loss(), images).square().mean(0)
+    torch.testing.assert_close(torch.cat([part.flatten() for part in found.values()]), expected)
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1.0, 1e8])
+@pytest.mark.parametrize("every", [1, 2])
+def test_unlearning_a_little_is_gradient_dot_preconditioned_along_a_step_of_known_length(
+    network, process, make_loss, queries, images, information, damping, every
+):
+    """To first order a training picture's loss rises by g_i . s / |s| times the length of the step, where
+    s = g_q / (F + damping); with a large damping s is g_q. The training picture's loss is at every other draw."""
+    loss, length = make_loss(draws=4), 1e-6
+    found = peers.unlearning(network, loss, queries, images, information, damping, 1, length, every)
     weights = torch.cat([p.flatten() for p in network.parameters()]).norm().detach()
-    g, asked = (by_autograd(network, process, loss, x) for x in (images, queries))
-    torch.testing.assert_close(found / (length * weights), g @ asked.T / asked.norm(dim=1), rtol=1e-3, atol=1e-5)
+    flat = torch.cat([part.flatten() for part in information.values()])
+    slope = by_autograd(network, process, loss, queries) / (flat + damping * flat.mean())
+    thinned = Loss(process, loss.times[::every], loss.noise[::every])
+    expected = by_autograd(network, process, thinned, images) @ slope.T / slope.norm(dim=1)
+    torch.testing.assert_close(found / (length * weights), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_unlearning_raises_the_loss_of_the_query_itself_the_more_the_further_it_goes(network, make_loss, queries):
-    rises = torch.stack(
-        [
-            peers.unlearning(network, make_loss(), queries, queries, length=length).diagonal()
-            for length in (0.01, 0.02, 0.1)
-        ]
-    )
+def test_unlearning_raises_the_loss_of_the_query_itself_the_more_the_further_it_goes(
+    network, make_loss, queries, information
+):
+    rises = torch.stack([
+        peers.unlearning(network, make_loss(), queries, queries, information, 1.0, length=length, every=1).diagonal()
+        for length in (0.01, 0.02, 0.1)
+    ])  # fmt: skip
     assert (rises[0] > 0).all()
     assert (rises.diff(dim=0) > 0).all()
 
 
-def test_unlearning_ends_no_further_than_its_length(network, make_loss, queries, images, monkeypatch):
+def test_unlearning_ends_no_further_than_its_length(network, make_loss, queries, images, information, monkeypatch):
     """Steps of one share each: 8 of them reach almost as far as one, on a path that bends."""
     reached = []
     plain = Loss.of
     monkeypatch.setattr(
         Loss, "of", lambda self, net, weights, x: (reached.append(weights), plain(self, net, weights, x))[1]
     )
-    peers.unlearning(network, make_loss(), queries[:1], images[:1], steps=8, length=0.05)
+    peers.unlearning(network, make_loss(), queries[:1], images[:1], information, 1.0, steps=8, length=0.05)
     start = torch.cat([p.flatten() for p in network.parameters()]).detach()
     final = torch.cat([p.flatten() for p in reached[-1].values()]).detach()
     assert 0.025 < (final - start).norm() / start.norm() <= 0.05 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 128])
-def test_unlearning_does_not_depend_on_its_chunk(network, make_loss, queries, images, chunk):
-    expected = peers.unlearning(network, make_loss(), queries, images)
-    torch.testing.assert_close(peers.unlearning(network, make_loss(), queries, images, chunk=chunk), expected)
+def test_unlearning_does_not_depend_on_its_chunk(network, make_loss, queries, images, information, chunk):
+    expected = peers.unlearning(network, make_loss(), queries, images, information, 0.1)
+    found = peers.unlearning(network, make_loss(), queries, images, information, 0.1, chunk=chunk)
+    torch.testing.assert_close(found, expected)
 
 
-def test_queries_are_unlearnt_one_by_one(network, make_loss, queries, images):
-    together = peers.unlearning(network, make_loss(), queries, images)
-    alone = [peers.unlearning(network, make_loss(), query[None], images) for query in queries]
+def test_queries_are_unlearnt_one_by_one(network, make_loss, queries, images, information):
+    together = peers.unlearning(network, make_loss(), queries, images, information, 0.1)
+    alone = [peers.unlearning(network, make_loss(), query[None], images, information, 0.1) for query in queries]
     torch.testing.assert_close(together, torch.cat(alone, 1))
 
 

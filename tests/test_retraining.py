@@ -164,7 +164,13 @@ def test_the_model_of_all_units_is_trained_again_only_for_groups_that_are_left_o
 
 @pytest.mark.parametrize(
     ("peers", "tuned"),
-    [((), False), (("gradient_dot", "unlearning"), False), (("trak",), True), (("unlearning", "dtrak"), True)],
+    [
+        ((), False),
+        (("gradient_dot",), False),
+        (("trak",), True),
+        (("unlearning",), True),
+        (("unlearning", "dtrak"), True),
+    ],
 )
 def test_halves_for_tuning_are_trained_only_for_a_peer_that_has_a_damping(peers, tuned):
     """All of them or none; every other model stays."""

@@ -156,14 +156,26 @@ def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked
     assert found.unique().numel() == found.numel()
 
 
-@pytest.mark.parametrize("method", ["gradient_dot", "unlearning"])
-def test_a_peer_s_scores_are_its_own_summed_over_every_unit_s_pictures(panel, images, asked, method):
-    score, tuned = panel.score(method, torch.zeros(4, 3), torch.zeros(4, 6, dtype=torch.bool))
-    each = getattr(peers, method)(panel.network, panel.loss, asked, images).double()
+def test_a_peer_s_scores_are_its_own_summed_over_every_unit_s_pictures(panel, images, asked):
+    score, tuned = panel.score("gradient_dot", torch.zeros(4, 3), torch.zeros(4, 6, dtype=torch.bool))
+    each = peers.gradient_dot(panel.network, panel.loss, asked, images).double()
     expected = torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)])
     torch.testing.assert_close(score, expected)
     assert tuned == ""
-    assert panel.seconds[method] > 0
+    assert panel.seconds["gradient_dot"] > 0
+
+
+def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, images, asked):
+    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    targets = randn(12, 3, seed=3)
+    score, tuned = panel.score("unlearning", targets, subsets)
+    given = panel.network, panel.loss, asked, images, peers.fisher(panel.network, panel.loss, images)
+    tried = {d: peers.over_units(peers.unlearning(*given, d).double(), UNIT_OF) for d in peers.FISHER_DAMPINGS}
+    reached = {d: lds(each, targets, subsets).mean().item() for d, each in tried.items()}
+    best = max(reached, key=reached.get)
+    assert tuned == f"damping {best:g}"
+    torch.testing.assert_close(score, tried[best])
+    torch.testing.assert_close(panel.dampings["unlearning"], torch.stack(list(tried.values())))
 
 
 def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, images, asked):

@@ -19,7 +19,8 @@ METHODS = {
     "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
     "trak": "TRAK", "trak_oracle": "TRAK, oracle damping",
     "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle damping", "gradient_dot": "gradient dot",
-    "unlearning": "unlearning", "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
+    "unlearning": "unlearning", "unlearning_oracle": "unlearning, oracle damping",
+    "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from ddattr.attribution.datamodel import subset_means
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
-from ddattr.validation.retraining import Training, Validation
+from ddattr.validation.retraining import TUNED, Training, Validation
 from ddattr.validation.scores import Peers, datamodels, from_table, of_loss, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
@@ -67,7 +67,7 @@ class Bench:
         peers = Peers(self.network(self.plan.full(0)), self.data.images, self.data.unit_of, asked.asked,
                       asked.process, asked.times, asked.noise, self.seed)  # fmt: skip
         everywhere = {"feature": peers.features(self.extractor)}
-        tuning = self.plan.tuning_models() if {"trak", "dtrak"} & set(self.plan.peers) else [self.plan.full(0)]
+        tuning = self.plan.tuning_models() if set(TUNED) & set(self.plan.peers) else [self.plan.full(0)]
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
             everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))

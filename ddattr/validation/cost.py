@@ -6,10 +6,8 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.validation.retraining import Training, Validation
+from ddattr.validation.retraining import PEERS, TUNED, Training, Validation
 from ddattr.validation.scores import ENSEMBLE, SIMILARITY
-
-TUNED = ("trak", "dtrak")
 
 
 def costs(
@@ -32,7 +30,7 @@ def costs(
     full, tuning = [_folder(root, plan.full(0))], [_folder(root, model) for model in plan.tuning_models()]
     rows = []
     for method in methods:
-        peer = method in (*TUNED, "gradient_dot", "unlearning")
+        peer = method in PEERS
         ours = [] if method in SIMILARITY or peer else members
         others = full + tuning * (method in TUNED) if peer else []
         if (method == "adjusted" and "dtrak" in seconds) or method in ("datamodel_trak", "datamodel_both"):

@@ -16,7 +16,8 @@ from torch.func import functional_call, grad, vmap
 
 from ddattr.diffusion.process import Process
 
-DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # relative to the mean eigenvalue of the gradients' Gram
+DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
+FISHER_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)  # of unlearning, over the mean of the Fisher information's diagonal
 
 
 def check_installed(peers: Sequence[str]) -> None:
@@ -135,27 +136,44 @@ def trak(
     return phi @ solved
 
 
+def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *image"]) -> dict[str, Tensor]:
+    """Mean square of the training pictures' gradients, by weight: the Fisher information's diagonal, empirically."""
+    total = torch.stack([part.square().sum(0) for part in gradients(network, loss, images)]).sum(0) / len(images)
+    weights = dict(network.named_parameters())
+    parts = total.split([p.numel() for p in weights.values()])
+    return {name: part.view_as(p) for (name, p), part in zip(weights.items(), parts, strict=True)}
+
+
 def unlearning(
     network: nn.Module,
     loss: Loss,
     queries: Float[Tensor, "q *image"],
     images: Float[Tensor, "pictures *image"],
-    steps: int = 8,
-    length: float = 0.02,
+    information: dict[str, Tensor],
+    damping: float,
+    steps: int = 4,
+    length: float = 0.002,
+    every: int = 8,
     chunk: int = 128,
 ) -> Float[Tensor, "pictures q"]:
     """Rise of every training picture's loss once the model has been fine-tuned away from the query.
 
-    Gradient ascent on the query's loss, every step of a fixed share of the weights' length.
+    Gradient ascent on the query's loss, every step of a fixed share of the weights' length. The slope is divided by the
+    Fisher information, so that what other pictures need is kept: without it nothing but the query's size is seen.
 
     Args:
+        information: as `fisher` gives it.
+        damping: added to it, over its mean.
         length: of all steps together, over the length of the weights.
+        every: of the loss's draws one is taken for the training pictures' own losses, before and after.
     Source: the idea of Wang et al. 2024, Data attribution for text-to-image models by unlearning, arXiv 2406.09408.
     """
     start = {name: p.detach() for name, p in network.named_parameters()}
-    size = torch.stack([p.norm() for p in start.values()]).norm() * length / steps
+    size = _norm(start) * length / steps
+    mean = torch.cat([part.flatten() for part in information.values()]).mean()
+    thinned = Loss(loss.process, loss.times[::every], loss.noise[::every], loss.square)
     climb: Any = grad(lambda w, x: loss.of(network, w, x))  # type: ignore[misc]
-    each: Any = vmap(lambda w, x: loss.of(network, w, x), in_dims=(None, 0))  # type: ignore[misc, arg-type]
+    each: Any = vmap(lambda w, x: thinned.of(network, w, x), in_dims=(None, 0))  # type: ignore[misc, arg-type]
 
     @torch.no_grad()
     def losses(weights: dict[str, Tensor]) -> Tensor:
@@ -165,8 +183,13 @@ def unlearning(
     for query in queries:
         weights = start
         for _ in range(steps):
-            uphill = climb(weights, query)
-            scale = size / torch.stack([g.norm() for g in uphill.values()]).norm()
+            uphill = {n: g / (information[n] + damping * mean) for n, g in climb(weights, query).items()}
+            scale = size / _norm(uphill)
             weights = {name: p + scale * uphill[name] for name, p in weights.items()}
         columns.append(losses(weights) - before)
     return torch.stack(columns, 1)
+
+
+def _norm(weights: dict[str, Tensor]) -> Tensor:
+    """Length of all weights together."""
+    return torch.stack([part.norm() for part in weights.values()]).norm()

@@ -18,6 +18,7 @@ from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
 
 PEERS = ("gradient_dot", "unlearning", "trak", "dtrak")
+TUNED = ("unlearning", "trak", "dtrak")  # their dampings, on held-out halves
 
 
 class Training(NamedTuple):
@@ -213,7 +214,7 @@ class Validation:
         """All models that depend on no score, seed by seed; none when nothing is asked of them."""
         if not self.retrains:
             return []
-        found = self.tuning_models() if {"trak", "dtrak"} & set(self.peers) else []
+        found = self.tuning_models() if set(TUNED) & set(self.peers) else []
         units = [training for unit in self.truth_units.tolist() for training in self.unit(unit)]
         for r in range(self.replicates):
             found += [self.full(r)] if r == 0 or self.groups is not None else []

@@ -16,6 +16,7 @@ from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
+from ddattr.validation.retraining import TUNED
 
 ENSEMBLE = ("jvp", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
 SIMILARITY = ("pixel", "random", "feature")
@@ -125,15 +126,18 @@ class Peers:
         """Scores (units, q) of a peer, and what was tuned.
 
         Args:
-            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); TRAK's damping is chosen on
-                them, by mean LDS over all queries.
+            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings are chosen on them, by
+                mean LDS over all queries.
         """
         started = time.perf_counter()
-        if method in ("trak", "dtrak"):
-            found = self._tuned(method, targets, subsets)
+        if method in TUNED:
+            tried = self._unlearning() if method == "unlearning" else self._trak(method)
+            reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
+            best = max(reached, key=lambda d: reached[d])
+            self.dampings[method] = torch.stack(list(tried.values()))
+            found = tried[best], f"damping {best:g}"
         else:
-            made = {"gradient_dot": peers.gradient_dot, "unlearning": peers.unlearning}[method]
-            found = self._summed(made(self.network, self.loss, self.queries, self.images)), ""
+            found = self._summed(peers.gradient_dot(self.network, self.loss, self.queries, self.images)), ""
         self.seconds[method] = time.perf_counter() - started
         return found
 
@@ -145,16 +149,17 @@ class Peers:
         self.seconds["feature"] = time.perf_counter() - started
         return found
 
-    def _tuned(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
+    def _trak(self, method: str) -> dict[float, Tensor]:
         loss = self.loss if method == "trak" else self.square
         images, queries = peers.trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
         if method == "trak" or "trak" not in self.found:
             self.found["trak"] = self._means(images), queries
-        tried = {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
-        reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
-        best = max(reached, key=lambda d: reached[d])
-        self.dampings[method] = torch.stack(list(tried.values()))
-        return tried[best], f"damping {best:g}"
+        return {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
+
+    def _unlearning(self) -> dict[float, Tensor]:
+        information = peers.fisher(self.network, self.loss, self.images)
+        given = self.network, self.loss, self.queries, self.images, information
+        return {d: self._summed(peers.unlearning(*given, d)) for d in peers.FISHER_DAMPINGS}
 
     def _summed(self, scores: Tensor) -> Tensor:
         return peers.over_units(scores.double(), self.unit_of)
