@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,15 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
-def test_every_command_runs_on_the_small_experiment(argv, reproduced, validated, ddattr):
+def test_every_command_runs_on_the_small_experiment(argv, reproduced, validated, ddattr, tmp_path):
     """In a folder where it is all done, which it says, and leaves alone."""
     overrides = [a for a in argv[1:] if not a.startswith(("experiment=", "name=", "codebook.", "seed=", "hydra/"))]
     overrides = [a.replace("range(0,18)", "range(0,12)") for a in overrides]
-    where = validated if argv[0] in ("validate", "retrain") else reproduced
-    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={where.root}")
+    root = validated.root if argv[0] in ("validate", "retrain", "compare") else reproduced.root
+    if argv[0] == "compare":  # it writes: into a copy, beside the original
+        overrides = [f"against=[{root}]"]
+        root = shutil.copytree(root, tmp_path / "copy")
+    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
     assert said.status == 0, said.err
     assert said.out
 

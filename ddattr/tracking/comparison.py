@@ -70,12 +70,23 @@ def draw(table: pd.DataFrame) -> Figure:
     axes[0, 1].set(xlabel=f"units N, {where}", ylabel="LDS; dashes: the law", ylim=axes[0, 0].get_ylim())
     axes[1, 0].set(xlabel="training steps of all members", ylabel="Spearman with retraining")
     axes[1, 1].set(xlabel="training steps of all members", ylabel="z of the nearest unit")
-    for axis in axes.flat:
+    for axis, x in zip(axes.flat, ("members", "units", "training_steps", "training_steps"), strict=True):
         axis.set_xscale("log")
+        axis.minorticks_off()
         axis.axhline(0, color=GREY, linewidth=0.6)
+        axis.set_xticks(ticks := _ticks(table[x].unique()), [f"{tick:,}" for tick in ticks])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=3)
     figure.tight_layout(rect=(0, 0, 1, 0.92))
     return figure
+
+
+def _ticks(values: np.ndarray) -> list[int]:
+    """Some of the values, none within a third of another: labels would touch."""
+    kept: list[int] = []
+    for value in sorted(values.tolist()):
+        if not kept or value > 1.34 * kept[-1]:
+            kept.append(value)
+    return kept
 
 
 def _curve(axis, rows: pd.DataFrame, x: str, statistic: str, colour: str, line: str, label: str = "", markersize=4):

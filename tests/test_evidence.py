@@ -1,0 +1,52 @@
+"""Figures of a validation, from its tables alone: an interval that does not hold its mean stops none of them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from ddattr.artifacts import save_table
+from ddattr.tracking import evidence
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Summaries of two methods; the interval of one lies above its mean, as a bootstrap of few rows may."""
+    rows = [{"method": "jvp", "mean": 0.2, "low": 0.1, "high": 0.4}, {"method": "pixel", "mean": 0.2, "low": 0.25,
+                                                                       "high": 0.4}]  # fmt: skip
+    tables = {
+        "lds_summary": [r | {"kind": "transfer", "target": t, "queries": "generated", "ceiling": 0.8}
+                        for r in rows for t in ("loss", "distance")],
+        "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
+                           for r in rows for s in ("top1", "ndcg3")],
+        "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": "spearman", "ceiling": 0.8}
+                              for r in rows],
+        "members": [{"members": n, "order": 0, "statistic": s, "value": 0.1 * n} for n in (3, 6) for s in
+                    ("spearman_jvp", "spearman_pixel", "lds_loss_loss", "law_loss", "lds_distance_jvp", "law_distance",
+                     "found_nearest", "found_nearest_foretold")],
+        "cost": [{"method": m, "seconds": s} for m, s in (("jvp", 100.0), ("pixel", 0.0))],
+        "planted_summary": [{"method": "loss", "statistic": s, "share": share, "value": 0.9, "low": 0.95, "high": 1.0}
+                            for s in ("recall_at_1", "mean_z") for share in (0.05, 0.01)],
+    }  # fmt: skip
+    for name, table in tables.items():
+        save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["fig7_retraining", "fig8_lds", "fig10_groups", "fig11_law", "fig12_cost",
+                                  "fig13_planted"])  # fmt: skip
+def test_a_mean_outside_its_interval_is_drawn(folder, name):
+    figure = evidence.EVIDENCE[name](folder)
+    figure.canvas.draw()
+    assert sum(len(axis.containers) for axis in figure.axes) > 0
+    plt.close(figure)
+
+
+def test_arms_are_never_negative_and_end_at_the_interval():
+    below, above = evidence._reach(np.array([0.2, 0.2]), np.array([0.1, 0.25]), np.array([0.4, 0.4]))
+    assert below.tolist() == pytest.approx([0.1, 0.0])
+    assert above.tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_a_table_that_was_not_asked_for_has_no_figure(tmp_path):
+    assert all(draw(tmp_path) is None for draw in evidence.EVIDENCE.values())
