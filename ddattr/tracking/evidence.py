@@ -81,7 +81,7 @@ def retraining(folder: Path) -> Figure | None:
     rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
     methods = [m for m in METHODS if m in set(rows.method)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.6 + 0.22 * len(methods)), width_ratios=[1.3, 1])
-    _forest(left, rows, BLUE, 0, "mean, 95 % over units and queries", methods)
+    _forest(left, rows, BLUE, 0.0, "mean, 95 % over units and queries", methods)
     ceiling = rows.ceiling.iloc[0]
     if np.isfinite(ceiling):
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
@@ -105,7 +105,7 @@ def lds(folder: Path) -> Figure | None:
                                 sharey=True, squeeze=False)  # fmt: skip
     for axis, (target, queries) in zip(axes[0], panels, strict=True):
         rows = summary[(summary.target == target) & (summary.queries == queries)]
-        _forest(axis, rows, BLUE, 0, "mean, 95 % over queries and subsets", methods)
+        _forest(axis, rows, BLUE, 0.0, "mean, 95 % over queries and subsets", methods)
         if np.isfinite(rows.ceiling.iloc[0]):
             axis.axvline(rows.ceiling.iloc[0], color=RED, linewidth=1, linestyle="--", label="ceiling")
         axis.set(title=f"{target}, {queries} queries", xlabel="LDS")

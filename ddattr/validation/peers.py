@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from ddattr.diffusion.process import Process
 
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
-FISHER_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)  # of unlearning, over the mean of the Fisher information's diagonal
+FISHER_DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of unlearning, over the mean of the Fisher information's diagonal
 
 
 def check_installed(peers: Sequence[str]) -> None:
