@@ -9,7 +9,7 @@ from conftest import LinearDenoiser
 from torch import nn
 
 from ddattr.attribution.agreement import spearman
-from ddattr.codebook import Codebook
+from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
 from ddattr.diffusion.sampler import DDPM
@@ -133,6 +133,23 @@ def test_a_constant_in_a_similarity_does_not_make_the_largest_group_win(bench, s
     columns = ["top1", "ndcg3", "spearman"]
     assert one[alike][columns].to_numpy() == pytest.approx(other[alike][columns].to_numpy(), nan_ok=True)
     assert not torch.equal(*(torch.tensor(t[~alike].spearman.tolist()) for t in (one, other)))
+
+
+def test_the_first_order_of_a_whole_group_is_held_against_retraining_without_it(bench):
+    """One step moves by the group's summed effects; a Jacobian that foresees them exactly agrees for every query."""
+    (step,) = bench.queries.reverse
+    lost = torch.stack([EFFECTS[:, label == LABELS].sum(1) for label in range(3)], 1)  # (seeds, groups, 4)
+    expected = (-step.b * lost)[:, :, None].expand(-1, -1, 3, -1).reshape(2, 3, 3, *SHAPE)
+    torch.testing.assert_close(bench.groups_truth, expected, rtol=1e-4, atol=1e-4)
+    weights = torch.stack([contrast(bench.words[label == LABELS]).sum(0) for label in range(3)])
+    foreseen = torch.linalg.pinv(weights) @ expected.mean(0).flatten(1)
+    bench.response = foreseen.reshape(8, 3, *SHAPE)
+    table, summary = tables.sets(bench)
+    assert table.pull_first_order.tolist() == pytest.approx(table.pull_retraining.tolist(), rel=1e-3, abs=1e-4)
+    assert summary["mean"].tolist() == pytest.approx([1.0])
+    assert table.groupby("set")["size"].first().tolist() == [20, 6, 4]
+    bench.response = -bench.response
+    assert tables.sets(bench)[1]["mean"].tolist() == pytest.approx([-1.0])
 
 
 def test_groups_leave_the_scores_as_they_are(bench, scores):

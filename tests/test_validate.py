@@ -19,6 +19,7 @@ TABLES = {
     "lds": ["kind", "target", "queries", "method", "query", "lds"],
     "lds_summary": ["kind", "target", "queries", "method", "mean", "low", "high", "ceiling", "subsets", "seeds"],
     "groups": ["target", "queries", "method", "query", "top1", "ndcg3", "spearman"],
+    "sets": ["set", "size", "query", "pull_first_order", "pull_retraining"],
     "removal": ["method", "size", "query", "l2", "feature_distance", "pull_first_order", "pull_retraining"],
     "members": ["members", "order", "statistic", "value"],
     "measures": ["measure", "z_nearest", "attributable", "weighting"],

@@ -127,6 +127,11 @@ def removal(folder: Path) -> Figure | None:
         left.errorbar(part.mean().index, part.mean(), part.sem(), fmt="o-", color=colours[method], markersize=4,
                       capsize=2, linewidth=1, label=METHODS[str(method)])  # fmt: skip
         right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colours[method], linewidth=0)
+    if (folder / "sets.csv").exists():
+        sets = load_table(folder / "sets.csv")
+        right.scatter(sets.pull_first_order, sets.pull_retraining, s=8, marker="+", color=GREY, linewidth=0.6, zorder=0,
+                      label=f"every {sets.set.iloc[0].partition(':')[0]}")  # fmt: skip
+        right.legend(fontsize=7)
     left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
     left.legend(fontsize=7)

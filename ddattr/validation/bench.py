@@ -112,6 +112,16 @@ class Bench:
         return torch.stack(seeds)
 
     @cached_property
+    def groups_truth(self) -> Float[Tensor, "seeds groups q *image"]:
+        """Displacements of the model of all units by retraining without each group, at every seed."""
+        plan, seeds = self.plan, []
+        for r in range(plan.replicates):
+            factual = self.queries.pictures([self.network(plan.full(r))])
+            moved = [self.queries.pictures([self.network(model)]) - factual for model in plan.group_models(r)]
+            seeds.append(torch.stack(moved))
+        return torch.stack(seeds)
+
+    @cached_property
     def half_targets(self) -> dict[str, Float[Tensor, "seeds subsets asked"]]:
         """Minus the loss, and minus the distance of the picture to the factual, of every half-data model."""
         asked, plan = self.queries, self.plan

@@ -14,7 +14,7 @@ from ddattr.attribution.influence import Response, displacement_scores, projecti
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
-from ddattr.validation.lds import law, lds, noise_ratio
+from ddattr.validation.lds import joint_interval, law, lds, noise_ratio
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.removal import Removal
 from ddattr.validation.scores import ENSEMBLE, SIMILARITY
@@ -31,6 +31,7 @@ def tables(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tu
         yield from _pair("lds", linear_datamodelling(bench, scores))
     if plan.groups is not None:
         yield from _pair("groups", groups(bench, scores))
+        yield from _pair("sets", sets(bench))
     if removals:
         yield from _pair("removal", removal(bench, removals))
     if plan.units and plan.halves:
@@ -100,12 +101,11 @@ def groups(bench: Bench, scores: Scores) -> Pair:
     Similarities have no zero: they are centred over units, or the largest group would always win.
     """
     plan, asked = bench.plan, bench.queries
-    losses, moved = [], []
+    losses = []
     for r in range(plan.replicates):
-        full, networks = bench.network(plan.full(r)), [bench.network(m) for m in plan.group_models(r)]
-        losses.append(asked.losses(networks) - asked.losses([full]))
-        factual = asked.pictures([full])
-        moved.append(torch.stack([(asked.pictures([n]) - factual).flatten(1).norm(dim=1) for n in networks]))
+        networks = [bench.network(model) for model in [plan.full(r), *plan.group_models(r)]]
+        found = asked.losses(networks)
+        losses.append(found[1:] - found[:1])
     centred = {kind: {method: score - score.mean(0) if method in SIMILARITY else score
                       for method, score in scores[kind].items()} for kind in asked.kinds()}  # fmt: skip
     cases: list[Any] = [
@@ -113,8 +113,30 @@ def groups(bench: Bench, scores: Scores) -> Pair:
         for kind, where in asked.kinds().items()
     ]
     cases.append(({"target": "distance", "queries": "generated"}, centred["generated"],
-                  torch.stack(moved).double()))  # fmt: skip
+                  bench.groups_truth.flatten(3).norm(dim=3).double()))  # fmt: skip
     return evaluation.group_tables(cases, bench.data.partitions()[str(plan.groups)], asked.names, bench.seed)
+
+
+def sets(bench: Bench) -> Pair:
+    """The first-order sum of a whole group's contrasts against retraining without the group, by query."""
+    asked, of, kind = bench.queries, bench.data.partitions()[str(bench.plan.groups)], bench.plan.groups
+    pulls, rows = [], []
+    for group, moved in zip(bench.plan.group_names(), bench.groups_truth.mean(0), strict=True):
+        own = of == group
+        found = [
+            asked.set_pull(own, moved[q], q, bench.response, bench.words, bench.data.unit_images)
+            for q in range(len(asked.seeds))
+        ]
+        pulls.append(found)
+        rows += [
+            {"set": f"{kind}:{group}", "size": int(own.sum()), "query": query, "pull_first_order": first,
+             "pull_retraining": by_retraining}
+            for query, (first, by_retraining) in zip(asked.seeds, found, strict=True)
+        ]  # fmt: skip
+    first, truth = torch.tensor(pulls, dtype=torch.float64).unbind(2)
+    mean, low, high = joint_interval(first, truth, bench.seed)
+    summary = {"statistic": "spearman", "mean": mean, "low": low, "high": high, "sets": len(pulls)}
+    return pd.DataFrame(rows), pd.DataFrame([summary])
 
 
 def removal(bench: Bench, removals: list[Removal]) -> Pair:
