@@ -153,7 +153,7 @@ def unlearning(
     damping: float,
     steps: int = 4,
     length: float = 0.002,
-    every: int = 8,
+    every: int = 16,
     chunk: int = 128,
 ) -> Float[Tensor, "pictures q"]:
     """Rise of every training picture's loss once the model has been fine-tuned away from the query.
