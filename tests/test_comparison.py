@@ -1,5 +1,7 @@
 """Runs beside one another: every number is a run's own, and training is what its manifests say."""
 
+import shutil
+
 import matplotlib.image
 import pandas as pd
 import pytest
@@ -58,37 +60,53 @@ def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
     assert (tmp_path / "to" / "fig14_comparison.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("gone", ["manifest.json", "members.csv"])
+@pytest.mark.parametrize("gone", ["validation/manifest.json", "validation/members.csv", "codebook/codebook.json",
+                                  "members/000/manifest.json"])  # fmt: skip
 def test_a_run_that_is_not_validated_is_refused_by_name(make_run_folder, tmp_path, gone):
     root = make_run_folder("one", 30)
-    (root / "validation" / gone).unlink()
-    with pytest.raises(FileNotFoundError, match=r"^compare: \S+/one/validation/members.csv is missing.*validate, with"):
+    (root / gone).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^compare: \S+/one/{gone} is missing.*validate, with"):
         compare([root], tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
-def test_the_command_compares_again_only_what_changed(validated, ddattr, make_run_folder, tmp_path):
-    root = make_run_folder("digits_small", 128)
-    argv = ["compare", "experiment=digits_small", f"root={root}", f"against=[{validated.root}]", "tracking=none"]
+@pytest.fixture
+def own(validated, tmp_path):
+    """A copy of the validated run: a comparison is written into it."""
+    return shutil.copytree(validated.root, tmp_path / "digits_small", ignore=shutil.ignore_patterns("wandb"))
+
+
+def test_the_command_compares_again_only_what_changed(own, ddattr, make_run_folder):
+    other = make_run_folder("other", 30)
+    argv = ["compare", "experiment=digits_small", f"root={own}", f"against=[{other}]", "tracking=none"]
     said = ddattr(*argv)
     assert said.status == 0, said.err
     assert "digits_small, n=12, 720 steps: Spearman with retraining" in said.out
+    assert "other, n=12, 1,200 steps: Spearman with retraining" in said.out
     assert "compare: already done" in ddattr(*argv).out
-    save_json(root / "validation" / "manifest.json", {"fingerprint": "made again"})
+    save_json(other / "validation" / "manifest.json", {"fingerprint": "made again"})
     said = ddattr(*argv)
     assert said.status == 2
     assert "made again" in said.err
 
 
 REFUSED = {"[]": "expected folders of runs", "3": "expected folders of runs",
-           "[nowhere]": "nowhere/validation/members.csv is missing"}  # fmt: skip
+           "[nowhere]": "nowhere/validation/manifest.json is missing", "[other,other/]": "other is there twice",
+           "[digits_small]": "digits_small is there twice"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("against", "expected"), REFUSED.items())
-def test_the_command_refuses_in_one_line(ddattr, make_run_folder, against, expected):
-    root = make_run_folder("digits_small", 128)
-    said = ddattr("compare", "experiment=digits_small", f"root={root}", f"against={against}", "tracking=none")
+def test_the_command_refuses_in_one_line_and_leaves_nothing(ddattr, own, make_run_folder, against, expected):
+    make_run_folder("other", 30)
+    said = ddattr("compare", "experiment=digits_small", f"root={own}", f"against={against}", "tracking=none")
     assert said.status == 2
     assert expected in said.err
     assert len(said.err.strip().splitlines()) == 1
-    assert not (root / "comparison" / "comparison.csv").exists()
+    assert not (own / "comparison").exists()
+
+
+def test_a_run_made_with_another_config_is_not_compared(ddattr, own, make_run_folder):
+    argv = [f"root={own}", f"against=[{make_run_folder('other', 30)}]", "tracking=none", "validation.halves=5"]
+    said = ddattr("compare", "experiment=digits_small", *argv)
+    assert said.status == 2
+    assert "validation.halves=4 (now 5)" in said.err

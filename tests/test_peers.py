@@ -200,7 +200,8 @@ def test_unlearning_a_little_is_gradient_dot_preconditioned_along_a_step_of_know
     weights = torch.cat([p.flatten() for p in network.parameters()]).norm().detach()
     flat = torch.cat([part.flatten() for part in information.values()])
     slope = by_autograd(network, process, loss, queries) / (flat + damping * flat.mean())
-    thinned = Loss(process, loss.times[::every], loss.noise[::every])
+    kept = slice(every // 2, None, every)
+    thinned = Loss(process, loss.times[kept], loss.noise[kept])
     expected = by_autograd(network, process, thinned, images) @ slope.T / slope.norm(dim=1)
     torch.testing.assert_close(found / (length * weights), expected, rtol=1e-3, atol=1e-5)
 

@@ -33,9 +33,9 @@ def test_every_command_runs_on_the_small_experiment(argv, reproduced, validated,
     overrides = [a for a in argv[1:] if not a.startswith(("experiment=", "name=", "codebook.", "seed=", "hydra/"))]
     overrides = [a.replace("range(0,18)", "range(0,12)") for a in overrides]
     root = validated.root if argv[0] in ("validate", "retrain", "compare") else reproduced.root
-    if argv[0] == "compare":  # it writes: into a copy, beside the original
-        overrides = [f"against=[{root}]"]
-        root = shutil.copytree(root, tmp_path / "copy")
+    if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original
+        overrides = [f"against=[{root}]" if a.startswith("against=") else a for a in overrides]
+        root = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
     said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
     assert said.status == 0, said.err
     assert said.out

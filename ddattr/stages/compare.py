@@ -4,15 +4,19 @@ from pathlib import Path
 
 from ddattr.artifacts import Artefact, load_json
 from ddattr.stages.run import Run
-from ddattr.tracking.comparison import compare
+from ddattr.tracking.comparison import compare, growth
 from ddattr.tracking.wandb import log_figures
 
 
 def run(run: Run) -> None:
     """Writes comparison/."""
+    _ = run.tracking  # refuses, if it must, before anything is written
+    run.validation_artefact.require()
     roots = folders(run)
-    prints = {f"{k}": (load_json(root / "validation" / "manifest.json") or {}) for k, root in enumerate(roots)}
-    parents = {name: manifest.get("fingerprint", "missing") for name, manifest in prints.items()}
+    for root in roots:
+        growth(root)
+    manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
+    parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}
     artefact = Artefact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
     if not artefact.make(run.seed, lambda: _compare(run, artefact, roots)):
         print("compare: already done", flush=True)
@@ -20,15 +24,22 @@ def run(run: Run) -> None:
 
 
 def folders(run: Run) -> list[Path]:
-    """This run's folder, and those of `against`.
+    """This run's folder, and those of `against`: each run once, by its folder's name.
 
     Raises:
-        ValueError: `against` names none, or something that is no folder's name.
+        ValueError: `against` names none, something that is no folder's name, or two runs of one name.
     """
     against = run.plain("against")
     if not isinstance(against, list) or not against or not all(isinstance(name, str) for name in against):
         raise ValueError(f"compare: against={against}, expected folders of runs. Set against=[runs/NAME].")
-    return [run.root, *map(Path, against)]
+    roots = [Path(name).resolve() for name in (run.root, *against)]
+    names = [root.name for root in roots]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"compare: {twice[0]} is there twice, expected runs whose folders have different names. Set experiment= or "
+            "root= to the run itself, and against= to others."
+        )
+    return roots
 
 
 def _compare(run: Run, artefact: Artefact, roots: list[Path]) -> None:

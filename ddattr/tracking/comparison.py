@@ -30,16 +30,19 @@ def growth(root: Path) -> pd.DataFrame:
     """members.csv of a run's validation, and what it stands for: units, and optimiser steps of all its members.
 
     Raises:
-        FileNotFoundError: the run has no curve against its members.
+        FileNotFoundError, ValueError: the run has no curve against its members; it is damaged.
     """
-    path = root / "validation" / "members.csv"
-    if not (root / "validation" / "manifest.json").exists() or not path.exists():
-        raise FileNotFoundError(
-            f"compare: {path} is missing: a run that is validated, with validation.units and validation.halves, has "
-            "it. Make it: ddattr validate, with that run's overrides"
-        )
-    code = load_json(root / "codebook" / "codebook.json") or {}
-    training = (load_json(root / "members" / "000" / "manifest.json") or {})["config"]["training"]
+    path, member = root / "validation" / "members.csv", root / "members" / "000" / "manifest.json"
+    for needed in (root / "validation" / "manifest.json", path, root / "codebook" / "codebook.json", member):
+        if not needed.is_file():
+            raise FileNotFoundError(
+                f"compare: {needed} is missing: a run that is validated, with validation.units and validation.halves, "
+                "has it. Make it: ddattr validate, with that run's overrides"
+            )
+    code, made = load_json(root / "codebook" / "codebook.json") or {}, load_json(member) or {}
+    training = made.get("config", {}).get("training")
+    if training is None or "N" not in code:
+        raise ValueError(f"compare: {member} or the codebook beside it is damaged. Train the member again.")
     fork = training.get("fork")
     each, base = (training["steps"], 0) if fork is None else (fork["steps"], training["steps"])
     table = load_table(path).assign(run=root.resolve().name, units=code["N"], forked=fork is not None)

@@ -159,19 +159,21 @@ def unlearning(
     """Rise of every training picture's loss once the model has been fine-tuned away from the query.
 
     Gradient ascent on the query's loss, every step of a fixed share of the weights' length. The slope is divided by the
-    Fisher information, so that what other pictures need is kept: without it nothing but the query's size is seen.
+    Fisher information, so that what other pictures need is kept.
 
     Args:
         information: as `fisher` gives it.
         damping: added to it, over its mean.
         length: of all steps together, over the length of the weights.
-        every: of the loss's draws one is taken for the training pictures' own losses, before and after.
-    Source: the idea of Wang et al. 2024, Data attribution for text-to-image models by unlearning, arXiv 2406.09408.
+        every: of as many of the loss's draws the middle one is taken for the training pictures' own losses.
+    Source: the idea of Wang et al. 2024, Data attribution for text-to-image models by unlearning, arXiv 2406.09408. The
+        length, the number of steps and the damping are ours.
     """
     start = {name: p.detach() for name, p in network.named_parameters()}
     size = _norm(start) * length / steps
     mean = torch.cat([part.flatten() for part in information.values()]).mean()
-    thinned = Loss(loss.process, loss.times[::every], loss.noise[::every], loss.square)
+    kept = slice(min(every, len(loss.times)) // 2, None, every)  # from the middle: draws are in order of their time
+    thinned = Loss(loss.process, loss.times[kept], loss.noise[kept], loss.square)
     climb: Any = grad(lambda w, x: loss.of(network, w, x))  # type: ignore[misc]
     each: Any = vmap(lambda w, x: thinned.of(network, w, x), in_dims=(None, 0))  # type: ignore[misc, arg-type]
 
