@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,8 +210,13 @@ def spawn(folder: Path, *argv: str, **options) -> subprocess.Popen:
 
 def answer(folder: Path, *argv: str) -> Said:
     """What `python -m ddattr` answers in a process of its own."""
-    process = spawn(folder, *argv)
-    out, err = process.communicate(timeout=900)
+    process = spawn(folder, *argv, start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=900)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its children too: nobody may write where others look
+        out, err = process.communicate()
+        return Said(124, out, f"{err}\nddattr {' '.join(argv)}: no answer within 900 s")
     return Said(process.returncode, out, err)
 
 

@@ -42,8 +42,8 @@ def test_training_is_every_member_s_and_the_base_s_once(make_run_folder):
 
 def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
     roots = [make_run_folder("one", 30, value=0.1), make_run_folder("other", 3000, {"steps": 5}, value=0.7)]
-    table = compare(roots, tmp_path / "to")
-    pd.testing.assert_frame_equal(table, load_table(tmp_path / "to" / "comparison.csv"))
+    compare(pd.concat([growth(root) for root in roots]), tmp_path / "to")
+    table = load_table(tmp_path / "to" / "comparison.csv")
     for root, units in zip(roots, (30, 3000), strict=True):
         own = load_table(root / "validation" / "members.csv")
         part = table[table.run == root.name].reset_index(drop=True)
@@ -53,7 +53,8 @@ def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
 
 @pytest.mark.parametrize("sizes", [(6, 12), (5, 7)], ids=["with members shared", "with none"])
 def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
-    compare([make_run_folder("one", 30), make_run_folder("other", 300, sizes=sizes)], tmp_path / "to")
+    roots = [make_run_folder("one", 30), make_run_folder("other", 300, sizes=sizes)]
+    compare(pd.concat([growth(root) for root in roots]), tmp_path / "to")
     pixels = matplotlib.image.imread(tmp_path / "to" / "fig14_comparison.png")[..., :3]
     assert min(pixels.shape[:2]) > 500
     assert pixels.std() > 0.02
@@ -66,8 +67,16 @@ def test_a_run_that_is_not_validated_is_refused_by_name(make_run_folder, tmp_pat
     root = make_run_folder("one", 30)
     (root / gone).unlink()
     with pytest.raises(FileNotFoundError, match=rf"^compare: \S+/one/{gone} is missing.*validate, with"):
-        compare([root], tmp_path / "to")
-    assert not (tmp_path / "to").exists()
+        growth(root)
+
+
+def test_a_curve_without_what_is_compared_is_refused(make_run_folder):
+    root = make_run_folder("one", 30)
+    path = root / "validation" / "members.csv"
+    table = load_table(path)
+    save_table(path, table[table.statistic != "law_loss"])
+    with pytest.raises(ValueError, match=r"^compare: \S+/members.csv has no law_loss"):
+        growth(root)
 
 
 @pytest.fixture

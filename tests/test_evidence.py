@@ -19,6 +19,8 @@ def folder(tmp_path):
                         for r in rows for t in ("loss", "distance")],
         "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
                            for r in rows for s in ("top1", "ndcg3")],
+        "sets": [{"set": f"label:{k}", "size": 3, "query": 0, "pull_first_order": 0.1 * k, "pull_retraining": 0.2 * k}
+                 for k in range(3)],
         "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": "spearman", "ceiling": 0.8}
                               for r in rows],
         "members": [{"members": n, "order": 0, "statistic": s, "value": 0.1 * n} for n in (3, 6) for s in

@@ -28,6 +28,11 @@ def folder(tmp_path):
                             for r in rows(jvp=size / 10, random=size / 20)],
         "calibration_summary": [{"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04,
                                  "high": 0.06}],
+        "sets_summary": [{"statistic": "spearman", "mean": 0.55, "low": 0.35, "high": 0.67, "sets": 10}],
+        "false_attribution_summary": [{"removed": r, "statistic": "unchanged", "mean": m, **interval}
+                                      for r, m in (("nearest", 0.41), ("random", 0.84))],
+        "planted_summary": [{"share": 0.05, "copies": 116, "method": "loss", "statistic": "recall_at_1",
+                             "value": 0.98}],
     }  # fmt: skip
     for name, table in tables.items():
         save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
@@ -38,9 +43,11 @@ def test_lines_say_what_the_tables_say(folder):
     assert findings(folder) == [
         "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37; ceiling 0.85",
         "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45; ceiling 0.70",
-        "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]",
+        "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
+        "retraining, Spearman 0.55 [0.35, 0.67]",
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
         "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
+        "planted units found first by the loss, by their share of the data: 1/20 0.98",
     ]
 
 
@@ -51,15 +58,19 @@ def test_metrics_have_the_method_in_the_key(folder):
     assert found["lds/self/loss/real/loss"] == 0.97
     assert found["groups/loss/generated/loss/ndcg3"] == 0.75
     assert found["removal/random/5/l2"] == 0.25
-    assert len(found) == 3 + 3 + 2 + 4
+    assert found["sets/pull/spearman"] == 0.55
+    assert found["calibration/unit/rejected"] == 0.049
+    assert found["false_attribution/random/unchanged"] == 0.84
+    assert found["planted/loss/116/recall_at_1"] == 0.98
+    assert len(found) == 3 + 3 + 2 + 4 + 1 + 1 + 2 + 1
 
 
 @pytest.mark.parametrize("name", ["agreement_summary", "lds_summary", "groups_summary", "removal_summary",
-                                  "calibration_summary"])  # fmt: skip
+                                  "calibration_summary", "planted_summary"])  # fmt: skip
 def test_a_table_that_was_not_asked_for_has_no_line(folder, name):
     whole = findings(folder)
     (folder / f"{name}.csv").unlink()
     part = findings(folder)
     assert len(part) == len(whole) - 1
     assert set(part) < set(whole)
-    assert len(metrics(folder)) <= 12
+    assert len(metrics(folder)) < 17

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from ddattr.artifacts import Artefact, load_json
 from ddattr.stages.run import Run
 from ddattr.tracking.comparison import compare, growth
@@ -13,12 +15,11 @@ def run(run: Run) -> None:
     _ = run.tracking  # refuses, if it must, before anything is written
     run.validation_artefact.require()
     roots = folders(run)
-    for root in roots:
-        growth(root)
+    table = pd.concat([growth(root) for root in roots], ignore_index=True)
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
     parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}
     artefact = Artefact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
-    if not artefact.make(run.seed, lambda: _compare(run, artefact, roots)):
+    if not artefact.make(run.seed, lambda: _compare(run, artefact, table)):
         print("compare: already done", flush=True)
     print(f"compare: table and figure in {artefact.folder}")
 
@@ -42,8 +43,8 @@ def folders(run: Run) -> list[Path]:
     return roots
 
 
-def _compare(run: Run, artefact: Artefact, roots: list[Path]) -> None:
-    table = compare(roots, artefact.folder)
+def _compare(run: Run, artefact: Artefact, table: pd.DataFrame) -> None:
+    compare(table, artefact.folder)
     for (name, steps), rows in table.groupby(["run", "training_steps"], sort=False):
         found = rows.groupby("statistic")["value"].mean()
         print(f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining "

@@ -7,23 +7,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import atomic, load_json, load_table, save_table
-from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
+from ddattr.artifacts import load_json, load_table, save_table
+from ddattr.tracking.evidence import over_orders
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
 
 COLUMNS = ["run", "units", "forked", "members", "order", "training_steps", "statistic", "value"]
 
 
-def compare(roots: list[Path], folder: Path) -> pd.DataFrame:
-    """Writes comparison.csv and fig14_comparison of several runs into a folder; returns the table."""
-    table = pd.concat([growth(root) for root in roots], ignore_index=True)
+def compare(table: pd.DataFrame, folder: Path) -> None:
+    """Writes comparison.csv and fig14_comparison into a folder.
+
+    Args:
+        table: that of `growth` of several runs, one below the other.
+    """
     save_table(folder / "comparison.csv", table)
     with plt.rc_context(STYLE):
-        figure = draw(table)
-        for ending in (".png", ".pdf"):
-            with atomic(folder / f"fig14_comparison{ending}") as part:
-                figure.savefig(part)
-        plt.close(figure)
-    return table
+        save_figure(draw(table), folder / "fig14_comparison")
 
 
 def growth(root: Path) -> pd.DataFrame:
@@ -45,7 +44,10 @@ def growth(root: Path) -> pd.DataFrame:
         raise ValueError(f"compare: {member} or the codebook beside it is damaged. Train the member again.")
     fork = training.get("fork")
     each, base = (training["steps"], 0) if fork is None else (fork["steps"], training["steps"])
-    table = load_table(path).assign(run=root.resolve().name, units=code["N"], forked=fork is not None)
+    table = load_table(path)
+    if lacking := {"spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest"} - set(table.statistic):
+        raise ValueError(f"compare: {path} has no {min(lacking)}. Delete its manifest.json and validate again.")
+    table = table.assign(run=root.resolve().name, units=code["N"], forked=fork is not None)
     return table.assign(training_steps=base + each * table.members)[COLUMNS]
 
 
@@ -56,17 +58,17 @@ def draw(table: pd.DataFrame) -> Figure:
     lds, law = "lds_loss_loss", "law_loss"
     for run, rows in table.groupby("run", sort=False):
         marker, label = ("s" if rows.forked.iloc[0] else "o"), f"{run}, {rows.units.iloc[0]:,} units"
-        _curve(axes[0, 0], rows, "members", lds, colours[run], marker + "-", label)
-        _curve(axes[0, 0], rows, "members", law, colours[run], "--")
-        _curve(axes[1, 0], rows, "training_steps", "spearman_jvp", colours[run], marker + "-")
-        _curve(axes[1, 1], rows, "training_steps", "z_nearest", colours[run], marker + "-")
+        over_orders(axes[0, 0], rows, "members", lds, marker + "-", color=colours[run], label=label)
+        over_orders(axes[0, 0], rows, "members", law, "--", color=colours[run])
+        over_orders(axes[1, 0], rows, "training_steps", "spearman_jvp", marker + "-", color=colours[run])
+        over_orders(axes[1, 1], rows, "training_steps", "z_nearest", marker + "-", color=colours[run])
     shared = set.intersection(*(set(rows.members) for _, rows in table.groupby("run")))
     whole = table.groupby("run").members.transform("max")
     rows = table[table.members == (max(shared) if shared else whole)]
     for run, one in rows.groupby("run", sort=False):
         marker = "s" if one.forked.iloc[0] else "o"
-        _curve(axes[0, 1], one, "units", lds, colours[run], marker)
-        _curve(axes[0, 1], one, "units", law, colours[run], "_", markersize=14)
+        over_orders(axes[0, 1], one, "units", lds, marker, color=colours[run])
+        over_orders(axes[0, 1], one, "units", law, "_", 14, color=colours[run])
     axes[0, 0].plot([], [], "--", color=GREY, label="law of subset means")
     where = f"n = {max(shared)}" if shared else "all members"
     axes[0, 0].set(xlabel="members n", ylabel="LDS, loss, generated queries")
@@ -90,10 +92,3 @@ def _ticks(values: np.ndarray) -> list[int]:
         if not kept or value > 1.34 * kept[-1]:
             kept.append(value)
     return kept
-
-
-def _curve(axis, rows: pd.DataFrame, x: str, statistic: str, colour: str, line: str, label: str = "", markersize=4):
-    """Mean over orders, with their deviation."""
-    part = rows[rows.statistic == statistic].groupby(x)["value"]
-    axis.errorbar(part.mean().index, part.mean(), np.nan_to_num(part.std()), fmt=line, color=colour, capsize=2,
-                  markersize=markersize, linewidth=1, label=label or None)  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import atomic, load_table
-from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
+from ddattr.artifacts import load_table
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
 
 METHODS = {
     "jvp": "JVP, pull", "ablation": "exact ablation, pull", "loss": "ensemble's loss", "member_loss": "members' loss",
@@ -28,13 +28,8 @@ def draw_evidence(folder: Path) -> None:
     """Every figure of a validation into validation/figures."""
     for name, draw in EVIDENCE.items():
         with plt.rc_context(STYLE):
-            figure = draw(folder)
-            if figure is None:
-                continue
-            for ending in (".png", ".pdf"):
-                with atomic(folder / "figures" / f"{name}{ending}") as part:
-                    figure.savefig(part)
-            plt.close(figure)
+            if (figure := draw(folder)) is not None:
+                save_figure(figure, folder / "figures" / name)
 
 
 def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, methods: list[str]) -> None:
@@ -57,15 +52,20 @@ def _growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
         lines: (statistic, colour, name) of each.
     """
     for statistic, colour, name in lines:
-        part = curve[curve.statistic == statistic].groupby("members")["value"]
-        axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt="o-", color=colour, markersize=4,
-                      capsize=2, linewidth=1, label=name)  # fmt: skip
+        over_orders(axis, curve, "members", statistic, color=colour, label=name)
     axis.set_xscale("log")
     ticks = sorted(curve.members.unique())
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.minorticks_off()
     axis.set(xlabel="members n", ylabel=label)
     axis.legend(fontsize=6.5)
+
+
+def over_orders(axis, curve: pd.DataFrame, x: str, statistic: str, line: str = "o-", markersize: int = 4, **options):
+    """A statistic of members.csv: its mean over orders, with their deviation."""
+    part = curve[curve.statistic == statistic].groupby(x)["value"]
+    axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt=line, markersize=markersize, capsize=2,
+                  linewidth=1, **options)  # fmt: skip
 
 
 def _reach(mean, low, high):
@@ -127,11 +127,6 @@ def removal(folder: Path) -> Figure | None:
         left.errorbar(part.mean().index, part.mean(), part.sem(), fmt="o-", color=colours[method], markersize=4,
                       capsize=2, linewidth=1, label=METHODS[str(method)])  # fmt: skip
         right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colours[method], linewidth=0)
-    if (folder / "sets.csv").exists():
-        sets = load_table(folder / "sets.csv")
-        right.scatter(sets.pull_first_order, sets.pull_retraining, s=8, marker="+", color=GREY, linewidth=0.6, zorder=0,
-                      label=f"every {sets.set.iloc[0].partition(':')[0]}")  # fmt: skip
-        right.legend(fontsize=7)
     left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
     left.legend(fontsize=7)
@@ -143,19 +138,25 @@ def removal(folder: Path) -> Figure | None:
 
 
 def groups(folder: Path) -> Figure | None:
-    """Figure 10: does a method name the group whose removal hurts most?"""
+    """Figure 10: does a method name the group whose removal hurts most, and does the first order foresee the pull?"""
     if not (folder / "groups_summary.csv").exists():
         return None
-    summary = load_table(folder / "groups_summary.csv")
+    summary, sets = load_table(folder / "groups_summary.csv"), load_table(folder / "sets.csv")
     summary = summary[summary.queries == "generated"]
     methods = [m for m in METHODS if m in set(summary.method)]
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 0.8 + 0.24 * len(methods)), sharey=True)
-    for axis, statistic in zip(axes, ("top1", "ndcg3"), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(9.2, 0.8 + 0.24 * len(methods)))
+    axes[1].sharey(axes[0])
+    for axis, statistic in zip(axes[:2], ("top1", "ndcg3"), strict=True):
         for shift, (target, colour) in zip((0.15, -0.15), (("loss", BLUE), ("distance", ORANGE)), strict=True):
             rows = summary[(summary.statistic == statistic) & (summary.target == target)]
             _forest(axis, rows, colour, shift, f"effect on {target}", methods)
         axis.set(xlabel={"top1": "top-1 accuracy", "ndcg3": "NDCG@3"}[statistic])
+    axes[1].tick_params(labelleft=False)
     axes[1].legend(fontsize=7)
+    axes[2].scatter(sets.pull_first_order, sets.pull_retraining, s=8, color=BLUE, linewidth=0)
+    axes[2].axhline(0, color=GREY, linewidth=0.6)
+    axes[2].axvline(0, color=GREY, linewidth=0.6)
+    axes[2].set(xlabel="pull of a whole group, first order", ylabel="by retraining without it")
     figure.tight_layout()
     return figure
 

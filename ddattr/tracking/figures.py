@@ -34,11 +34,16 @@ def draw_all(root: Path) -> None:
     for name, draw in FIGURES.items():
         with plt.rc_context(STYLE):
             figure, table = draw(root)
-            for ending in (".png", ".pdf"):
-                with atomic(root / "figures" / f"{name}{ending}") as part:
-                    figure.savefig(part)
-            plt.close(figure)
+            save_figure(figure, root / "figures" / name)
         save_table(root / "figures" / f"{name}.csv", table)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as path.png and path.pdf, and closes it."""
+    for ending in (".png", ".pdf"):
+        with atomic(path.with_name(path.name + ending)) as part:
+            figure.savefig(part)
+    plt.close(figure)
 
 
 def codebook_of(root: Path) -> Codebook:

@@ -11,7 +11,11 @@ KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
     "lds_summary": "lds/{kind}/{target}/{queries}/{method}",
     "groups_summary": "groups/{target}/{queries}/{method}/{statistic}",
+    "sets_summary": "sets/pull/{statistic}",
     "removal_summary": "removal/{method}/{size}/{statistic}",
+    "calibration_summary": "calibration/{test}/{statistic}",
+    "false_attribution_summary": "false_attribution/{removed}/{statistic}",
+    "planted_summary": "planted/{method}/{copies}/{statistic}",
 }  # of a metric, by table
 
 
@@ -26,7 +30,7 @@ def findings(folder: Path) -> list[str]:
             lines.append(f"LDS, {target} of {queries} pictures: {_means(rows)}; ceiling {rows.ceiling.iloc[0]:.2f}")
     if (table := _table(folder, "groups_summary")) is not None:
         rows = table[(table.statistic == "top1") & (table.target == "loss") & (table.queries == "generated")]
-        lines.append(f"leave one group out, top-1 on loss: {_means(rows)}")
+        lines.append(f"leave one group out, top-1 on loss: {_means(rows)}{_foreseen(folder)}")
     if (table := _table(folder, "removal_summary")) is not None:
         rows = table[(table.statistic == "l2") & (table["size"] == table["size"].max())]
         lines.append(f"remove {rows['size'].iloc[0]} and retrain, L2 of the picture: {_means(rows)}")
@@ -46,8 +50,17 @@ def metrics(folder: Path) -> dict[str, float]:
     for name, key in KEYS.items():
         if (table := _table(folder, name)) is not None:
             for row in table.to_dict("records"):
-                found[key.format(**row).replace("/norm/", "/")] = row["mean"]
+                found[key.format(**row).replace("/norm/", "/")] = row["value" if name == "planted_summary" else "mean"]
     return found
+
+
+def _foreseen(folder: Path) -> str:
+    """How far the first order foresees the pull of a whole group."""
+    if (table := _table(folder, "sets_summary")) is None:
+        return ""
+    row = table.iloc[0]
+    interval = f" [{row.low:.2f}, {row.high:.2f}]" if row.low == row.low else ""
+    return f"; a whole group's pull, first order against retraining, Spearman {row['mean']:.2f}{interval}"
 
 
 def _table(folder: Path, name: str) -> pd.DataFrame | None:

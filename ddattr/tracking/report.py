@@ -25,9 +25,9 @@ EVIDENCE_CAPTIONS = {
     "fig7_retraining": "Figure 7. Agreement with retraining, by method and by number of members; ceiling: the noise of "
     "training seeds.",
     "fig8_lds": "Figure 8. Linear datamodelling scores against models of random halves, which no score was made with.",
-    "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again. Right: the same sets, and "
-    "whole groups, by the first order and by retraining.",
-    "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most?",
+    "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again.",
+    "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most, and does "
+    "the first order foresee the whole group's pull?",
     "fig11_law": "Figure 11. What more members would give, measured and foretold.",
     "fig12_cost": "Figure 12. Accuracy against total cost.",
     "fig13_planted": "Figure 13. Units whose influence is known, by their share of the pictures.",

@@ -118,7 +118,11 @@ def groups(bench: Bench, scores: Scores) -> Pair:
 
 
 def sets(bench: Bench) -> Pair:
-    """The first-order sum of a whole group's contrasts against retraining without the group, by query."""
+    """The first-order sum of a whole group's contrasts against retraining without the group, by query.
+
+    Of one sign and order, not of one size: an ablation takes a unit from the h of n members that saw it, retraining
+    from a model that saw them all, which for additive effects is n / h of that.
+    """
     asked, of, kind = bench.queries, bench.data.partitions()[str(bench.plan.groups)], bench.plan.groups
     pulls, rows = [], []
     for group, moved in zip(bench.plan.group_names(), bench.groups_truth.mean(0), strict=True):
@@ -135,6 +139,8 @@ def sets(bench: Bench) -> Pair:
         ]  # fmt: skip
     first, truth = torch.tensor(pulls, dtype=torch.float64).unbind(2)
     mean, low, high = joint_interval(first, truth, bench.seed)
+    if len(pulls) < evaluation.ENOUGH:
+        low = high = float("nan")
     summary = {"statistic": "spearman", "mean": mean, "low": low, "high": high, "sets": len(pulls)}
     return pd.DataFrame(rows), pd.DataFrame([summary])
 
