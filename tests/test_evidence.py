@@ -52,3 +52,16 @@ def test_arms_are_never_negative_and_end_at_the_interval():
 
 def test_a_table_that_was_not_asked_for_has_no_figure(tmp_path):
     assert all(draw(tmp_path) is None for draw in evidence.EVIDENCE.values())
+
+
+def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
+    names, x = pd.Series(list("abcdef")), pd.Series([1.0, 1.0, 50.0, 2000.0, 2100.0, 1900.0])
+    y = pd.Series([0.1, 0.9, 0.5, 0.40, 0.41, 0.42])
+    placed = {name: (at, height) for name, at, height in evidence._labels(names, x, y, 0.05)}
+    assert set(placed) == set(names)
+    assert len({placed[name][0] for name in "def"}) == 1
+    assert (placed["d"][0] > 2100, placed["c"][0] < 50, placed["a"][0] > 1) == (True, True, True)
+    heights = [placed[name][1] for name in "def"]  # in the order of their points, the middle one where it is
+    assert np.diff(heights).tolist() == pytest.approx([0.05, 0.05])
+    assert heights[1] == pytest.approx(0.41)
+    assert [placed[name][1] for name in "abc"] == pytest.approx([0.1, 0.9, 0.5])  # nothing is in their way

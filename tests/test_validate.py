@@ -120,3 +120,14 @@ def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
     seen = {k for k in range(6) if (run.codebook.subset(k) & removed).any()}
     folders = list((copy / "validation" / "retraining").glob("*/*/member.safetensors"))
     assert {int(path.parent.name[:3]) for path in folders} == seen
+
+
+def test_units_and_sets_can_be_swept_over(ddattr, copy):
+    """As members are; what one job has trained the next finds done."""
+    sizes = ["validation.replicates=1", "validation.members=6", "validation.removed=[1]"]
+    argv = ["retrain", "-m", *TINY, f"root={copy}", "unit=0,label:1", *sizes]
+    said = ddattr(*argv)
+    assert said.status == 0, said.err
+    found = {path.parent.parent.name for path in (copy / "validation").rglob("member.safetensors")}
+    assert found == {"unit-00000", "label-1"}
+    assert ddattr(*argv).out.count("retrain: already done") == 2

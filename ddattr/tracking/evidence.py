@@ -152,12 +152,12 @@ def groups(folder: Path) -> Figure | None:
             _forest(axis, rows, colour, shift, f"effect on {target}", methods)
         axis.set(xlabel={"top1": "top-1 accuracy", "ndcg3": "NDCG@3"}[statistic])
     axes[1].tick_params(labelleft=False)
-    axes[1].legend(fontsize=7)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=2)
     axes[2].scatter(sets.pull_first_order, sets.pull_retraining, s=8, color=BLUE, linewidth=0)
     axes[2].axhline(0, color=GREY, linewidth=0.6)
     axes[2].axvline(0, color=GREY, linewidth=0.6)
     axes[2].set(xlabel="pull of a whole group, first order", ylabel="by retraining without it")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
     return figure
 
 
@@ -192,10 +192,12 @@ def cost(folder: Path) -> Figure | None:
         seconds = rows.seconds.clip(lower=1.0)
         axis.errorbar(seconds, rows["mean"], _reach(rows["mean"], rows.low, rows.high), fmt="o",
                       color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
-        for x, row, y in zip(seconds, rows.itertuples(), _apart(seconds, rows["mean"]), strict=True):
-            axis.annotate(METHODS[row.method], (x, row.mean), (1.4 * x, y), fontsize=5.5, va="center",
-                          arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": GREY})  # fmt: skip
-        axis.set_xlim(0.5, 40 * seconds.max())
+        for method, x, y in _labels(rows.method, seconds, rows["mean"], 0.032 * (rows.high.max() - rows.low.min())):
+            i = rows.method.tolist().index(method)
+            axis.annotate(METHODS[method], (seconds.iloc[i], rows["mean"].iloc[i]), (x, y), fontsize=6, va="center",
+                          ha="left" if x > seconds.iloc[i] else "right",
+                          arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkB": 3})  # fmt: skip
+        axis.set_xlim(0.5, 100 * seconds.max())
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.set_xscale("log")
         axis.set(xlabel="seconds of one process, training included", ylabel=f"LDS, {target}, generated queries")
@@ -231,15 +233,24 @@ def planted(folder: Path) -> Figure | None:
     return figure
 
 
-def _apart(x: pd.Series, y: pd.Series, gap: float = 0.035) -> list[float]:
-    """Heights for labels of points, as near to theirs as keeps those of like x a gap of 0.035 units apart."""
-    placed: list[tuple[float, float]] = []
-    heights = dict.fromkeys(y.index, 0.0)
-    for i in y.sort_values(ascending=False).index:
-        near = [height for at, height in placed if abs(np.log10(at / x[i])) < 0.7]
-        heights[i] = min([y[i], *(height - gap for height in near)])
-        placed.append((x[i], heights[i]))
-    return [heights[i] for i in y.index]
+def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tuple[str, float, float]]:
+    """Places of points' labels: one column for points of like x, a gap apart, and each as near as that allows.
+
+    The column stands left of its points, but right of the first and of the last ones.
+    """
+    order = x.sort_values(kind="stable").index
+    group = (np.log10(x[order]).diff() > 0.3).cumsum()
+    placed = []
+    for number, members in group.groupby(group):
+        column = y[members.index].sort_values(kind="stable")
+        up, down = column.tolist(), column.tolist()
+        for i in range(1, len(column)):
+            up[i] = max(up[i], up[i - 1] + gap)
+            down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+        outer = number in (0, group.max())
+        at = 1.7 * x[members.index].max() if outer else x[members.index].min() / 1.7
+        placed += [(names[i], at, (a + b) / 2) for i, a, b in zip(column.index, up, down, strict=True)]
+    return placed
 
 
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
