@@ -104,6 +104,18 @@ def test_a_model_without_a_set_is_its_member_less_that_set():
     assert {model.member for model in drawn.set("label:4")} == set(range(8))
 
 
+def test_every_unit_can_be_left_out_of_all_data():
+    """Groups of one unit: a model of all units but each, at every seed."""
+    drawn = plan(groups="unit", replicates=2)
+    assert drawn.group_names() == list(range(30))
+    for r in range(2):
+        for unit, model in enumerate(drawn.group_models(r)):
+            assert (~model.units).nonzero().tolist() == [[unit]]
+            assert (model.name, model.member, model.replicate) == (f"without-unit-{unit}/seed-{r}", None, r)
+    assert {m.name for r in range(2) for m in drawn.group_models(r)} <= {m.name for m in drawn.models()}
+    assert torch.equal(plan(groups="label").group_of, LABELS)
+
+
 @pytest.mark.parametrize("name", ["label:1", "label:7", "label:", "label", "label:-1", "label:x", "colour:2", ""])
 def test_a_set_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match=r"^retrain: no set .*, expected a unit's number, or one like label:2\.$"):
@@ -211,7 +223,7 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
         ("members_sizes", (2,), "expected 3 to 8"),
         ("members_sizes", (9,), "expected 3 to 8"),
         ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(PEERS)}"),
-        ("groups", "cluster", "expected label, null"),
+        ("groups", "cluster", "expected unit, label, null"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):

@@ -43,7 +43,7 @@ class Validation:
         replicates: training seeds; replicate r trains with seed + r.
         halves: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning: further ones, at one seed, on which whatever has a damping is tuned.
-        groups: kind of sets that are left out one at a time; None for none.
+        groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none.
         real: held-out pictures that are queries of the LDS.
         removed: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
@@ -96,8 +96,8 @@ class Validation:
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
-        if self.groups is not None and self.groups not in self.sets:
-            known = ", ".join([*self.sets, "null"])
+        if self.groups not in (None, "unit", *self.sets):
+            known = ", ".join(["unit", *self.sets, "null"])
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
         if self.groups is not None and len(self.group_names()) < 2:
             raise ValueError(f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null.")
@@ -199,14 +199,19 @@ class Validation:
         masks = self.half_masks()[self.halves :]
         return [Training(f"tuning/{j:03d}-seed-0", mask, None, 0) for j, mask in enumerate(masks)]
 
+    @property
+    def group_of(self) -> Int[Tensor, "units"]:
+        """The set of every unit, of the kind `groups`."""
+        return torch.arange(self.codebook.units) if self.groups == "unit" else self.sets[str(self.groups)]
+
     def group_names(self) -> list[int]:
         """Sets of the kind `groups`."""
-        return [] if self.groups is None else self.sets[self.groups].unique().tolist()
+        return [] if self.groups is None else self.group_of.unique().tolist()
 
     def group_models(self, replicate: int) -> list[Training]:
         """A model without each group."""
         return [
-            Training(f"without-{self.groups}-{g}/seed-{replicate}", self.sets[str(self.groups)] != g, None, replicate)
+            Training(f"without-{self.groups}-{g}/seed-{replicate}", self.group_of != g, None, replicate)
             for g in self.group_names()
         ]
 

@@ -114,7 +114,7 @@ def groups(bench: Bench, scores: Scores) -> Pair:
     ]
     cases.append(({"target": "distance", "queries": "generated"}, centred["generated"],
                   bench.groups_truth.flatten(3).norm(dim=3).double()))  # fmt: skip
-    return evaluation.group_tables(cases, bench.data.partitions()[str(plan.groups)], asked.names, bench.seed)
+    return evaluation.group_tables(cases, plan.group_of, asked.names, bench.seed)
 
 
 def sets(bench: Bench) -> Pair:
@@ -123,7 +123,7 @@ def sets(bench: Bench) -> Pair:
     Of one sign and order, not of one size: an ablation takes a unit from the h of n members that saw it, retraining
     from a model that saw them all, which for additive effects is n / h of that.
     """
-    asked, of, kind = bench.queries, bench.data.partitions()[str(bench.plan.groups)], bench.plan.groups
+    asked, of, kind = bench.queries, bench.plan.group_of, bench.plan.groups
     pulls, rows = [], []
     for group, moved in zip(bench.plan.group_names(), bench.groups_truth.mean(0), strict=True):
         own = of == group
