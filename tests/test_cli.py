@@ -77,7 +77,7 @@ BAD = {
     "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
     "too few subsets for an interval": (["validate", "validation.halves=3"], ["halves=3, expected 4"]),
     "peer of another name": (["validate", "validation.peers=[track]"], ["peers=track, expected gradient_dot"]),
-    "sets of another name": (["validate", "validation.groups=artist"], ["groups=artist, expected unit, label, cluster"]),
+    "sets of another name": (["validate", "validation.groups=artist"], ["groups=artist, expected unit, label"]),
     "validate before attribute": (["validate"], ["is missing. Make it: ddattr attribute"]),
     "report before attribute": (["report"], ["is missing. Make it: ddattr evaluate"]),
     "another config": (["evaluate", "training.steps=21"],
