@@ -30,6 +30,11 @@ from torch import Tensor
 _VERSIONS = ("ddattr", "torch", "lightning", "diffusers", "torchmetrics", "numpy")
 
 
+def first_process() -> bool:
+    """Whether this process is the only one, or rank 0 of those that a Trainer, or torchrun, has started together."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
 class Artefact:
     """One folder, made by one stage from a config subtree and its parents.
 
@@ -106,7 +111,7 @@ class Artefact:
         """
         if self.done():
             return False
-        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        if not first_process():
             work()
             return True
         started = time.time()

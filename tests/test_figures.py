@@ -107,9 +107,29 @@ def test_correlation_shows_every_method_at_its_mean(drawn):
     figure, table = drawn["fig4_correlation"]
     assert [label.get_text() for label in plots(figure)[0].get_yticklabels()] == list(METHODS.values())
     for axis, measure in zip(plots(figure), ("norm", "pull"), strict=True):
-        shown = sorted(float(line.get_xdata()[0]) for line in axis.get_lines() if line.get_marker() in ("o", "s"))
+        shown = sorted(
+            float(x) for line in axis.get_lines() for x in line.get_xdata() if line.get_marker() in ("o", "s")
+        )
         rows = table[(table.measure == measure) & table.statistic.isin(["pearson", "spearman"])]
         assert np.allclose(shown, sorted(rows[rows.method.isin(METHODS)]["mean"]))
+
+
+def test_correlation_shows_retraining_too_once_it_is_validated(validated):
+    """With a line for exact ablation, which is then a method as well, and the ceiling of the seeds."""
+    with plt.rc_context(STYLE):
+        figure, table = FIGURES["fig4_correlation"](validated.root)
+    assert [axis.get_xlabel() for axis in plots(figure)] == [
+        "correlation with exact ablation", "correlation with exact ablation", "correlation with retraining",
+    ]  # fmt: skip
+    rows = table[(table.truth == "retraining") & (table.measure == "pull")]
+    axis = plots(figure)[2]
+    shown = sorted(float(x) for line in axis.get_lines() for x in line.get_xdata() if line.get_marker() in ("o", "s"))
+    wanted = rows[rows.method.isin([*METHODS, "ablation"]) & rows.statistic.isin(["pearson", "spearman"])]
+    assert len(wanted) == 2 * (len(METHODS) + 1)
+    assert np.allclose(shown, sorted(wanted["mean"]))
+    (ceiling,) = [line.get_xdata()[0] for line in axis.get_lines() if line.get_label() == "ceiling of Spearman"]
+    assert ceiling == rows[rows.statistic == "spearman"].ceiling.iloc[0]
+    plt.close(figure)
 
 
 def test_panels_are_of_the_surest_queries_and_carry_their_query_unit_measure_and_q(drawn):

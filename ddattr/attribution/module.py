@@ -94,14 +94,15 @@ class AttributionModule(L.LightningModule):
         self.tensors: dict[str, Tensor] = {}
 
     def predict_dataloader(self) -> DataLoader:
-        seeds = range(self.first_query, self.first_query + self.queries)
-        return DataLoader(list(seeds), batch_size=self.batch)  # type: ignore[arg-type]
+        """Batches, so that a shard is the same on any number of devices."""
+        seeds = torch.arange(self.first_query, self.first_query + self.queries)
+        return DataLoader(seeds.split(self.batch), batch_size=None)  # type: ignore[arg-type]
 
     def predict_step(self, seeds: Tensor, index: int) -> None:
         path = self.folder / f"shard-{int(seeds[0]):08d}.safetensors"
         if not path.exists():
             save_tensors(path, self._replay(seeds))
-        print(f"attribute: {int(seeds[-1]) + 1 - self.first_query} of {self.queries} queries replayed", flush=True)
+        print(f"attribute: queries {int(seeds[0])} to {int(seeds[-1])} replayed ({self.queries} in all)", flush=True)
 
     def _replay(self, seeds: Tensor) -> dict[str, Tensor]:
         """Everything that costs evaluations of the networks, for one batch of queries."""

@@ -62,8 +62,8 @@ def quality_rows(n: int, sizes: list[int], orders: int, seed: int) -> Rows:
 
 
 def frechet(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> float:
-    """Frechet distance of two samples of features (Heusel et al. 2017), by torchmetrics."""
-    metric = FrechetInceptionDistance(_Features(real.shape[1])).set_dtype(torch.float64)
+    """Frechet distance of two samples of features (Heusel et al. 2017), by torchmetrics; every process has them all."""
+    metric = FrechetInceptionDistance(_Features(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
     return float(metric.compute())
@@ -72,7 +72,7 @@ def frechet(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> flo
 def kernel(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> tuple[float, float]:
     """Kernel distance and its deviation over subsets (Binkowski et al. 2018), by torchmetrics; for small samples."""
     size = min(100, len(real), len(fake))
-    metric = KernelInceptionDistance(_Features(real.shape[1]), subsets=50, subset_size=size)
+    metric = KernelInceptionDistance(_Features(real.shape[1]), subsets=50, subset_size=size, sync_on_compute=False)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     with torch.random.fork_rng(devices=[]):
@@ -151,13 +151,17 @@ class EnsembleQuality(L.Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         features, distances = torch.cat(self._features, 1), torch.cat(self._distances, 1)
-        if trainer.world_size > 1:  # every process drew its share of the seeds
-            features, distances = (
-                torch.as_tensor(pl_module.all_gather(part)).transpose(0, 1).flatten(1, 2).cpu()
-                for part in (features, distances)
-            )
+        if trainer.world_size > 1:
+            features, distances = (self._gather(part, pl_module, trainer.world_size) for part in (features, distances))
         self._tabulate(features, distances)
         self._log(trainer)
+
+    def _gather(self, part: Tensor, module: L.LightningModule, world: int) -> Float[Tensor, "rows q ..."]:
+        """All seeds in order, of which process r of `world` drew r, r + world, r + 2 world, ..."""
+        missing = -(-len(self.seeds) // world) - part.shape[1]
+        padded = torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], 1)
+        gathered = torch.as_tensor(module.all_gather(padded)).cpu()
+        return gathered.movedim(0, 2).flatten(1, 2)[:, : len(self.seeds)]
 
     def _tabulate(self, features: Float[Tensor, "rows q d"], distances: Float[Tensor, "pairs q"]) -> None:
         rows = self.rows

@@ -1,6 +1,6 @@
 """`ddattr evaluate`: FID and KID of individuals and ensembles, and convergence with size (figures 2 and 3)."""
 
-from ddattr.artifacts import save_table, save_tensors
+from ddattr.artifacts import first_process, save_table, save_tensors
 from ddattr.stages.run import Run
 
 
@@ -12,7 +12,8 @@ def run(run: Run) -> None:
 
 def _evaluate(run: Run) -> None:
     artefact, ensemble, quality = run.quality_artefact, run.ensemble(), run.quality()
-    print(f"evaluate: {len(quality.rows.weights)} ensembles of {len(quality.seeds)} pictures each", flush=True)
+    if first_process():
+        print(f"evaluate: {len(quality.rows.weights)} ensembles of {len(quality.seeds)} pictures each", flush=True)
     with run.tracking.run(run.root, run.config.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, callbacks=[quality], enable_progress_bar=False)
         trainer.predict(quality.module(ensemble), return_predictions=False)

@@ -4,7 +4,10 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 
 from ddattr.stages.run import Run
@@ -22,8 +25,8 @@ def run(run: Run) -> None:
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
         together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
-    independent = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
-    missing = [[verb] for verb, artefact in independent.items() if not artefact.done()]
+    missing = [] if run.quality_artefact.done() else [["evaluate"]]
+    missing += [] if run.attribution_artefact.done() else [["attribute", *_spread(run)]]
     for group in [missing] if (os.cpu_count() or 1) > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artefact.done():
@@ -34,18 +37,39 @@ def run(run: Run) -> None:
         together([["report"]], run)
 
 
-def together(steps: list[list[str]], run: Run) -> None:
-    """Runs command lines side by side, and waits for all of them."""
+def _spread(run: Run) -> list[str]:
+    """Overrides that spread the queries over the cores, where there is no accelerator and no trainer was chosen."""
+    batches = -(-run.config.attribution.queries // run.config.attribution.batch)
+    processes = min(os.cpu_count() or 1, batches)
+    if processes < 2 or torch.accelerator.is_available() or any(o.startswith("trainer") for o in run.overrides):
+        return []
+    return ["trainer=processes", f"trainer.devices={processes}"]
+
+
+@contextmanager
+def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]:
+    """Command lines that run while the block does; its end waits for them.
+
+    Raises:
+        ValueError: one of them failed; its own line says why.
+    """
     children = []
     for step in steps:
         arguments = [*step, *run.overrides]
         print(f"$ ddattr {shlex.join(arguments)}", flush=True)
-        children.append((step[0], subprocess.Popen([sys.executable, "-m", "ddattr", *arguments])))
+        children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
     try:
-        failed = [verb for verb, child in children if child.wait() != 0]
+        yield children
+        failed = [step[0] for step, child in zip(steps, children, strict=True) if child.wait() != 0]
     except BaseException:
-        for _, child in children:
+        for child in children:
             child.terminate()
         raise
     if failed:
         raise ValueError(f"reproduce: {failed[0]} failed; what was computed is kept. Mend it, and run the same again.")
+
+
+def together(steps: list[list[str]], run: Run) -> None:
+    """Runs command lines side by side, and waits for all of them."""
+    with beside(steps, run):
+        pass

@@ -93,9 +93,11 @@ class Run:
 
     def trainer(self, loggers, **options: Any):
         """A Trainer that writes only where it is told to, and leaves the talking to us."""
-        import lightning  # noqa: F401  (sets the level of its loggers when first imported)
+        import lightning.fabric
+        import lightning.pytorch  # noqa: F401
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        for talker in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(talker).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning|torchmetrics")
         return self.build(
             "trainer", logger=loggers or False, enable_model_summary=False,

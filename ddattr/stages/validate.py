@@ -4,14 +4,19 @@ What `validation` leaves out costs nothing: units whose influence is known need 
 """
 
 import os
+import subprocess
+import time
+from collections.abc import Iterable
 
+import pandas as pd
 import torch
 
-from ddattr.artifacts import load_json, load_table, load_tensors, save_json, save_table, save_tensors
-from ddattr.stages.reproduce import together
+from ddattr.artifacts import Artefact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.stages.reproduce import beside, together
 from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
 from ddattr.tracking.evidence import draw_evidence
+from ddattr.tracking.figures import draw_all
 from ddattr.tracking.findings import findings, metrics
 from ddattr.tracking.report import write_report
 from ddattr.tracking.wandb import log_figures
@@ -21,7 +26,7 @@ from ddattr.validation.measurement import Measurement
 from ddattr.validation.peers import check_installed
 from ddattr.validation.retraining import Training
 from ddattr.validation.scores import load_scores
-from ddattr.validation.tables import tables
+from ddattr.validation.tables import of_members, of_retrained
 
 
 def run(run: Run) -> None:
@@ -38,29 +43,33 @@ def _validate(run: Run) -> None:
     check_installed(run.validation.peers)
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features
-    _train(run, run.validation.models())
-    bench = build(run)
-    if run.validation.retrains:
-        run.scores_artefact.make(run.seed, lambda: _score(run, bench))
+    bench, plan = build(run), run.validation
+    models = plan.models()
+    with beside(_training(run, models), run) as children:  # meanwhile, what takes few of them, and what takes none
+        if plan.retrains and _trained(run, plan.scored_by(), children):
+            run.scores_artefact.make(run.seed, lambda: _score(run, bench))
+        bench.prepare()
+        _save(artefact, of_members(bench))
     removals = removal_plan(run)
-    _train(run, [removal.model for removal in removals])
-    stored = run.scores_artefact.folder / "scores.safetensors"
-    scores = load_scores(stored) if run.validation.retrains else {}
-    for name, table in tables(bench, scores, removals):
-        save_table(artefact.folder / f"{name}.csv", table)
-        print(f"validate: {name}.csv", flush=True)
+    together(_training(run, [removal.model for removal in removals]), run)
+    scores = load_scores(run.scores_artefact.folder / "scores.safetensors") if plan.retrains else {}
+    _save(artefact, of_retrained(bench, scores, removals))
     if scores:
         seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
         table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]),
                       None if run.fork is None else run.fork.steps)  # fmt: skip
         save_table(artefact.folder / "cost.csv", table)
     draw_evidence(artefact.folder)
+    reported = run.figures_artefact.done()
+    if reported:  # again, with this in it
+        draw_all(run.root, ["fig4_correlation"])
+        write_report(run.root, run.config.name)
+    figures = [*(artefact.folder / "figures").glob("fig*.png")]
+    figures += [run.figures_artefact.folder / "fig4_correlation.png"] if reported else []
     with run.tracking.run(run.root, run.config.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
         for logger in loggers:
             logger.log_metrics(metrics(artefact.folder))
-        log_figures(loggers, sorted((artefact.folder / "figures").glob("fig*.png")))
-    if run.figures_artefact.done():
-        write_report(run.root, run.config.name)  # again, with this in it
+        log_figures(loggers, sorted(figures))
 
 
 def _score(run: Run, bench: Bench) -> None:
@@ -70,14 +79,30 @@ def _score(run: Run, bench: Bench) -> None:
     save_json(run.scores_artefact.folder / "peers.json", notes)
 
 
-def _train(run: Run, models: list[Training]) -> None:
-    """Trains what is missing in child processes, each the command line a person could have typed."""
-    if not all(run.retrained_artefact(model).done() for model in models):
-        together([["retrain"]] * (1 if torch.cuda.is_available() else os.cpu_count() or 1), run)
+def _save(artefact: Artefact, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
+    for name, table in tables:
+        save_table(artefact.folder / f"{name}.csv", table)
+        print(f"validate: {name}.csv", flush=True)
+
+
+def _training(run: Run, models: list[Training]) -> list[list[str]]:
+    """Steps that train what is missing of them: a process for every core, or one for an accelerator."""
+    if all(run.retrained_artefact(model).done() for model in models):
+        return []
+    return [["retrain"]] * (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
+
+
+def _trained(run: Run, models: list[Training], children: list[subprocess.Popen]) -> bool:
+    """Waits for models that children train; False if these stopped before."""
+    while not (done := all(run.retrained_artefact(model).done() for model in models)) and children:
+        if all(child.poll() is not None for child in children):
+            return all(run.retrained_artefact(model).done() for model in models)
+        time.sleep(1)
+    return done
 
 
 def build(run: Run) -> Bench:
-    """The bench of a run whose models are trained."""
+    """The bench of a run; it loads a model when it is asked."""
     folder, plan, data = run.attribution_artefact.folder, run.validation, run.data
     stored = load_tensors(folder / "queries.safetensors")
     queries = Measurement(run.process, run.reverse, stored["seeds"].tolist(), stored["factual"],

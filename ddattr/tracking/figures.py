@@ -1,6 +1,6 @@
 """The slides' figures 1 to 5, and a sixth: each a .png, a .pdf and the .csv behind it, from artefacts alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ METHODS = {
 }  # fmt: skip
 
 
-def draw_all(root: Path) -> None:
-    """Every figure of a run into root/figures."""
-    for name, draw in FIGURES.items():
+def draw_all(root: Path, names: Iterable[str] | None = None) -> None:
+    """Every figure of a run, or those that are named, into root/figures."""
+    for name in names or FIGURES:
         with plt.rc_context(STYLE):
-            figure, table = draw(root)
+            figure, table = FIGURES[name](root)
             save_figure(figure, root / "figures" / name)
         save_table(root / "figures" / f"{name}.csv", table)
 
@@ -122,28 +122,43 @@ def _members_axis(axis, members: pd.Series) -> None:
 
 
 def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
-    """Figure 4: correlation of every method's influence with exact ablation's, with 95 % intervals over queries."""
-    summary = load_table(root / "attribution" / "agreement_summary.csv")
-    queries = load_table(root / "attribution" / "agreement.csv")
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
-    titles = {"norm": "norm: how far the picture moves", "pull": "pull: how far it moves off the unit"}
-    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
-        for shift, (statistic, colour) in enumerate((("pearson", SKY), ("spearman", BLUE))):
-            for place, method in enumerate(METHODS):
-                y = len(METHODS) - place + 0.16 - 0.32 * shift
-                dots = queries[(queries.method == method) & (queries.measure == measure)][statistic]
-                axis.scatter(dots, np.full(len(dots), y), s=5, color=colour, alpha=0.3, linewidth=0)
-                found = summary[(summary.method == method) & (summary.measure == measure)
-                                & (summary.statistic == statistic)].iloc[0]  # fmt: skip
-                ends = [[found["mean"] - found.low], [found.high - found["mean"]]]
-                axis.errorbar(found["mean"], y, xerr=ends, fmt="o" if shift else "s", color=colour, markersize=4,
-                              capsize=2, label=statistic.title() if not place else None)  # fmt: skip
+    """Figure 4: correlation of every method's influence with the truth's, with 95 % intervals.
+
+    The truth is exact ablation and, once `validate` has retrained without units, retraining too.
+    """
+    panels = [("attribution", "norm", "norm: how far the picture moves", "exact ablation"),
+              ("attribution", "pull", "pull: how far it moves off the unit", "exact ablation")]  # fmt: skip
+    methods = dict(METHODS)
+    if (root / "validation" / "agreement_summary.csv").exists():
+        panels.append(("validation", "pull", "pull, once more", "retraining"))
+        methods["ablation"] = "exact ablation"
+    tables = {name: load_table(root / name / "agreement_summary.csv") for name, *_ in panels}
+    figure, axes = plt.subplots(1, len(panels), figsize=(0.8 + 3 * len(panels), 1 + 0.27 * len(methods)), sharey=True)
+    for axis, (name, measure, title, truth) in zip(axes, panels, strict=True):
+        queries, summary = load_table(root / name / "agreement.csv"), tables[name]
+        queries, summary = queries[queries.measure == measure], summary[summary.measure == measure]
+        _correlations(axis, queries, summary, list(methods))
         axis.axvline(0, color=GREY, linewidth=0.6)
-        axis.set(xlim=(-1.02, 1.04), title=title, xlabel="correlation with exact ablation")
-        axis.set_yticks(range(len(METHODS), 0, -1), METHODS.values())
-    axes[1].legend(fontsize=7, loc="upper left")
-    figure.tight_layout()
-    return figure, summary
+        if "ceiling" in summary and np.isfinite(ceiling := summary[summary.statistic == "spearman"].ceiling.iloc[0]):
+            axis.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling of Spearman")
+        axis.set(xlim=(-1.02, 1.04), title=title, xlabel=f"correlation with {truth}")
+        axis.set_yticks(range(len(methods), 0, -1), methods.values())
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=3)
+    return figure, pd.concat(tables.values(), ignore_index=True)
+
+
+def _correlations(axis, queries: pd.DataFrame, summary: pd.DataFrame, methods: list[str]) -> None:
+    """A dot a query, and the mean with its interval, in a line for every method that the truth knows."""
+    for shift, (statistic, colour) in enumerate((("pearson", SKY), ("spearman", BLUE))):
+        axis.errorbar([], [], fmt="o" if shift else "s", color=colour, markersize=4, label=statistic.title())
+        for place, method in enumerate(methods):
+            y = len(methods) - place + 0.16 - 0.32 * shift
+            dots = queries[queries.method == method][statistic]
+            axis.scatter(dots, np.full(len(dots), y), s=5, color=colour, alpha=0.3, linewidth=0)
+            for row in summary[(summary.method == method) & (summary.statistic == statistic)].itertuples():
+                ends = np.clip([[row.mean - row.low], [row.high - row.mean]], 0, None)
+                axis.errorbar(row.mean, y, xerr=ends, fmt="o" if shift else "s", color=colour, markersize=4, capsize=2)
 
 
 def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:

@@ -15,6 +15,8 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
+from ddattr.artifacts import first_process
+
 MODES = ("offline", "online", "disabled")
 
 
@@ -39,11 +41,11 @@ class Tracking:
     def run(
         self, folder: Path, group: str, job: str, fingerprint: str, config: Mapping[str, Any]
     ) -> Iterator[list[Logger]]:
-        """Loggers of a run that is finished when the block ends; none when tracking is disabled.
+        """Loggers of a run that is finished when the block ends; none when disabled, nor in a process of rank above 0.
 
         The run's id comes from the fingerprint: a resumed job goes on in the run that it began.
         """
-        if self.mode == "disabled":
+        if self.mode == "disabled" or not first_process():
             yield []
             return
         folder.mkdir(parents=True, exist_ok=True)

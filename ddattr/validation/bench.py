@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ddattr.attribution.datamodel import subset_means
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
-from ddattr.validation.retraining import TUNED, Training, Validation
+from ddattr.validation.retraining import Training, Validation
 from ddattr.validation.scores import Peers, datamodels, from_table, of_loss, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
@@ -58,31 +59,58 @@ class Bench:
         """Gram of the members' residuals on all queries: their loss under any weights."""
         return self.queries.gram(self.ensemble)
 
+    @cached_property
+    def reweighted(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the self LDS, as `Measurement.reweighted` gives it."""
+        count = max(16, self.plan.halves)
+        return self.queries.reweighted(self.ensemble, self.response, self.words, self.data.unit_images, count)
+
+    @cached_property
+    def parts(self) -> list[tuple[int, int, Tensor, Tensor]]:
+        """Sub-ensembles in several orders, the whole one first: (size, order, members, their Jacobian)."""
+        n, found = len(self.ensemble), []
+        for size in sorted({*self.plan.members_sizes, n}, reverse=True):
+            for order in range(self.plan.orders if size < n else 1):
+                draw = generator(self.seed, Stream.MEMBER_ORDER, step=order).permutation(n)[:size]
+                chosen = torch.from_numpy(draw).sort().values
+                networks = [self.ensemble.members[k] for k in chosen.tolist()]
+                response = self.response if size == n else self.queries.jacobian(networks, self.plan.members_per_step)
+                found.append((size, order, chosen, response))
+        return found
+
+    def prepare(self) -> None:
+        """Computes, and keeps, what the members alone can tell; the other models may still be in training."""
+        if self.plan.halves:
+            _ = self.reweighted, self.gram
+        if self.plan.units and self.plan.halves:
+            _ = self.parts
+
     def score(self) -> tuple[Scores, dict[str, Any]]:
         """Scores of all methods by kind of query, a peer's at every damping; what was tuned, and how long it took."""
         asked, notes, images = self.queries, {}, self.data.unit_images
         made: Scores = {"generated": from_table(self.influence, asked.seeds)}
         if "real" in asked.kinds():
             made["real"] = of_real(asked.real, images, self.seed)
-        peers = Peers(self.network(self.plan.full(0)), self.data.images, self.data.unit_of, asked.asked,
+        *tuning, full = self.plan.scored_by()
+        tuning = tuning or [full]  # nothing is tuned then
+        peers = Peers(self.network(full), self.data.images, self.data.unit_of, asked.asked,
                       asked.process, asked.times, asked.noise, self.seed)  # fmt: skip
         everywhere = {"feature": peers.features(self.extractor)}
-        tuning = self.plan.tuning_models() if set(TUNED) & set(self.plan.peers) else [self.plan.full(0)]
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
             everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
             print(f"validate: {method} scored in {peers.seconds[method]:.0f} s {notes[method]}", flush=True)
         surrogate = everywhere["dtrak" if "dtrak" in everywhere else "feature"]
-        started = time.perf_counter()
+        started = time.process_time()
         everywhere |= (ours := of_loss(self.gram, self.words, peers.found, surrogate))
-        peers.seconds |= dict.fromkeys(ours, time.perf_counter() - started)
-        started = time.perf_counter()
+        peers.seconds |= dict.fromkeys(ours, time.process_time() - started)
+        started = time.process_time()
         apart = -asked.distances(list(self.ensemble.members))
         units, pictures = peers.found["features"]
         near = {"features": (units, pictures[: len(asked.seeds)])}
         made["generated"]["member_picture"] = subset_means(apart, self.words)
         made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
-        peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.perf_counter() - started)
+        peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()

@@ -215,14 +215,18 @@ class Validation:
             for g in self.group_names()
         ]
 
+    def scored_by(self) -> list[Training]:
+        """The models that scores are made with; they are trained first."""
+        return [*(self.tuning_models() if set(TUNED) & set(self.peers) else []), self.full(0)]
+
     def models(self) -> list[Training]:
         """All models that depend on no score, seed by seed; none when nothing is asked of them."""
         if not self.retrains:
             return []
-        found = self.tuning_models() if set(TUNED) & set(self.peers) else []
+        found = self.scored_by()
         units = [training for unit in self.truth_units.tolist() for training in self.unit(unit)]
         for r in range(self.replicates):
-            found += [self.full(r)] if r == 0 or self.groups is not None else []
+            found += [self.full(r)] if r > 0 and self.groups is not None else []
             found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found

@@ -22,8 +22,19 @@ from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 Pair = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def tables(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every table by the name of its file, as soon as it is made; those that were not asked for are left out."""
+def of_members(bench: Bench) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table that the members alone can make, by the name of its file, as soon as it is made."""
+    yield "measures", power_of_measures(bench)
+    yield from _pair("false_attribution", false_attribution(bench))
+    known = bench.data.held_out_units >= 0
+    if (~known).sum() > 1:
+        yield from _pair("calibration", calibration(bench))
+    if known.any():
+        yield from _pair("planted", planted_units(bench))
+
+
+def of_retrained(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table that holds them against other models; those that were not asked for are left out."""
     plan = bench.plan
     if plan.units:
         yield from _pair("agreement", agreement(bench, scores))
@@ -36,13 +47,6 @@ def tables(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tu
         yield from _pair("removal", removal(bench, removals))
     if plan.units and plan.halves:
         yield "members", members(bench, scores)
-    yield "measures", power_of_measures(bench)
-    yield from _pair("false_attribution", false_attribution(bench))
-    known = bench.data.held_out_units >= 0
-    if (~known).sum() > 1:
-        yield from _pair("calibration", calibration(bench))
-    if known.any():
-        yield from _pair("planted", planted_units(bench))
 
 
 def agreement(bench: Bench, scores: Scores) -> Pair:
@@ -83,9 +87,7 @@ def linear_datamodelling(bench: Bench, scores: Scores) -> Pair:
 def _self(bench: Bench, scores: Scores) -> list[Any]:
     """Removing random sets from the ensemble by weights alone: first order against replay."""
     asked = bench.queries
-    removed, weights, exact, first = asked.reweighted(
-        bench.ensemble, bench.response, bench.words, bench.data.unit_images, max(16, bench.plan.halves)
-    )
+    removed, weights, exact, first = bench.reweighted
     name = {"kind": "self", "target": "picture", "queries": "generated"}
     cases: list[Any] = [(name, {"jvp": first}, exact[None], removed)]
     rise = torch.einsum("sn,qnm,sm->sq", weights.double(), bench.gram, weights.double())
@@ -175,35 +177,29 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
     noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
     nearest, queries = pixel(asked.factual, bench.data.unit_images).argmax(0), torch.arange(len(asked.seeds))
     whole = torch.empty(0)  # z of the whole ensemble, which comes first
-    for size in sorted({*plan.members_sizes, n}, reverse=True):
-        for order in range(plan.orders if size < n else 1):
-            draw = generator(bench.seed, Stream.MEMBER_ORDER, step=order).permutation(n)[:size]
-            chosen = torch.from_numpy(draw).sort().values
-            response = bench.response if size == n else asked.jacobian(
-                [bench.ensemble.members[k] for k in chosen.tolist()], plan.members_per_step
-            )  # fmt: skip
-            words = bench.words[:, chosen]  # of no constant weight
-            seen = words.sum(1).double()[:, None]
-            told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
-            words = words & told | ~told & (torch.arange(size) == 0)
-            projected = projections(response, asked.factual, bench.data.unit_images)
-            score = pull(projected, words) * told
-            deviation = (projected.var(0) * seen / (size * (size - seen))).sqrt()
-            z = torch.where(told, score / deviation, 0)[nearest, queries]
-            whole = z if size == n else whole
-            change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
-            found = {
-                "spearman_jvp": spearman(score[units], truth).nanmean(),
-                "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
-                "lds_distance_jvp": lds(score, targets["distance"], masks).nanmean(),
-                "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
-                "law_distance": law(count, size, noise["distance"], plan.replicates),
-                "law_loss": law(count, size, noise["loss"], plan.replicates),
-                "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
-                "found_nearest": (z > -torch.special.ndtri(torch.tensor(0.05))).double().mean(),
-                "found_nearest_foretold": power.expected_power(whole, size / n),
-            }  # fmt: skip
-            rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
+    for size, order, chosen, response in bench.parts:
+        words = bench.words[:, chosen]  # of no constant weight
+        seen = words.sum(1).double()[:, None]
+        told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
+        words = words & told | ~told & (torch.arange(size) == 0)
+        projected = projections(response, asked.factual, bench.data.unit_images)
+        score = pull(projected, words) * told
+        deviation = (projected.var(0) * seen / (size * (size - seen))).sqrt()
+        z = torch.where(told, score / deviation, 0)[nearest, queries]
+        whole = z if size == n else whole
+        change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
+        found = {
+            "spearman_jvp": spearman(score[units], truth).nanmean(),
+            "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
+            "lds_distance_jvp": lds(score, targets["distance"], masks).nanmean(),
+            "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
+            "law_distance": law(count, size, noise["distance"], plan.replicates),
+            "law_loss": law(count, size, noise["loss"], plan.replicates),
+            "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
+            "found_nearest": (z > -torch.special.ndtri(torch.tensor(0.05))).double().mean(),
+            "found_nearest_foretold": power.expected_power(whole, size / n),
+        }  # fmt: skip
+        rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
     return pd.DataFrame(rows).sort_values(["members", "order"], kind="stable")
 
 
