@@ -46,13 +46,14 @@ def _validate(run: Run) -> None:
     bench, plan = build(run), run.validation
     models = plan.models()
     with beside(_training(run, models), run) as children:  # meanwhile, what takes few of them, and what takes none
-        if plan.retrains and _trained(run, plan.scored_by(), children):
-            run.scores_artefact.make(run.seed, lambda: _score(run, bench))
-        bench.prepare()
-        _save(artefact, of_members(bench))
+        if _trained(run, plan.scored_by() if models else [], children):
+            if models:
+                run.scores_artefact.make(run.seed, lambda: _score(run, bench))
+            bench.prepare()
+            _save(artefact, of_members(bench))
     removals = removal_plan(run)
     together(_training(run, [removal.model for removal in removals]), run)
-    scores = load_scores(run.scores_artefact.folder / "scores.safetensors") if plan.retrains else {}
+    scores = load_scores(run.scores_artefact.folder / "scores.safetensors") if models else {}
     _save(artefact, of_retrained(bench, scores, removals))
     if scores:
         seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
@@ -94,11 +95,13 @@ def _training(run: Run, models: list[Training]) -> list[list[str]]:
 
 def _trained(run: Run, models: list[Training], children: list[subprocess.Popen]) -> bool:
     """Waits for models that children train; False if these stopped before."""
-    while not (done := all(run.retrained_artefact(model).done() for model in models)) and children:
-        if all(child.poll() is not None for child in children):
-            return all(run.retrained_artefact(model).done() for model in models)
+
+    def done() -> bool:
+        return all(run.retrained_artefact(model).done() for model in models)
+
+    while not done() and any(child.poll() is None for child in children):
         time.sleep(1)
-    return done
+    return done()
 
 
 def build(run: Run) -> Bench:
