@@ -161,11 +161,11 @@ class WeightAverage(WeightAveraging):
     """Exponential moving average of the weights whose decay warms up as (1 + s) / (10 + s), at step s."""
 
     def __init__(self, decay: float):
-        super().__init__(
-            avg_fn=lambda average, current, s: torch.lerp(
-                average, current, 1 - torch.clamp((1 + s) / (10 + s), max=decay)
-            )
-        )
+        def average(averages: list[Tensor], current: list[Tensor], s: Tensor) -> None:
+            """All weights at once: one by one they cost a twelfth of a small network's training."""
+            torch._foreach_lerp_(averages, current, 1 - torch.clamp((1 + s) / (10 + s), max=decay).item())
+
+        super().__init__(multi_avg_fn=average)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ddattr.artifacts import Artefact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
-from ddattr.stages.reproduce import beside, together
+from ddattr.stages.reproduce import beside
 from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
 from ddattr.tracking.evidence import draw_evidence
@@ -26,7 +26,7 @@ from ddattr.validation.measurement import Measurement
 from ddattr.validation.peers import check_installed
 from ddattr.validation.retraining import Training
 from ddattr.validation.scores import load_scores
-from ddattr.validation.tables import of_members, of_retrained
+from ddattr.validation.tables import of_members, of_removals, of_retrained
 
 
 def run(run: Run) -> None:
@@ -52,9 +52,10 @@ def _validate(run: Run) -> None:
             bench.prepare()
             _save(artefact, of_members(bench))
     removals = removal_plan(run)
-    together(_training(run, [removal.model for removal in removals]), run)
     scores = load_scores(run.scores_artefact.folder / "scores.safetensors") if models else {}
-    _save(artefact, of_retrained(bench, scores, removals))
+    with beside(_training(run, [removal.model for removal in removals]), run):
+        _save(artefact, of_retrained(bench, scores))
+    _save(artefact, of_removals(bench, removals))
     if scores:
         seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
         table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]),

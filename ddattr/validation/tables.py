@@ -33,8 +33,8 @@ def of_members(bench: Bench) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from _pair("planted", planted_units(bench))
 
 
-def of_retrained(bench: Bench, scores: Scores, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every table that holds them against other models; those that were not asked for are left out."""
+def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every table that holds scores against other models; those that were not asked for are left out."""
     plan = bench.plan
     if plan.units:
         yield from _pair("agreement", agreement(bench, scores))
@@ -43,10 +43,14 @@ def of_retrained(bench: Bench, scores: Scores, removals: list[Removal]) -> Itera
     if plan.groups is not None:
         yield from _pair("groups", groups(bench, scores))
         yield from _pair("sets", sets(bench))
-    if removals:
-        yield from _pair("removal", removal(bench, removals))
     if plan.units and plan.halves:
         yield "members", members(bench, scores)
+
+
+def of_removals(bench: Bench, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Remove-and-retrain, once the models without the best units are there; nothing when there are none."""
+    if removals:
+        yield from _pair("removal", removal(bench, removals))
 
 
 def agreement(bench: Bench, scores: Scores) -> Pair:
