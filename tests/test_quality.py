@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ddattr.artifacts import load_table, load_tensors
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.ensemble.quality import EnsembleQuality, frechet, kernel, quality_rows
+from ddattr.ensemble.quality import EnsembleQuality, frechet, gathered, kernel, quality_rows
 from ddattr.stages import train
 
 FID = ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"]
@@ -175,3 +175,19 @@ def test_quality_while_training_is_logged_and_leaves_the_training_alone(make_run
     assert watched["val/fid"].notna().sum() == 2
     assert "val/fid" not in alone
     assert watched.drop(columns="val/fid").equals(alone)
+
+
+@pytest.mark.parametrize(("count", "world"), [(6, 2), (7, 2), (7, 3), (4, 4), (5, 1)])
+@pytest.mark.parametrize("tail", [(), (5,)], ids=["numbers", "vectors"])
+def test_what_processes_drew_comes_back_in_the_order_of_the_seeds(count, world, tail):
+    """Every process drew every world-th seed, some of them one fewer."""
+    everything = torch.arange(3.0 * count * (tail or (1,))[0]).reshape(3, count, *tail) + 1
+    share = -(-count // world)
+
+    def all_gather(padded):
+        parts = [everything[:, r::world] for r in range(world)]
+        assert padded.shape == (3, share, *tail)
+        return torch.stack([torch.cat([p, p.new_zeros(3, share - p.shape[1], *tail)], 1) for p in parts])
+
+    for r in range(world):
+        assert torch.equal(gathered(everything[:, r::world], all_gather, count, world), everything)

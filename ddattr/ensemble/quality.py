@@ -1,6 +1,6 @@
 """Quality of an ensemble's pictures: FID and KID with growing size, and convergence to the whole ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -81,6 +81,15 @@ def kernel(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> tupl
     return float(mean), float(deviation)
 
 
+def gathered(
+    part: Float[Tensor, "rows share ..."], all_gather: Callable[[Tensor], Any], count: int, world: int
+) -> Float[Tensor, "rows count ..."]:
+    """What all `world` processes have of `count` seeds, in order: process r drew r, r + world, r + 2 world, ..."""
+    missing = -(-count // world) - part.shape[1]
+    padded = torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], 1)
+    return torch.as_tensor(all_gather(padded)).cpu().movedim(0, 2).flatten(1, 2)[:, :count]
+
+
 class _Features(nn.Identity):
     """Tells torchmetrics that what it is given are features already."""
 
@@ -152,16 +161,12 @@ class EnsembleQuality(L.Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         features, distances = torch.cat(self._features, 1), torch.cat(self._distances, 1)
         if trainer.world_size > 1:
-            features, distances = (self._gather(part, pl_module, trainer.world_size) for part in (features, distances))
+            features, distances = (
+                gathered(part, pl_module.all_gather, len(self.seeds), trainer.world_size)
+                for part in (features, distances)
+            )
         self._tabulate(features, distances)
         self._log(trainer)
-
-    def _gather(self, part: Tensor, module: L.LightningModule, world: int) -> Float[Tensor, "rows q ..."]:
-        """All seeds in order, of which process r of `world` drew r, r + world, r + 2 world, ..."""
-        missing = -(-len(self.seeds) // world) - part.shape[1]
-        padded = torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], 1)
-        gathered = torch.as_tensor(module.all_gather(padded)).cpu()
-        return gathered.movedim(0, 2).flatten(1, 2)[:, : len(self.seeds)]
 
     def _tabulate(self, features: Float[Tensor, "rows q d"], distances: Float[Tensor, "pairs q"]) -> None:
         rows = self.rows

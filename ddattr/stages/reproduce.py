@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 
 from ddattr.stages.run import Run
@@ -25,8 +24,8 @@ def run(run: Run) -> None:
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
         together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
-    missing = [] if run.quality_artefact.done() else [["evaluate"]]
-    missing += [] if run.attribution_artefact.done() else [["attribute", *_spread(run)]]
+    independent = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
+    missing = [[verb] for verb, artefact in independent.items() if not artefact.done()]
     for group in [missing] if (os.cpu_count() or 1) > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artefact.done():
@@ -35,15 +34,6 @@ def run(run: Run) -> None:
         print("\n".join(summary(run.root)))
     else:
         together([["report"]], run)
-
-
-def _spread(run: Run) -> list[str]:
-    """Overrides that spread the queries over the cores, where there is no accelerator and no trainer was chosen."""
-    batches = -(-run.config.attribution.queries // run.config.attribution.batch)
-    processes = min(os.cpu_count() or 1, batches)
-    if processes < 2 or torch.accelerator.is_available() or any(o.startswith("trainer") for o in run.overrides):
-        return []
-    return ["trainer=processes", f"trainer.devices={processes}"]
 
 
 @contextmanager
@@ -66,7 +56,9 @@ def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]
             child.terminate()
         raise
     if failed:
-        raise ValueError(f"reproduce: {failed[0]} failed; what was computed is kept. Mend it, and run the same again.")
+        raise ValueError(
+            f"{run.config.stage}: {failed[0]} failed; what was computed is kept. Mend it, and run the same again."
+        )
 
 
 def together(steps: list[list[str]], run: Run) -> None:
