@@ -230,6 +230,18 @@ def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folde
         pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("verb", "key", "parts"), [("attribute", "attribution.batch", 2),
+                                                    ("evaluate", "quality.pictures", 4)])  # fmt: skip
+def test_a_device_without_work_is_refused_before_any_starts(ddattr, copy, verb, key, parts):
+    said = ddattr(verb, *TINY, f"root={copy}", "trainer=processes",
+                  f"trainer.devices={parts + 1}")  # fmt: skip
+    assert said.status == 2
+    assert said.err.splitlines() == [
+        f"trainer: {parts + 1} devices for {parts} parts of work, expected no more than that. "
+        f"Set trainer.devices={parts}, or {key} to have more parts."
+    ]
+
+
 @pytest.mark.parametrize(("verb", "folder", "first"), [("evaluate", "quality", "extractor.safetensors"),
                                                        ("report", "figures", "fig1_codebook.png")])  # fmt: skip
 def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(

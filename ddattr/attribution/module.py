@@ -93,10 +93,13 @@ class AttributionModule(L.LightningModule):
         self.tables: Tables | None = None
         self.tensors: dict[str, Tensor] = {}
 
+    @property
+    def batches(self) -> Sequence[Tensor]:
+        """Seeds of the queries of every shard: the same on any number of devices."""
+        return torch.arange(self.first_query, self.first_query + self.queries).split(self.batch)
+
     def predict_dataloader(self) -> DataLoader:
-        """Batches, so that a shard is the same on any number of devices."""
-        seeds = torch.arange(self.first_query, self.first_query + self.queries)
-        return DataLoader(seeds.split(self.batch), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
     def predict_step(self, seeds: Tensor, index: int) -> None:
         path = self.folder / f"shard-{int(seeds[0]):08d}.safetensors"

@@ -28,7 +28,7 @@ def _attribute(run: Run) -> None:
     )
     with run.tracking.run(run.root, run.config.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, enable_progress_bar=False)
-        trainer.predict(module, return_predictions=False)
+        run.predict(trainer, module, len(module.batches), "attribution.batch")
         if trainer.is_global_zero:
             write(artefact.folder, module.tensors, module.tables)
             log_panels(loggers, "attribution/panels", panels(artefact.folder))

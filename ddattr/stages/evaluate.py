@@ -16,7 +16,7 @@ def _evaluate(run: Run) -> None:
         print(f"evaluate: {len(quality.rows.weights)} ensembles of {len(quality.seeds)} pictures each", flush=True)
     with run.tracking.run(run.root, run.config.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, callbacks=[quality], enable_progress_bar=False)
-        trainer.predict(quality.module(ensemble), return_predictions=False)
+        run.predict(trainer, quality.module(ensemble), len(quality.seeds), "quality.pictures")
     if trainer.is_global_zero:
         save_tensors(artefact.folder / "extractor.safetensors", quality.extractor.state_dict())
         save_table(artefact.folder / "fid.csv", quality.fid)

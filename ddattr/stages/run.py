@@ -104,6 +104,19 @@ class Run:
             log_every_n_steps=1, default_root_dir=str(self.root), **options,
         )  # fmt: skip
 
+    def predict(self, trainer, module, parts: int, key: str) -> None:
+        """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.
+
+        Raises:
+            ValueError: a device would have none.
+        """
+        if trainer.world_size > parts:
+            raise ValueError(
+                f"trainer: {trainer.world_size} devices for {parts} parts of work, expected no more than that. "
+                f"Set trainer.devices={parts}, or {key} to have more parts."
+            )
+        trainer.predict(module, return_predictions=False)
+
     def plain(self, key: str) -> Any:
         """A config subtree as plain containers, resolved."""
         node = self.config[key]
