@@ -129,11 +129,11 @@ def removal(folder: Path) -> Figure | None:
         right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colours[method], linewidth=0)
     left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
-    left.legend(fontsize=7)
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
-    figure.tight_layout()
+    figure.legend(*left.get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=6)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     return figure
 
 
