@@ -7,7 +7,7 @@ from scipy import stats
 
 from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
-from ddattr.validation.evaluation import ENOUGH, agreement_tables, group_tables, lds_tables, means
+from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means
 from ddattr.validation.groups import ndcg
 from ddattr.validation.lds import interval, joint_interval
 from ddattr.validation.retraining import ceiling, reliability
@@ -229,7 +229,7 @@ def left_out():
 def test_groups_are_held_against_the_mean_effect_of_leaving_them_out(left_out):
     cases, group_of = left_out
     table, summary = group_tables(cases, group_of, NAMES, 0)
-    assert len(table) == 2 * 3 + 2 * 2
+    assert len(table) == 3 * (3 + 2)  # another seed is among the methods
     for name, scores, effects in cases:
         for method, score in scores.items():
             summed, effect = torch.stack([score[group_of == g].sum(0) for g in (2, 3, 5, 7)]), effects.mean(0)
@@ -254,11 +254,62 @@ def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
 
 def test_a_method_that_knows_the_effect_names_every_group(left_out):
     ((name, _, effects), _), group_of = left_out
-    known = effects.mean(0)[(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
+    effects = effects.mean(0, keepdim=True)
+    known = effects[0][(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
     table, _ = group_tables([(name, {"oracle": known}, effects)], group_of, NAMES, 0)
     assert (table.top1 == 1).all()
     assert table.ndcg3.tolist() == pytest.approx([1] * 3)
     assert table.spearman.tolist() == pytest.approx([1] * 3)
+
+
+def test_another_seed_is_the_mean_of_each_seed_s_effect_against_all_others(left_out):
+    (name, scores, _), _ = left_out[0]
+    effects = randn(3, 4, 3, seed=2).abs()
+    table, summary = group_tables([(name, scores, effects)], left_out[1], NAMES, 0)
+    for q, query in enumerate(QUERIES):
+        found = row(table, method="another_seed", query=query)
+        others = [effects[[s for s in range(3) if s != r]].mean(0) for r in range(3)]
+        pairs = list(zip(effects, others, strict=True))
+        expected = sum(stats.spearmanr(one[:, q], other[:, q]).statistic for one, other in pairs) / 3
+        assert found.spearman == pytest.approx(expected)
+        assert found.ndcg3 == pytest.approx(sum(ndcg(one, other)[q].item() for one, other in pairs) / 3)
+        assert found.top1 == pytest.approx(sum(int(a[:, q].argmax() == b[:, q].argmax()) for a, b in pairs) / 3)
+    assert row(summary, method="another_seed", statistic="top1")["mean"] == pytest.approx(
+        table[table.method == "another_seed"].top1.mean()
+    )
+
+
+def test_seeds_that_agree_are_a_perfect_ceiling_and_one_seed_has_none(left_out):
+    (name, scores, effects), _ = left_out[0]
+    agreeing, _ = group_tables([(name, scores, effects[:1].expand(3, -1, -1))], left_out[1], NAMES, 0)
+    found = agreeing[agreeing.method == "another_seed"]
+    assert found[["top1", "ndcg3", "spearman"]].to_numpy() == pytest.approx(1)
+    alone, _ = group_tables([(name, scores, effects[:1])], left_out[1], NAMES, 0)
+    assert set(alone.method) == set(scores)
+
+
+def test_methods_are_compared_query_by_query():
+    """Queries of very different size, in another order for every method: their differences alone are narrow."""
+    size = 10.0 ** torch.arange(6, dtype=torch.float64)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    table = pd.concat([
+        pd.DataFrame({"method": "jvp", "size": 5, "query": range(6), "l2": size}),
+        pd.DataFrame({"method": "pixel", "size": 5, "query": order, "l2": size[order] + order}),
+    ])  # fmt: skip
+    found = compared(table, ["method", "size"], ["l2"], 0)
+    assert set(zip(found.method, found.statistic, strict=True)) == {
+        ("jvp", "l2"), ("pixel", "l2"), ("pixel", "l2_less_jvp"),
+    }  # fmt: skip
+    difference = row(found, statistic="l2_less_jvp")
+    mean, low, high = bootstrap_mean(order.double(), 0)
+    assert (difference["mean"], difference.low, difference.high) == pytest.approx((mean, low, high))
+    assert difference["size"] == 5
+    assert difference.high - difference.low < 1e-3 * (found.high - found.low)[0]
+
+
+def test_without_the_other_method_there_are_the_means_alone():
+    table = pd.DataFrame({"method": "pixel", "query": range(6), "l2": range(6)})
+    pd.testing.assert_frame_equal(compared(table, ["method"], ["l2"], 0), means(table, ["method"], ["l2"], 0))
 
 
 def test_means_are_of_every_column_within_every_group_and_know_what_is_missing():

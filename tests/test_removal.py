@@ -55,9 +55,17 @@ def test_every_method_size_and_query_gets_a_model_of_all_other_units():
 
 def test_models_have_names_of_their_own_and_the_draws_of_the_full_one():
     """The common draws at the first seed, so that the difference is the removed units'."""
-    found = removals({"jvp": randn(20, 3), "pixel": randn(20, 3)}, [0, 1, 2], [2, 5])
+    found = removals({"jvp": randn(20, 3), "pixel": randn(20, 3, seed=1)}, [0, 1, 2], [2, 5])
     assert len({removal.model.name for removal in found}) == len(found) == 12
     assert all(removal.model.member is None and removal.model.replicate == 0 for removal in found)
+
+
+def test_the_same_units_are_one_model_whoever_names_them():
+    score = randn(20, 1)
+    found = removals({"jvp": score, "pixel": 3 * score.exp(), "random": -score}, [4], [2, 5])
+    names = {(removal.method, removal.size): removal.model.name for removal in found}
+    assert names["jvp", 2] == names["pixel", 2] != names["random", 2]
+    assert len({(removal.model.name, *removal.model.units.tolist()) for removal in found}) == 4
 
 
 def test_a_model_s_name_does_not_depend_on_what_else_is_removed():

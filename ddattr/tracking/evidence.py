@@ -21,6 +21,7 @@ METHODS = {
     "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle damping", "gradient_dot": "gradient dot",
     "unlearning": "unlearning", "unlearning_oracle": "unlearning, oracle damping",
     "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
+    "another_seed": "another training seed",
 }  # fmt: skip
 
 

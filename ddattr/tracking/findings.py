@@ -6,7 +6,8 @@ import pandas as pd
 
 from ddattr.artifacts import load_table
 
-SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random")
+SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random",
+         "another_seed")  # fmt: skip
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
     "lds_summary": "lds/{kind}/{target}/{queries}/{method}",

@@ -45,12 +45,17 @@ def summary(root: Path) -> list[str]:
         _quality(root),
         _agreement(root),
         f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
-        f"{queries.jvp_error.max():.3f}; rotating Jacobian off by "
-        f"{queries.rotating_error.mean():.3f} ({queries.rotating_error.count()} queries)",
+        f"{queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
         f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}" + _sets(root, level),
         _resolution(radius),
     ]
     return [line for line in lines if line]
+
+
+def _rotating(error: pd.Series) -> str:
+    """Nothing where no query's was measured."""
+    checked = error.count()
+    return f"; rotating Jacobian off by {error.mean():.3f} ({checked} queries)" if checked else ""
 
 
 def _quality(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,8 @@ from ddattr.validation.lds import interval, joint_interval, lds
 from ddattr.validation.retraining import ceiling
 
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
+GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
+OURS = "jvp"  # the method that others are held against
 ENOUGH = 5  # values for a bootstrap interval
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
@@ -99,6 +102,9 @@ def group_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
+    `another_seed` is the noise ceiling of a single retraining: the effect at one training seed, held as a score
+    against the mean effect at all others, and averaged over the seeds.
+
     Args:
         cases: (target and queries by name; scores; effects (seeds, groups, q)).
     """
@@ -106,14 +112,34 @@ def group_tables(
     for name, scores, effects in cases:
         effect = effects.mean(0)
         for method, score in scores.items():
-            summed = group_scores(score, group_of)
-            rows.append(pd.DataFrame({
-                **name, "method": method, "query": queries[name["queries"]],
-                "top1": top_one(summed, effect).numpy(), "ndcg3": ndcg(summed, effect).numpy(),
-                "spearman": agreement.spearman(summed, effect).numpy(),
-            }))  # fmt: skip
+            found = _named(group_scores(score, group_of), effect)
+            rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]], **found}))
+        if (seeds := len(effects)) > 1:
+            others = (effects.sum(0) - effects) / (seeds - 1)
+            by_seed = [pd.DataFrame(_named(one, other)) for one, other in zip(effects, others, strict=True)]
+            ceilings = sum(by_seed[1:], by_seed[0]) / seeds
+            rows.append(ceilings.assign(**name, method="another_seed", query=queries[name["queries"]]))
     table = pd.concat(rows, ignore_index=True)
-    return table, means(table, ["target", "queries", "method"], ["top1", "ndcg3", "spearman"], seed)
+    return table, compared(table, ["target", "queries", "method"], GROUP_STATISTICS, seed)
+
+
+def _named(scores: Float[Tensor, "groups q"], effect: Float[Tensor, "groups q"]) -> dict[str, np.ndarray]:
+    """How well scores name the groups of largest effect, per query."""
+    found = top_one(scores, effect), ndcg(scores, effect), agreement.spearman(scores, effect)
+    return dict(zip(GROUP_STATISTICS, (value.numpy() for value in found), strict=True))
+
+
+def compared(table: pd.DataFrame, by: list[str], columns: list[str], seed: int, other: str = OURS) -> pd.DataFrame:
+    """Means, and beside them those of every method less one other, query by query, as `COLUMN_less_OTHER`.
+
+    Queries differ more than methods do: differences have the narrower intervals.
+    """
+    keys = [name for name in [*by, "query"] if name != "method"]
+    pairs = table[table.method != other].merge(table[table.method == other], on=keys, suffixes=("", "_other"))
+    less = {f"{column}_less_{other}": pairs[column] - pairs[f"{column}_other"] for column in columns}
+    return pd.concat(
+        [means(table, by, columns, seed), means(pairs.assign(**less), by, list(less), seed)], ignore_index=True
+    )
 
 
 def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:

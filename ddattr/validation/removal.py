@@ -1,5 +1,6 @@
 """Remove and retrain: the units that a method holds most responsible are taken away, and the picture is made again."""
 
+import hashlib
 from typing import NamedTuple
 
 import torch
@@ -19,11 +20,19 @@ class Removal(NamedTuple):
 
 
 def removals(scores: dict[str, Float[Tensor, "units q"]], seeds: list[int], sizes: list[int]) -> list[Removal]:
-    """For every method, size and query the model without the query's best units, with the draws of `full/seed-0`."""
+    """For every method, size and query the model without the query's best units, with the draws of `full/seed-0`.
+
+    A model bears the name of the units it lacks: methods that name the same ones share it.
+    """
     return [
-        Removal(method, size, seed, Training(f"removed/{method}-{size:04d}/query-{seed:04d}", ~best(column, size)))
+        Removal(method, size, seed, _without(best(column, size)))
         for method, score in scores.items() for size in sizes for seed, column in zip(seeds, score.T, strict=True)
     ]  # fmt: skip
+
+
+def _without(removed: Bool[Tensor, "units"]) -> Training:
+    digest = hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]
+    return Training(f"removed/{int(removed.sum()):04d}-{digest}", ~removed)
 
 
 def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddattr.artifacts import load_tensors
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
-from ddattr.attribution.influence import nearness
+from ddattr.attribution.influence import displacement_scores, nearness
 from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
@@ -63,8 +63,10 @@ def of_loss(
 
 
 def datamodels(
-    outputs: Float[Tensor, "n q"], codewords: Bool[Tensor, "units n"], features: dict[str, tuple[Tensor, Tensor]]
-) -> dict[str, Float[Tensor, "units q"]]:
+    outputs: Float[Tensor, "n q *output"],
+    codewords: Bool[Tensor, "units n"],
+    features: dict[str, tuple[Tensor, Tensor]],
+) -> dict[str, Float[Tensor, "units q *output"]]:
     """Kernel ridge datamodels of members' outputs: `datamodel`, `datamodel_trak`, `datamodel_both`, as far as given.
 
     Units and queries are compared by cosine distance of the features; of both kinds, by the product of the kernels
@@ -82,6 +84,20 @@ def datamodels(
             kernel_ridge(outputs, codewords, kernels[kind], near[kind]).effects
         for kind in kernels
     }  # fmt: skip
+
+
+def of_response(
+    response: Float[Tensor, "n q *image"],
+    codewords: Bool[Tensor, "units n"],
+    features: dict[str, tuple[Tensor, Tensor]],
+    factual: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+) -> dict[str, Float[Tensor, "units q"]]:
+    """Pull when the displacement is a datamodel's of the Jacobian, and not its contrast: what near units share, and
+    what the members' other units did, is told apart. `datamodel*_pull`, as `datamodels`."""
+    effects = datamodels(response.double(), codewords, features)
+    return {f"{method}_pull": displacement_scores(-effect, factual, unit_images)["pull"]
+            for method, effect in effects.items()}  # fmt: skip
 
 
 def of_real(

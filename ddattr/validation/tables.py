@@ -168,7 +168,7 @@ def removal(bench: Bench, removals: list[Removal]) -> Pair:
             "pull_first_order": first, "pull_retraining": by_retraining,
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    return table, evaluation.means(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
+    return table, evaluation.compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
 
 
 def members(bench: Bench, scores: Scores) -> pd.DataFrame:

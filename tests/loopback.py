@@ -1,0 +1,145 @@
+"""A stand-in for W&B's server on the loopback: as much of it as a run and its files ask."""
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ENTITY = "someone"
+
+
+class Server(ThreadingHTTPServer):
+    """What was sent: `runs` by name, `files` by path, and `unknown` operations, which were refused."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.RLock()
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, bytes] = {}
+        self.unknown: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40, "WANDB_ENTITY": ENTITY}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The client resets its idle connections when it ends."""
+
+    def run(self, name: str) -> dict[str, Any]:
+        return self.runs.setdefault(name, {"config": {}, "summary": {}, "history": [], "exit": None})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GraphQL, the stream of a run's history, and uploads."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_PUT(self) -> None:
+        self.server.files[self.path] = self._body()
+        self._answer({})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        with self.server.lock:
+            if self.path == "/graphql":
+                self._answer(self._graphql(json.loads(body)))
+            elif self.path.endswith("/file_stream"):
+                self._stream(self.server.run(self.path.split("/")[-2]), json.loads(body))
+                self._answer({"exitcode": None, "limits": {}})
+            else:
+                self._answer({})
+
+    def _body(self) -> bytes:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _answer(self, value: Any) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, run: dict[str, Any], sent: dict[str, Any]) -> None:
+        for name, chunk in (sent.get("files") or {}).items():
+            rows = [json.loads(line) for line in chunk["content"]] if name.startswith("wandb-") else []
+            if name == "wandb-history.jsonl":
+                run["history"][chunk["offset"] : chunk["offset"] + len(rows)] = rows
+            elif name == "wandb-summary.json":
+                run["summary"] = rows[-1]
+        if sent.get("complete"):
+            run["exit"] = sent.get("exitcode")
+
+    def _graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+        name = request.get("operationName") or request["query"].split("(")[0].split("{")[0].split()[-1]
+        answer = getattr(self, f"_{name}", None)
+        if answer is None:
+            self.server.unknown.add(name)
+            return {"data": None, "errors": [{"message": f"no {name} here"}]}
+        return {"data": answer(request.get("variables") or {})}
+
+    def _Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        teams = {"edges": [{"node": {"name": ENTITY}}]}
+        return {"viewer": {"id": "v", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": teams}}
+
+    def _ServerFeaturesQuery(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"organization": None}}
+
+    def _RunResumeStatus(self, asked: dict[str, Any]) -> dict[str, Any]:
+        run, bucket = self.server.runs.get(asked["name"]), None
+        if run is not None:
+            last = [json.dumps(row) for row in run["history"][-1:]]
+            bucket = {
+                "id": asked["name"], "name": asked["name"], "summaryMetrics": json.dumps(run["summary"]),
+                "historyLineCount": len(run["history"]), "eventsLineCount": 0, "logLineCount": 0,
+                "historyTail": json.dumps(last), "eventsTail": "[]", "config": json.dumps(run["config"]), "tags": [],
+                "wandbConfig": '{"t": 1}',
+            }  # fmt: skip
+        entity = {"id": "e", "name": ENTITY}
+        return {"model": {"id": "p", "name": asked.get("project"), "entity": entity, "bucket": bucket}}
+
+    def _UpsertBucket(self, asked: dict[str, Any]) -> dict[str, Any]:
+        new = asked["name"] not in self.server.runs
+        run = self.server.run(asked["name"])
+        run["config"] |= json.loads(asked.get("config") or "{}")
+        run |= {k: asked[k] for k in ("displayName", "groupName", "jobType", "project") if asked.get(k)}
+        project = {"id": "p", "name": run.get("project"), "entity": {"id": "e", "name": ENTITY}}
+        bucket = {"id": asked["name"], "name": asked["name"], "displayName": run.get("displayName"),
+                  "config": json.dumps(run["config"]), "sweepName": None,
+                  "historyLineCount": len(run["history"]), "project": project}  # fmt: skip
+        return {"upsertBucket": {"inserted": new, "bucket": bucket}}
+
+    def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": f, "uploadUrl": f"{self.server.url}/{asked['run']}/{f}"} for f in asked["files"]]
+        return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
+
+    def _MarkRunFilesUploaded(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"markRunFilesUploaded": {"success": True}}
+
+
+@contextmanager
+def served() -> Iterator[Server]:
+    """A server that answers while the block runs."""
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
