@@ -12,7 +12,8 @@ from ddattr.artifacts import load_table
 from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
 
 METHODS = {
-    "jvp": "JVP, pull", "ablation": "exact ablation, pull", "loss": "ensemble's loss", "member_loss": "members' loss",
+    "jvp": "JVP, pull", "jvp_ridge": "JVP, kernel ridge", "ablation": "exact ablation, pull",
+    "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
@@ -145,19 +146,24 @@ def groups(folder: Path) -> Figure | None:
     summary, sets = load_table(folder / "groups_summary.csv"), load_table(folder / "sets.csv")
     summary = summary[summary.queries == "generated"]
     methods = [m for m in METHODS if m in set(summary.method)]
-    figure, axes = plt.subplots(1, 3, figsize=(9.2, 0.8 + 0.24 * len(methods)))
-    axes[1].sharey(axes[0])
+    figure, axes = plt.subplots(1, 4, figsize=(11.4, 0.8 + 0.24 * len(methods)))
+    for axis in axes[1:3]:
+        axis.sharey(axes[0])
+        axis.tick_params(labelleft=False)
     for axis, statistic in zip(axes[:2], ("top1", "ndcg3"), strict=True):
         for shift, (target, colour) in zip((0.15, -0.15), (("loss", BLUE), ("distance", ORANGE)), strict=True):
             rows = summary[(summary.statistic == statistic) & (summary.target == target)]
             _forest(axis, rows, colour, shift, f"effect on {target}", methods)
         axis.set(xlabel={"top1": "top-1 accuracy", "ndcg3": "NDCG@3"}[statistic])
-    axes[1].tick_params(labelleft=False)
-    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=2)
-    axes[2].scatter(sets.pull_first_order, sets.pull_retraining, s=8, color=BLUE, linewidth=0)
-    axes[2].axhline(0, color=GREY, linewidth=0.6)
-    axes[2].axvline(0, color=GREY, linewidth=0.6)
-    axes[2].set(xlabel="pull of a whole group, first order", ylabel="by retraining without it")
+    rows = summary[(summary.statistic == "spearman") & (summary.target == "pull")]
+    _forest(axes[2], rows, GREEN, 0.0, "pull", methods)
+    axes[2].set(xlabel="Spearman with the pull by retraining")
+    handles = [axis.get_legend_handles_labels() for axis in axes[1:3]]
+    figure.legend(*(a + b for a, b in zip(*handles, strict=True)), fontsize=7, loc="upper center", ncols=3)
+    axes[3].scatter(sets.pull_first_order, sets.pull_retraining, s=8, color=BLUE, linewidth=0)
+    axes[3].axhline(0, color=GREY, linewidth=0.6)
+    axes[3].axvline(0, color=GREY, linewidth=0.6)
+    axes[3].set(xlabel="pull of a whole group, first order", ylabel="by retraining without it")
     figure.tight_layout(rect=(0, 0, 1, 0.96))
     return figure
 

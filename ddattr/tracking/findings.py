@@ -6,8 +6,10 @@ import pandas as pd
 
 from ddattr.artifacts import load_table
 
-SHOWN = ("jvp", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random",
-         "another_seed")  # fmt: skip
+SHOWN = (
+    "jvp", "jvp_ridge", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel",
+    "random", "another_seed",
+)  # fmt: skip
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
     "lds_summary": "lds/{kind}/{target}/{queries}/{method}",
@@ -21,7 +23,7 @@ KEYS = {
 
 
 def findings(folder: Path) -> list[str]:
-    """At most eight lines: retraining, LDS, groups, removal, calibration, planted units."""
+    """At most nine lines: retraining, LDS, groups, removal, calibration, planted units."""
     lines = []
     if (rows := _table(folder, "agreement_summary")) is not None:
         rows = rows[(rows.measure == "pull") & (rows.statistic == "spearman")]
@@ -32,6 +34,8 @@ def findings(folder: Path) -> list[str]:
     if (table := _table(folder, "groups_summary")) is not None:
         rows = table[(table.statistic == "top1") & (table.target == "loss") & (table.queries == "generated")]
         lines.append(f"leave one group out, top-1 on loss: {_means(rows)}{_foreseen(folder)}")
+        if len(rows := table[(table.statistic == "spearman") & (table.target == "pull")]):
+            lines.append(f"leave one group out, Spearman with its pull: {_means(rows)}")
     if (table := _table(folder, "removal_summary")) is not None:
         rows = table[(table.statistic == "l2") & (table["size"] == table["size"].max())]
         lines.append(f"remove {rows['size'].iloc[0]} and retrain, L2 of the picture: {_means(rows)}")

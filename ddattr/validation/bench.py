@@ -17,7 +17,7 @@ from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import Peers, datamodels, from_table, of_loss, of_real
+from ddattr.validation.scores import RIDGE, Peers, datamodels, from_table, of_loss, of_real, of_response
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 
@@ -111,6 +111,9 @@ class Bench:
         made["generated"]["member_picture"] = subset_means(apart, self.words)
         made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
         peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
+        started = time.process_time()
+        made["generated"][RIDGE] = of_response(self.response, self.words, asked.factual, images)
+        peers.seconds[RIDGE] = time.process_time() - started
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()

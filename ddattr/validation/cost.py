@@ -7,7 +7,7 @@ import pandas as pd
 
 from ddattr.artifacts import load_json
 from ddattr.validation.retraining import PEERS, TUNED, Training, Validation
-from ddattr.validation.scores import ENSEMBLE, SIMILARITY
+from ddattr.validation.scores import ENSEMBLE, RIDGE, SIMILARITY
 
 
 def costs(
@@ -38,12 +38,13 @@ def costs(
         if ours and fork is not None:
             others = [*others, root / "base"]
         models, each = ours + others, steps if fork is None else fork
-        scoring = root / ("attribution" if method in ENSEMBLE else "validation/scores")
+        attributed = method in (*ENSEMBLE, RIDGE)
+        scoring = root / ("attribution" if attributed else "validation/scores")
         rows.append({
             "method": method, "trainings": len(models), "training_steps": len(ours) * each + len(others) * steps,
             "training_seconds": sum(_manifest(folder).get("wall_seconds", 0.0) for folder in models),
-            "scoring_seconds": _manifest(scoring).get("wall_seconds", 0.0) if method in ENSEMBLE
-            else seconds.get(method, 0.0),
+            "scoring_seconds": seconds.get(method, 0.0)
+            + (_manifest(scoring).get("wall_seconds", 0.0) if attributed else 0.0),
             "memory_mb": max(_manifest(folder).get("peak_memory_mb", 0.0) for folder in [*models, scoring]),
             "disk_mb": sum(_size(folder) for folder in models),
         })  # fmt: skip

@@ -19,6 +19,7 @@ from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
 ENSEMBLE = ("jvp", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
+RIDGE = "jvp_ridge"  # of what `attribute` made
 SIMILARITY = ("pixel", "random", "feature")
 
 
@@ -89,15 +90,18 @@ def datamodels(
 def of_response(
     response: Float[Tensor, "n q *image"],
     codewords: Bool[Tensor, "units n"],
-    features: dict[str, tuple[Tensor, Tensor]],
     factual: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
-) -> dict[str, Float[Tensor, "units q"]]:
-    """Pull when the displacement is a datamodel's of the Jacobian, and not its contrast: what near units share, and
-    what the members' other units did, is told apart. `datamodel*_pull`, as `datamodels`."""
-    effects = datamodels(response.double(), codewords, features)
-    return {f"{method}_pull": displacement_scores(-effect, factual, unit_images)["pull"]
-            for method, effect in effects.items()}  # fmt: skip
+) -> Float[Tensor, "units q"]:
+    """Pull when displacements are a datamodel's of the Jacobian, and not its contrasts: `jvp_ridge`.
+
+    A contrast takes the part of other units that its members happened to see for the unit's own; a ridge whose prior
+    is from pixels, near units moving the picture alike and far ones little, tells them apart.
+    """
+    images, pictures = unit_images.flatten(1).double(), factual.flatten(1).double()
+    near = nearness(torch.cdist(images, pictures))
+    effects = kernel_ridge(response.double(), codewords, rbf_kernel(images), near).effects
+    return displacement_scores(-effects, factual, unit_images)["pull"]
 
 
 def of_real(

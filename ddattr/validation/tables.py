@@ -102,7 +102,8 @@ def _self(bench: Bench, scores: Scores) -> list[Any]:
 
 
 def groups(bench: Bench, scores: Scores) -> Pair:
-    """Leave one group out: does a method name the group whose removal hurts most?
+    """Leave one group out: does a method name the group whose removal hurts most, in loss or by how far the picture
+    moves, and does it foresee how far it moves away from the group's mean image (its pull)?
 
     Similarities have no zero: they are centred over units, or the largest group would always win.
     """
@@ -118,8 +119,11 @@ def groups(bench: Bench, scores: Scores) -> Pair:
         ({"target": "loss", "queries": kind}, centred[kind], torch.stack(losses)[..., where])
         for kind, where in asked.kinds().items()
     ]
-    cases.append(({"target": "distance", "queries": "generated"}, centred["generated"],
-                  bench.groups_truth.flatten(3).norm(dim=3).double()))  # fmt: skip
+    means = torch.stack([bench.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
+    moved = [displacement_scores(one, asked.factual, means) for one in bench.groups_truth]
+    cases += [({"target": target, "queries": "generated"}, centred["generated"],
+               torch.stack([one[measure] for one in moved]))
+              for target, measure in (("distance", "norm"), ("pull", "pull"))]  # fmt: skip
     return evaluation.group_tables(cases, plan.group_of, asked.names, bench.seed)
 
 
