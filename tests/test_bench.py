@@ -152,6 +152,22 @@ def test_the_first_order_of_a_whole_group_is_held_against_retraining_without_it(
     assert tables.sets(bench)[1]["mean"].tolist() == pytest.approx([-1.0])
 
 
+def test_groups_pull_by_their_displacement_toward_their_mean_image(bench, scores):
+    """And move by its length; at either seed, and in the mean of both."""
+    images = torch.stack([bench.data.unit_images[label == LABELS].mean(0) for label in range(3)])
+    toward = nn.functional.normalize((images[:, None] - bench.queries.factual).flatten(2), dim=-1)
+    moved = bench.groups_truth.flatten(3)
+    effects = {"pull": -(moved * toward).sum(-1), "distance": moved.norm(dim=-1)}
+    table, _ = tables.groups(bench, scores)
+    for target, by_seed in effects.items():
+        part = table[table.target == target].set_index(["method", "query"])
+        summed = torch.stack([scores["generated"]["jvp"][label == LABELS].sum(0) for label in range(3)])
+        expected = spearman(summed, by_seed.mean(0).double()).tolist()
+        assert part.spearman["jvp"][SEEDS].tolist() == pytest.approx(expected)
+        again = (spearman(by_seed[0], by_seed[1]) + spearman(by_seed[1], by_seed[0])) / 2
+        assert part.spearman["another_seed"][SEEDS].tolist() == pytest.approx(again.tolist())
+
+
 def test_groups_leave_the_scores_as_they_are(bench, scores):
     before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
     tables.groups(bench, scores)
