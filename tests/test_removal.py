@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddattr.codebook import Codebook
 from ddattr.validation.removal import best, removals
+from ddattr.validation.retraining import Validation
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -66,6 +68,16 @@ def test_the_same_units_are_one_model_whoever_names_them():
     names = {(removal.method, removal.size): removal.model.name for removal in found}
     assert names["jvp", 2] == names["pixel", 2] != names["random", 2]
     assert len({(removal.model.name, *removal.model.units.tolist()) for removal in found}) == 4
+
+
+def test_the_model_without_one_unit_is_that_of_its_group():
+    """Left out already, it is not trained again."""
+    plan = Validation(Codebook(20, 6, 2), {}, 0, groups="unit")
+    groups = {model.name: model for model in plan.group_models(0)}
+    for removal in removals({"jvp": randn(20, 3)}, [0, 1, 2], [1]):
+        group = groups[removal.model.name]
+        assert torch.equal(removal.model.units, group.units)
+        assert removal.model[2:] == group[2:]
 
 
 def test_a_model_s_name_does_not_depend_on_what_else_is_removed():

@@ -22,7 +22,8 @@ class Removal(NamedTuple):
 def removals(scores: dict[str, Float[Tensor, "units q"]], seeds: list[int], sizes: list[int]) -> list[Removal]:
     """For every method, size and query the model without the query's best units, with the draws of `full/seed-0`.
 
-    A model bears the name of the units it lacks: methods that name the same ones share it.
+    A model bears the name of the units it lacks: methods that name the same ones share it, and one that lacks a single
+    unit is that of the groups `unit`.
     """
     return [
         Removal(method, size, seed, _without(best(column, size)))
@@ -31,8 +32,11 @@ def removals(scores: dict[str, Float[Tensor, "units q"]], seeds: list[int], size
 
 
 def _without(removed: Bool[Tensor, "units"]) -> Training:
+    units = removed.nonzero()[:, 0].tolist()
+    if len(units) == 1:
+        return Training(f"without-unit-{units[0]}/seed-0", ~removed)
     digest = hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]
-    return Training(f"removed/{int(removed.sum()):04d}-{digest}", ~removed)
+    return Training(f"removed/{len(units):04d}-{digest}", ~removed)
 
 
 def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:
