@@ -65,3 +65,15 @@ def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
     assert np.diff(heights).tolist() == pytest.approx([0.05, 0.05])
     assert heights[1] == pytest.approx(0.41)
     assert [placed[name][1] for name in "abc"] == pytest.approx([0.1, 0.9, 0.5])  # nothing is in their way
+
+
+def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
+    """All that there are, by colour and marker, none over another."""
+    rows = [{"method": m, "size": size, "query": q, "l2": 1.0 + q, "pull_first_order": 0.1, "pull_retraining": 0.2}
+            for m in ("random", *list(evidence.METHODS)[:12]) for size in (1, 5) for q in (0, 1)]  # fmt: skip
+    save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
+    figure = evidence.removal(tmp_path)
+    lines = [container.lines[0] for container in figure.axes[0].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 13
+    assert len({tuple(line.get_xdata()) for line in lines}) == 13
+    plt.close(figure)

@@ -122,20 +122,21 @@ def removal(folder: Path) -> Figure | None:
         return None
     table = load_table(folder / "removal.csv")
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))
-    colours = dict(zip(table.method.unique(), (BLUE, ORANGE, GREEN, SKY, RED, GREY), strict=False))
-    colours["random"] = GREY
-    for method, rows in table.groupby("method", sort=False):
-        part = rows.groupby("size").l2
-        left.errorbar(part.mean().index, part.mean(), part.sem(), fmt="o-", color=colours[method], markersize=4,
-                      capsize=2, linewidth=1, label=METHODS[str(method)])  # fmt: skip
-        right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colours[method], linewidth=0)
+    methods, apart = table.method.unique(), 0.015 * table["size"].max()  # so that no error bar hides another
+    for place, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        colour = GREY if method == "random" else (BLUE, ORANGE, GREEN, SKY, RED)[place % 5]
+        marker, part = "osd"[place // 5 % 3], rows.groupby("size").l2
+        left.errorbar(part.mean().index + apart * (place - (len(methods) - 1) / 2), part.mean(), part.sem(),
+                      fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
+                      label=METHODS[str(method)])  # fmt: skip
+        right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker=marker, linewidth=0)
     left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
-    figure.legend(*left.get_legend_handles_labels(), fontsize=7, loc="upper center", ncols=6)
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.legend(*left.get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=5)
+    figure.tight_layout(rect=(0, 0, 1, 0.94 if len(methods) <= 5 else 0.9))
     return figure
 
 
