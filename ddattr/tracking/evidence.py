@@ -157,14 +157,14 @@ def groups(folder: Path) -> Figure | None:
             _forest(axis, rows, colour, shift, f"effect on {target}", methods)
         axis.set(xlabel={"top1": "top-1 accuracy", "ndcg3": "NDCG@3"}[statistic])
     rows = summary[(summary.statistic == "spearman") & (summary.target == "pull")]
-    _forest(axes[2], rows, GREEN, 0.0, "pull", methods)
-    axes[2].set(xlabel="Spearman with the pull by retraining")
+    _forest(axes[2], rows, GREEN, 0.0, "effect on pull", methods)
+    axes[2].set(xlabel="Spearman over groups")
     handles = [axis.get_legend_handles_labels() for axis in axes[1:3]]
     figure.legend(*(a + b for a, b in zip(*handles, strict=True)), fontsize=7, loc="upper center", ncols=3)
     axes[3].scatter(sets.pull_first_order, sets.pull_retraining, s=8, color=BLUE, linewidth=0)
     axes[3].axhline(0, color=GREY, linewidth=0.6)
     axes[3].axvline(0, color=GREY, linewidth=0.6)
-    axes[3].set(xlabel="pull of a whole group, first order", ylabel="by retraining without it")
+    axes[3].set(xlabel="a group's pull, first order", ylabel="by retraining without it")
     figure.tight_layout(rect=(0, 0, 1, 0.96))
     return figure
 
