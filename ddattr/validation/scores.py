@@ -64,10 +64,8 @@ def of_loss(
 
 
 def datamodels(
-    outputs: Float[Tensor, "n q *output"],
-    codewords: Bool[Tensor, "units n"],
-    features: dict[str, tuple[Tensor, Tensor]],
-) -> dict[str, Float[Tensor, "units q *output"]]:
+    outputs: Float[Tensor, "n q"], codewords: Bool[Tensor, "units n"], features: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, Float[Tensor, "units q"]]:
     """Kernel ridge datamodels of members' outputs: `datamodel`, `datamodel_trak`, `datamodel_both`, as far as given.
 
     Units and queries are compared by cosine distance of the features; of both kinds, by the product of the kernels
