@@ -276,7 +276,7 @@ COLUMNS = {
     "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
     "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],
 }
-METHODS = ["jvp", "individual", "individual_centred", "last_step", "pixel", "random"]
+METHODS = ["jvp", "jvp_gls", "individual", "individual_centred", "last_step", "pixel", "random"]
 
 
 @pytest.fixture(scope="session")

@@ -68,11 +68,11 @@ def test_there_are_ten_times_as_many_phantoms_as_one_discovery_needs_unless_told
 
 
 def test_a_null_of_few_phantoms_discovers_nothing_and_the_usual_one_does():
-    """Of 250 phantoms the smallest p-value is 1/251, above 0.05 / 15; of the usual 3,000 it is not. 120 codebooks and
-    4 queries, each a discovery in up to 0.05: none of the codebooks has one by chance in less than 1 of 400, were as
-    few as 0.0125 of the queries."""
+    """Of 50 phantoms the smallest p-value is 1/51: six of the 15 units would have to reach it at once, by chance in one
+    of a million queries. Of the usual 3,000 one unit can. 120 codebooks and 4 queries, each a discovery in up to 0.05:
+    none of the codebooks has one by chance in less than 1 of 400, were as few as 0.0125 of the queries."""
     given = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 120, 0.05
-    few, usual = (calibration(*given, phantoms=phantoms) for phantoms in (250, None))
+    few, usual = (calibration(*given, phantoms=phantoms) for phantoms in (50, None))
     assert (few[few.test == "discovery"].rejected == 0).all()
     rates = usual[usual.test == "discovery"].rejected
     assert 0 < rates.mean() < 0.05 + 4 * rates.sem()

@@ -40,19 +40,19 @@ def root(tmp_path, plan):
 def test_a_method_costs_the_models_it_asks_and_the_scoring(root, plan):
     methods = [
         "jvp",
-        "jvp_ridge",
+        "jvp_gls",
         "loss",
         "trak",
         "gradient_dot",
         "pixel",
         "datamodel_trak",
     ]  # no fork: the base is not theirs
-    seconds = {"jvp_ridge": 0.5, "loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5}
+    seconds = {"loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5}
     table = costs(root, plan, 100, seconds, methods).set_index("method")
-    assert table.trainings.to_dict() == {"jvp": 6, "jvp_ridge": 6, "loss": 6, "trak": 5, "gradient_dot": 1, "pixel": 0,
+    assert table.trainings.to_dict() == {"jvp": 6, "jvp_gls": 6, "loss": 6, "trak": 5, "gradient_dot": 1, "pixel": 0,
                                          "datamodel_trak": 11}  # fmt: skip
     assert table.training_steps.to_dict() == {m: 100 * count for m, count in table.trainings.items()}
-    assert table.seconds.to_dict() == {"jvp": 62.0, "jvp_ridge": 62.5, "loss": 13.5, "trak": 22.0, "gradient_dot": 5.5,
+    assert table.seconds.to_dict() == {"jvp": 62.0, "jvp_gls": 62.0, "loss": 13.5, "trak": 22.0, "gradient_dot": 5.5,
                                        "pixel": 0.0, "datamodel_trak": 28.5}  # fmt: skip
     assert table.memory_mb.to_dict() == dict.fromkeys(methods[:2], 900.0) | dict.fromkeys(methods[2:], 700.0)
     assert table.disk_mb["jvp"] == pytest.approx(6e-3)

@@ -84,24 +84,6 @@ def test_the_error_is_that_of_members_left_out_and_the_rest_refitted(ridge):
     torch.testing.assert_close(found.error, torch.stack(expected))
 
 
-def test_a_picture_is_its_pixels_with_one_ridge():
-    """The one of smallest error over all of them."""
-    kernel, relevant = prior(30, 2)
-    pixels = [additive(WORDS, relevant * randn(30, 2)), randn(12, 2, seed=2)]
-    found = kernel_ridge(torch.stack(pixels, -1)[:, :, None], WORDS, kernel, relevant)
-    assert found.effects.shape == (30, 2, 1, 2)
-    for q in range(2):
-        size = [(y[:, q] - y[:, q].mean()).square().mean() for y in pixels]
-        refits = {r: [refitted(y, WORDS, kernel, relevant, r, q) for y in pixels] for r in RIDGES}
-        errors = {
-            r: sum(fit[1] * s for fit, s in zip(fits, size, strict=True)) / sum(size) for r, fits in refits.items()
-        }
-        ridge = min(errors, key=lambda r: errors[r])
-        assert found.ridge[q] == ridge
-        torch.testing.assert_close(found.error[q], errors[ridge])
-        torch.testing.assert_close(found.effects[:, q, 0], torch.stack([fit[0] for fit in refits[ridge]], -1))
-
-
 def test_the_ridge_is_the_one_of_smallest_error_among_refits():
     """From little noise to nothing but noise: every query has its own."""
     kernel, relevant = prior(30, 4)

@@ -25,7 +25,7 @@ def folder(tmp_path):
         "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
                            for s in ("top1", "ndcg3") for r in rows(loss=0.75)]
                         + [r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
-                           for r in rows(pixel=0.43, jvp_ridge=0.52, another_seed=0.8)],
+                           for r in rows(pixel=0.43, jvp_gls=0.52, another_seed=0.8)],
         "removal_summary": [r | {"size": size, "statistic": "l2"} for size in (5, 20)
                             for r in rows(jvp=size / 10, random=size / 20)],
         "calibration_summary": [{"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04,
@@ -47,7 +47,7 @@ def test_lines_say_what_the_tables_say(folder):
         "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45; ceiling 0.70",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
-        "leave one group out, Spearman with its pull: jvp_ridge 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
+        "leave one group out, Spearman with its pull: jvp_gls 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
         "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
         "planted units found first by the loss, by their share of the data: 1/20 0.98",

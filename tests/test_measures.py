@@ -61,17 +61,19 @@ def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looke
     assert not torch.allclose(after[..., 1], before[..., 1])
 
 
-def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not():
+@pytest.mark.parametrize("background", [0, 0.5])
+def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not(background):
     """Queries 0 to 2 owe themselves to units 0 to 2: members that saw the unit differ along its direction."""
     noise, seen = 1.5 * randn(12, 30, 3, seed=4).double(), WORDS[:3].T.double()
     planted = noise.clone()
-    planted[:, torch.arange(3), torch.arange(3)] += 8 * seen
+    planted[:, torch.arange(3), torch.arange(3)] += 12 * seen
     distance = 1 + torch.rand(30, 3, generator=torch.Generator().manual_seed(5))
     distance[torch.arange(3), torch.arange(3)] = 0.1
     sets = {"label": torch.arange(30) // 3}
     own = {"label": torch.zeros(3, dtype=torch.long)}
     table = power({"planted": planted, "noise": noise}, distance, sets, own, CODE, 0.05, 700, 2000, 0)
-    table = table.set_index(["measure", "weighting"])
+    assert table.groupby("measure").background.unique().map(list).to_dict() == {"planted": [0, 0.5], "noise": [0, 0.5]}
+    table = table[table.background == background].set_index(["measure", "weighting"])
     assert (table.attributable["planted"] == 1).all()
     assert (table.attributable["noise"] < 1).all()
     assert (table.z_nearest["planted"] > 3).all()

@@ -6,10 +6,9 @@ import torch
 from conftest import bends
 from torch import nn
 
-from ddattr.attribution.agreement import pearson
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel
-from ddattr.attribution.influence import Response, displacement_scores, nearness
+from ddattr.attribution.influence import nearness
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.data.units import means
@@ -95,36 +94,6 @@ def test_no_surrogate_adjusts_nothing(gram, features):
     torch.testing.assert_close(found["adjusted"], found["member_loss"])
     other = scores.of_loss(gram, WORDS, features, randn(20, 3))
     assert not torch.allclose(other["adjusted"], found["adjusted"])
-
-
-def linear(moves: torch.Tensor) -> torch.Tensor:
-    """Jacobian of an ensemble whose members add up how every unit they saw moves the picture."""
-    response = torch.einsum("un,u...->n...", WORDS.double(), moves)
-    return response - response.mean(0)
-
-
-def test_the_ridge_of_a_response_is_pull_by_the_datamodel_s_displacement():
-    factual, images = randn(3, *SHAPE, seed=5), randn(20, *SHAPE, seed=6)
-    response = linear(randn(20, 3, *SHAPE, seed=4))
-    flat, picture = images.flatten(1), factual.flatten(1)
-    fitted = kernel_ridge(response.flatten(2), WORDS, rbf_kernel(flat), nearness(torch.cdist(flat, picture))).effects
-    toward = flat[:, None] - picture
-    expected = (fitted * toward / toward.norm(dim=-1, keepdim=True)).sum(-1)
-    torch.testing.assert_close(scores.of_response(response, WORDS, factual, images), expected)
-
-
-def test_the_ridge_finds_pulls_that_contrasts_confound():
-    """Moves drawn from the prior, near units alike and far ones little: 8 members tell more of 20 units with it than
-    without, in the mean over 40 queries."""
-    plane = randn(2, 16, seed=7)
-    factual, images = ((randn(n, 2, seed=n) @ plane).reshape(n, *SHAPE) for n in (40, 20))
-    near = nearness(torch.cdist(images.flatten(1), factual.flatten(1)))
-    alike = torch.linalg.cholesky(rbf_kernel(images.flatten(1)) + 1e-9 * torch.eye(20))
-    moves = near[..., None, None, None] * torch.einsum("uv,v...->u...", alike, randn(20, 40, *SHAPE, seed=8))
-    truth = displacement_scores(-moves, factual, images)["pull"]
-    found = scores.of_response(linear(moves), WORDS, factual, images)
-    contrasts = displacement_scores(Response(linear(moves)).displacement(WORDS), factual, images)["pull"]
-    assert pearson(found, truth).mean() > pearson(contrasts, truth).mean() + 0.1
 
 
 @pytest.mark.parametrize(

@@ -188,10 +188,16 @@ def set_inputs(codebook: Codebook, queries: int = 2):
     return pull(projected, units_of(codebook)), projected
 
 
+def of_sets(sets: torch.Tensor, projected: torch.Tensor, *given, **options):
+    """set_significance of units whose answers are `projected`."""
+    answers = projected[:, sets.clamp_min(0), torch.arange(sets.shape[1])[:, None]]
+    return set_significance(sets, answers, *given, **options)
+
+
 def test_a_set_s_score_is_the_sum_of_its_units_pull():
     score, projected = set_inputs(SMALL)
     sets = torch.tensor([[[0, 2], [1, 2]], [[1, -1], [-1, 0]]])
-    total, _, _ = set_significance(sets, score, projected, SMALL, draws=10)
+    total, _, _ = of_sets(sets, projected, SMALL, draws=10)
     expected = torch.stack(
         [torch.stack([score[0, 0] + score[2, 0], score[1, 1] + score[2, 1]]), torch.stack([score[1, 0], score[0, 1]])]
     )
@@ -205,7 +211,7 @@ def test_a_set_of_one_unit_is_the_unit():
     phantoms = phantoms_of(codebook)
     z, p = pull_significance(score, projected, phantoms, codebook)
     share = (p * (1 + len(phantoms)) - 1) / len(phantoms)
-    _, set_z, set_p = set_significance(torch.arange(20)[:, None, None], score, projected, codebook, draws=4000)
+    _, set_z, set_p = of_sets(torch.arange(20)[:, None, None], projected, codebook, draws=4000)
     torch.testing.assert_close(set_z, z, rtol=1e-9, atol=1e-12)
     error = (share * (1 - share) / 4000).sqrt()
     assert ((set_p - share).abs() <= 4.5 * error + 1 / 4000).all()
@@ -215,22 +221,22 @@ def test_a_set_of_one_unit_is_the_unit():
 def test_a_set_s_deviation_is_that_of_all_assignments_of_distinct_codewords(size):
     """Full enumeration of ordered pairs and triples of the 10 words of 5 bits with 2 ones."""
     codebook = Codebook(3, 5, 2)
-    score, projected = set_inputs(codebook, queries=1)
+    _, projected = set_inputs(codebook, queries=1)
     w = contrast(words_of(codebook)).double()
     each = -(w @ projected[..., 0])  # (word, unit): pull of the unit under the word
     null = torch.stack(
         [sum(each[word, unit] for unit, word in enumerate(held)) for held in itertools.permutations(range(10), size)]
     )
-    total, z, _ = set_significance(torch.arange(size)[None, None], score, projected, codebook, draws=10)
+    total, z, _ = of_sets(torch.arange(size)[None, None], projected, codebook, draws=10)
     torch.testing.assert_close((total / z).item(), null.std(correction=0).item(), rtol=1e-6, atol=0)
 
 
 def test_a_set_s_p_is_the_share_of_assignments_of_distinct_phantoms():
     """Against all ordered pairs of distinct phantoms; within 4.5 standard errors of 5,000 draws (false alarm 7e-6)."""
     codebook = Codebook(3, 6, 2)
-    score, projected = set_inputs(codebook)
+    _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1]] * 2, [[0, 2]] * 2, [[2, 1]] * 2])
-    total, _, p = set_significance(sets, score, projected, codebook, draws=5000)
+    total, _, p = of_sets(sets, projected, codebook, draws=5000)
     w = contrast(phantoms_of(codebook)).double()
     for s, units in enumerate(sets[:, 0].tolist()):
         for q in range(2):
@@ -242,12 +248,12 @@ def test_a_set_s_p_is_the_share_of_assignments_of_distinct_phantoms():
 
 def test_padding_changes_nothing():
     codebook = Codebook(6, 8, 3)
-    score, projected = set_inputs(codebook)
+    _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1]] * 2, [[3, 5]] * 2])
     padded = torch.nn.functional.pad(sets, (0, 3), value=-1)
     for plain, with_padding in zip(
-        set_significance(sets, score, projected, codebook, draws=50),
-        set_significance(padded, score, projected, codebook, draws=50),
+        of_sets(sets, projected, codebook, draws=50),
+        of_sets(padded, projected, codebook, draws=50),
         strict=True,
     ):
         torch.testing.assert_close(with_padding, plain)
@@ -255,30 +261,31 @@ def test_padding_changes_nothing():
 
 def test_a_set_s_scores_do_not_depend_on_the_other_sets():
     codebook = Codebook(6, 8, 3)
-    score, projected = set_inputs(codebook)
+    _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1, 2]] * 2, [[3, 5, -1]] * 2, [[4, -1, -1]] * 2])
-    together = set_significance(sets, score, projected, codebook, draws=50)
+    together = of_sets(sets, projected, codebook, draws=50)
     for s in range(3):
-        alone = set_significance(sets[s : s + 1], score, projected, codebook, draws=50)
+        alone = of_sets(sets[s : s + 1], projected, codebook, draws=50)
         for part, whole in zip(alone, together, strict=True):
             torch.testing.assert_close(part[0], whole[s])
 
 
 def test_a_set_s_p_counts_the_set_itself():
-    """A score that no draw reaches has p = 1 / (1 + draws); one that all draws reach or tie has p = 1."""
-    score, projected = set_inputs(SMALL)
+    """Answers that are a unit's own contrast make its score the largest there is, or the least: no draw reaches it, or
+    all do."""
+    own = contrast(units_of(SMALL)).double().T[:, :, None].expand(-1, -1, 2)
     sets = torch.tensor([[[0, 1]] * 2])
-    for size, expected in ((1e3, 1 / 51), (-1e3, 1.0)):
-        _, _, p = set_significance(sets, torch.full_like(score, size), projected, SMALL, draws=50)
+    for answers, expected in ((-own, 1 / 51), (own, 1.0)):
+        _, _, p = of_sets(sets, answers, SMALL, draws=50)
         torch.testing.assert_close(p, torch.full_like(p, expected))
-    _, z, p = set_significance(sets, torch.zeros_like(score), torch.zeros_like(projected), SMALL, draws=50)
+    _, z, p = of_sets(sets, torch.zeros_like(own), SMALL, draws=50)
     assert (p == 1).all()
     assert (z == 0).all()
 
 
 def test_an_empty_set_has_score_0_and_no_p():
-    score, projected = set_inputs(SMALL)
-    total, z, p = set_significance(torch.full((1, 2, 2), -1), score, projected, SMALL, draws=10)
+    _, projected = set_inputs(SMALL)
+    total, z, p = of_sets(torch.full((1, 2, 2), -1), projected, SMALL, draws=10)
     assert (total == 0).all()
     assert (z == 0).all()
     assert p.isnan().all()
@@ -287,9 +294,9 @@ def test_an_empty_set_has_score_0_and_no_p():
 def test_a_set_larger_than_the_phantoms_has_no_p():
     """8 units of 10 words leave 2 phantoms: a set of 2 has a null, a set of 3 has none."""
     codebook = Codebook(8, 5, 2)
-    score, projected = set_inputs(codebook)
+    _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1, -1]] * 2, [[0, 1, 2]] * 2])
-    total, z, p = set_significance(sets, score, projected, codebook, draws=20)
+    total, z, p = of_sets(sets, projected, codebook, draws=20)
     assert not p[0].isnan().any()
     assert p[1].isnan().all()
     assert not total.isnan().any()
@@ -306,7 +313,7 @@ def test_a_capacity_that_64_bits_cannot_count_is_the_limit_of_independent_codewo
     codebook = Codebook(6, members, weight)
     score, projected = (part.to(dtype) for part in set_inputs(codebook))
     sets = torch.tensor([[[0, 1, -1]] * 2, [[3, 4, 5]] * 2])
-    total, z, p = set_significance(sets, score, projected, codebook, draws=2000)
+    total, z, p = of_sets(sets, projected, codebook, draws=2000)
     squares = torch.stack([projected.var(0)[[0, 1]].sum(0), projected.var(0)[[3, 4, 5]].sum(0)])
     torch.testing.assert_close(z, total / (codebook.contrast_variance * squares).sqrt())
     normal = torch.distributions.Normal(0, 1)
@@ -321,11 +328,9 @@ def test_a_capacity_that_64_bits_cannot_count_is_the_limit_of_independent_codewo
 @pytest.mark.parametrize("seed", [0, 5, 5 + 2**32, 2**64 - 1])
 def test_a_set_s_draws_have_an_address(seed):
     codebook = Codebook(6, 8, 3)
-    score, projected = set_inputs(codebook)
+    _, projected = set_inputs(codebook)
     sets = torch.arange(6).reshape(3, 1, 2).expand(-1, 2, -1)
-    p, again, *others = (
-        set_significance(sets, score, projected, codebook, 500, s)[2] for s in (seed, seed, seed ^ 1, seed ^ 2**32)
-    )
+    p, again, *others = (of_sets(sets, projected, codebook, 500, s)[2] for s in (seed, seed, seed ^ 1, seed ^ 2**32))
     assert torch.equal(p, again)
     assert not any(torch.equal(p, other) for other in others)
 
@@ -334,10 +339,15 @@ def test_a_planted_set_is_significant_where_its_units_are_not():
     """10 units, each a weak pull of 1 deviation: the set stands about sqrt(10) deviations out."""
     codebook = Codebook(10, 12, 5)
     words = units_of(codebook)
-    projected = randn(12, 10, 1)
-    score = null_deviation(projected, codebook)
+    noise, own = randn(12, 10, 1), contrast(words).double().T[:, :, None]
+    noise = noise - noise.mean(0) - own * (own * noise).sum(0) / own.square().sum(0)
+    size = codebook.contrast_variance  # |w|^2: the score of c w is c |w|^2, its deviation from |noise|^2 and c^2 |w|^2
+    c = (noise.square().sum(0) / (11 * size - size)).sqrt()
+    projected = noise - c * own
+    score = pull(projected, words)
+    torch.testing.assert_close(score, null_deviation(projected, codebook))
     _, unit_p = pull_significance(score, projected, phantoms_of(codebook), codebook)
-    _, z, p = set_significance(torch.arange(10)[None, None], score, projected, codebook, draws=2000)
+    _, z, p = of_sets(torch.arange(10)[None, None], projected, codebook, draws=2000)
     assert len(words) == 10
     assert unit_p.min() > 0.05
     assert 2.5 < z.item() < 4
@@ -416,7 +426,7 @@ def test_without_phantoms_nothing_is_significant():
     phantoms = phantoms_of(codebook)
     assert (pull_significance(score, projected, phantoms, codebook)[1] == 1).all()
     assert (norm_significance(score.abs(), torch.zeros(0, 2, dtype=torch.float64))[1] == 1).all()
-    assert set_significance(torch.tensor([[[0, 1]] * 2]), score, projected, codebook, draws=5)[2].isnan().all()
+    assert of_sets(torch.tensor([[[0, 1]] * 2]), projected, codebook, draws=5)[2].isnan().all()
     median, p = radius_significance(score[0].abs(), torch.zeros(0, 2, dtype=torch.float64), codebook)
     assert median.isnan().all()
     assert (p == 1).all()

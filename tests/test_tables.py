@@ -8,14 +8,15 @@ from conftest import COLUMNS, METHODS
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence
+from ddattr.attribution.background import Background
 from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.tables import Tables, summarise, tabulate
-from ddattr.codebook import Codebook
+from ddattr.codebook import Codebook, contrast
 
 N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)
 CODE = Codebook(N, n, 2)
 TRUTH = torch.tensor([1, 4, 5, 8, 10])
-OPTIONS = {"seed": 0, "level": 0.05, "phantoms": 100, "draws": 60, "neighbourhoods": [1, 2, 3]}
+OPTIONS = {"seed": 0, "level": 0.05, "phantoms": 100, "draws": 60, "neighbourhoods": [1, 2, 3], "background": 0.5}
 
 
 @pytest.fixture
@@ -64,7 +65,9 @@ def test_columns_are_those_that_others_rely_on_and_more_only_at_the_end(tables, 
 
 def test_every_method_scores_every_unit_on_every_query(tables):
     for method in METHODS:
-        measures = ["similarity"] if method in ("pixel", "random") else ["pull", "norm"]
+        measures = {"pixel": ["similarity"], "random": ["similarity"], "jvp_gls": ["pull"]}.get(
+            method, ["pull", "norm"]
+        )
         for measure in measures:
             table = of(tables, method, measure)
             assert len(table) == N * Q
@@ -115,7 +118,7 @@ def test_ablation_scores_are_those_of_the_exact_displacements(tables, tensors, d
 
 
 def test_only_the_jvp_is_tested_and_its_p_is_a_probability(tables):
-    tested = tables.influence.method == "jvp"
+    tested = tables.influence.method.isin(["jvp", "jvp_gls"])
     for column in ("z", "p_value", "q_value"):
         assert tables.influence[tested][column].notna().all()
         assert tables.influence[~tested][column].isna().all()
@@ -124,9 +127,9 @@ def test_only_the_jvp_is_tested_and_its_p_is_a_probability(tables):
     assert (tables.influence[tested].q_value >= tables.influence[tested].p_value).all()
 
 
-@pytest.mark.parametrize("measure", ["pull", "norm"])
-def test_q_is_benjamini_hochberg_over_the_units_of_a_query(tables, measure):
-    for _, table in of(tables, "jvp", measure).groupby("query"):
+@pytest.mark.parametrize(("method", "measure"), [("jvp", "pull"), ("jvp", "norm"), ("jvp_gls", "pull")])
+def test_q_is_benjamini_hochberg_over_the_units_of_a_query(tables, method, measure):
+    for _, table in of(tables, method, measure).groupby("query"):
         np.testing.assert_allclose(table.q_value, benjamini_hochberg(table.p_value.to_numpy()))
 
 
@@ -137,18 +140,42 @@ def test_q_of_labels_and_clusters_is_within_their_kind_and_query(tables):
             np.testing.assert_allclose(rows.q_value, benjamini_hochberg(rows.p_value.to_numpy()))
 
 
-def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tables, data, tensors):
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, data, background):
+    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
-    pull = torch.tensor(matrix(of(tables, "jvp", "pull"))) * nearness(distance)
+    words, near = CODE.codewords(torch.arange(N)), nearness(distance)
+    weighted = near * influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images)
+    others = Background(words, near, background)
+
+    def expected(units: torch.Tensor) -> np.ndarray:
+        answers = others.discount_sets(weighted, units[None])[:, 0]
+        scores = contrast(words[units]) * answers.permute(1, 2, 0)  # (queries, units, members)
+        return -scores.sum((1, 2)).numpy()
+
     for kind, which in data.partitions().items():
         for s in which.unique():
             rows = tables.sets[tables.sets.set == f"{kind}:{s}"].sort_values("query")
-            np.testing.assert_allclose(rows.score, pull[which == s].sum(0).numpy(), rtol=1e-5, atol=1e-6)
-            assert (rows["size"] == int((which == s).sum())).all()
-    near = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
+            held = (which == s).nonzero()[:, 0].expand(Q, -1)
+            np.testing.assert_allclose(rows.score, expected(held), rtol=1e-5, atol=1e-6)
+            assert (rows["size"] == held.shape[1]).all()
+            if not background:
+                plain = matrix(of(tables, "jvp", "pull")) * near.numpy()
+                np.testing.assert_allclose(rows.score, plain[held[0].tolist()].sum(0), rtol=1e-5, atol=1e-6)
+    order = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
     for size in OPTIONS["neighbourhoods"]:
         rows = tables.sets[tables.sets.set == f"nearest:{size}"].sort_values("query")
-        np.testing.assert_allclose(rows.score, pull.gather(0, near[:size]).sum(0).numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(rows.score, expected(order[:size].T), rtol=1e-5, atol=1e-6)
+
+
+def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):
+    plain = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": 0.0})
+    for measure in ("pull", "norm"):
+        pd.testing.assert_frame_equal(of(tables, "jvp", measure), of(plain, "jvp", measure))
+    np.testing.assert_allclose(matrix(of(plain, "jvp_gls", "pull")), matrix(of(plain, "jvp", "pull")), atol=1e-6)
+    np.testing.assert_allclose(matrix(of(plain, "jvp_gls", "pull"), "p_value"),
+                               matrix(of(plain, "jvp", "pull"), "p_value"))  # fmt: skip
+    assert not np.allclose(matrix(of(tables, "jvp_gls", "pull")), matrix(of(tables, "jvp", "pull")))
 
 
 def test_a_neighbourhood_is_no_surer_than_any_larger_one(tables):

@@ -3,7 +3,7 @@
 A member's output on a query (minus its loss, say) is modelled as a constant plus the effects of the units it saw.
 With n outputs for N effects nothing can be said without a prior: here, that near units have like effects, and that a
 unit's effect is as large as its relevance to the query. Outputs are (n, q), effects (units, q), larger for more
-support; `kernel_ridge` takes pictures for numbers, too.
+support.
 """
 
 from typing import NamedTuple
@@ -29,13 +29,13 @@ def subset_means(outputs: Float[Tensor, "n q"], codewords: Bool[Tensor, "units n
 class KernelRidge(NamedTuple):
     """Posterior mean of the effects, the ridge chosen, and its leave-one-out error over the outputs' variance."""
 
-    effects: Float[Tensor, "units q *output"]
+    effects: Float[Tensor, "units q"]
     ridge: Float[Tensor, "q"]
     error: Float[Tensor, "q"]
 
 
 def kernel_ridge(
-    outputs: Float[Tensor, "n q *output"],
+    outputs: Float[Tensor, "n q"],
     codewords: Bool[Tensor, "units n"],
     kernel: Float[Tensor, "units units"],
     relevance: Float[Tensor, "units q"],
@@ -43,15 +43,13 @@ def kernel_ridge(
 ) -> KernelRidge:
     """Bayesian datamodel: effects ~ N(0, D K D), D the relevance of every unit to the query, K the units' kernel.
 
-    An output may be a picture: its pixels have effects of their own, and one ridge.
-
     The ridge (noise over signal) of every query is the one of smallest leave-one-out error over its own members, in
     closed form. Cost O(N^2 n + n^3) a query.
     Source: Rasmussen & Williams 2006, Gaussian processes for machine learning, sections 2.7 and 5.4.2.
     """
     design = codewords.T.to(outputs)
     design = design - design.mean(0)
-    y = (outputs - outputs.mean(0)).reshape(*outputs.shape[:2], -1)
+    y = outputs - outputs.mean(0)
     found = []
     for q in range(y.shape[1]):
         scaled = design * relevance[:, q]
@@ -61,15 +59,13 @@ def kernel_ridge(
         values, vectors = torch.linalg.eigh(gram / size)
         seen = vectors.T @ y[:, q]
         inverse = 1 / (values.clamp_min(0)[:, None] + values.new_tensor(ridges))
-        solved = torch.einsum("nm,mr,mp->rnp", vectors, inverse, seen)
+        solved = vectors @ (inverse * seen[:, None])
         kept = vectors.square() @ inverse - 1 / (len(y) * y.new_tensor(ridges))  # the constant is refitted
-        left_out = solved / kept.T[:, :, None]
-        error = left_out.square().mean((1, 2)) / y[:, q].square().mean().clamp_min(1e-30)
+        error = (solved / kept).square().mean(0) / y[:, q].square().mean().clamp_min(1e-30)
         best = int(error.argmin())
-        found.append((relevance[:, q, None] * (half.T @ solved[best]) / size, ridges[best], error[best]))
+        found.append((relevance[:, q] * (half.T @ solved[:, best]) / size, ridges[best], error[best]))
     effects, ridge, error = zip(*found, strict=True)
-    shaped = torch.stack(effects, 1).reshape(-1, *outputs.shape[1:])
-    return KernelRidge(shaped, outputs.new_tensor(ridge), torch.stack(error))
+    return KernelRidge(torch.stack(effects, 1), outputs.new_tensor(ridge), torch.stack(error))
 
 
 def adjusted_means(

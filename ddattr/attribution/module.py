@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddattr.artifacts import load_tensors, save_tensors
-from ddattr.attribution.baselines import last_step
+from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import last_step, pixel
 from ddattr.attribution.counterfactual import counterfactual
-from ddattr.attribution.influence import gram, norm, projections, pull
+from ddattr.attribution.influence import gram, nearness, norm, projections, pull
 from ddattr.attribution.jacobian import relative_error
 from ddattr.attribution.significance import null_deviation, pull_significance
 from ddattr.attribution.tables import Tables, tabulate
@@ -50,6 +51,8 @@ class AttributionModule(L.LightningModule):
         phantoms: most phantoms in a unit's null; all of them when there are fewer.
         draws: assignments in a set's null.
         neighbourhoods: numbers of nearest units scored as sets.
+        background: share of the members' variance that is put down to other units when one is tested; 0 tests plain
+            contrasts.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class AttributionModule(L.LightningModule):
         phantoms: int = 100_000,
         draws: int = 10_000,
         neighbourhoods: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200),
+        background: float = 0.5,
     ):
         super().__init__()
         _validate(refine=refine, queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
@@ -79,6 +83,11 @@ class AttributionModule(L.LightningModule):
                 f"attribution: neighbourhoods={list(neighbourhoods)}, expected numbers from 1 to {codebook.units}. "
                 "Set attribution.neighbourhoods."
             )
+        if not 0 <= background < 1:
+            raise ValueError(
+                f"attribution: background={background}, expected at least 0 and less than 1. "
+                "Set attribution.background."
+            )
         if not 0 < level < 1:
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
@@ -86,6 +95,7 @@ class AttributionModule(L.LightningModule):
         self.refine, self.first_query = min(refine, codebook.units), first_query
         self.options: dict[str, Any] = {
             "seed": seed, "level": level, "phantoms": phantoms, "draws": draws, "neighbourhoods": list(neighbourhoods),
+            "background": float(background),
         }  # fmt: skip
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.truth = torch.from_numpy(order[: min(truth_units, codebook.units)]).sort().values
@@ -130,7 +140,9 @@ class AttributionModule(L.LightningModule):
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
         """Exact counterfactuals of every query's best units, by p of pull, then by norm: (2 k, Q), and pictures."""
-        by_pull = self._surest(projections(response, picture, self.data.unit_images))
+        images = self.data.unit_images
+        others = Background(self.codewords, nearness(-pixel(picture, images).double()), self.options["background"])
+        by_pull = self._surest(others.discount(projections(response, picture, images)))
         by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
         top = torch.cat([by_pull, by_norm])
         words = self.codewords[top]

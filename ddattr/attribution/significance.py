@@ -5,6 +5,7 @@ that no other unit holds. Its score under those phantom codewords, on its own di
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -28,25 +29,26 @@ def pull_significance(
     projected: Float[Tensor, "n units q"],
     phantoms: Bool[Tensor, "phantoms n"],
     codebook: Codebook,
-    block: int = 1 << 24,
+    block: int = 1 << 20,
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
     """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
 
     p = (1 + #{phantom >= score}) / (1 + phantoms); z in closed form.
 
     Args:
-        block: most phantom scores held at once.
+        block: most phantom scores held at once: as many as a cache holds.
     """
     deviation = null_deviation(projected, codebook)
-    weights = contrast(phantoms).to(projected)
+    weights = -contrast(phantoms).to(projected).T
     threshold = (score - _TIE * deviation).flatten()
-    columns = projected.flatten(1)
+    columns = projected.flatten(1).T.contiguous()
     exceed = torch.empty_like(threshold)
-    width = max(1, block // max(1, len(weights)))
+    width = max(1, block // max(1, len(phantoms)))
     for start in range(0, len(threshold), width):
         part = slice(start, start + width)
-        exceed[part] = (-(weights @ columns[:, part]) >= threshold[part]).sum(0).to(exceed)
-    return _standardise(score, deviation), ((1 + exceed) / (1 + len(weights))).reshape(score.shape)
+        above = columns[part] @ weights >= threshold[part, None]
+        exceed[part] = torch.from_numpy(np.count_nonzero(above.cpu().numpy(), axis=1)).to(exceed)  # torch sums slowly
+    return _standardise(score, deviation), ((1 + exceed) / (1 + len(phantoms))).reshape(score.shape)
 
 
 def norm_significance(
@@ -79,8 +81,7 @@ def benjamini_hochberg(p: Float[Tensor, "tests *rest"]) -> Float[Tensor, "tests 
 
 def set_significance(
     sets: Int[Tensor, "sets q size"],
-    score: Float[Tensor, "units q"],
-    projected: Float[Tensor, "n units q"],
+    answers: Float[Tensor, "n sets q size"],
     codebook: Codebook,
     draws: int,
     seed: int = 0,
@@ -92,18 +93,20 @@ def set_significance(
 
     Args:
         sets: units of every set for every query, padded with -1.
+        answers: what members say of each of these units, as `projected` has it, or discounted and weighted.
     """
-    n, queries = len(projected), torch.arange(score.shape[1])
     present, units = sets >= 0, sets.clamp_min(0)
     size = present.sum(-1)
-    total = (score[units, queries[:, None]] * present).sum(-1)
-    null = score.new_zeros(draws, *total.shape)
+    total = answers.new_zeros(size.shape)
+    null = answers.new_zeros(draws, *size.shape)
     keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
-    sum_, squares = score.new_zeros(n, *total.shape), torch.zeros_like(total)
+    sum_, squares = answers.new_zeros(len(answers), *size.shape), torch.zeros_like(total)
     for position in range(sets.shape[-1]):
-        a = projected[:, units[..., position], queries] * present[..., position]
+        a = answers[..., position] * present[..., position]
         sum_ += a
         squares += a.var(0)
+        held = contrast(codebook.codewords(units[..., position])).to(a)
+        total -= torch.einsum("sqn,nsq->sq", held, a)
         if position < codebook.phantoms:
             w = contrast(codebook.redraw(position, keys)).to(a)
             null -= (w @ a.flatten(1)).reshape(null.shape)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddattr.attribution import agreement, baselines, influence, significance
+from ddattr.attribution.background import Background
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
 from ddattr.codebook import Codebook
@@ -56,6 +57,7 @@ def tabulate(
     phantoms: int,
     draws: int,
     neighbourhoods: list[int],
+    background: float,
 ) -> Tables:
     """All tables of an attribution.
 
@@ -63,7 +65,7 @@ def tabulate(
         tensors: seeds (Q,), factual (Q, C, H, W), jacobian, members and last_step (n, Q, C, H, W), ablations
             (truth, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
         truth: units that were ablated exactly.
-        seed, level, phantoms, draws, neighbourhoods: as `AttributionModule` has them.
+        seed, level, phantoms, draws, neighbourhoods, background: as `AttributionModule` has them.
     """
     seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
     units = torch.arange(codebook.units)
@@ -78,24 +80,27 @@ def tabulate(
     scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
     scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
 
-    null = codebook.sample_phantoms(phantoms, seed)
-    projected = influence.projections(jacobian, factual, images)
+    null, near = codebook.sample_phantoms(phantoms, seed), influence.nearness(-scored["pixel"]["similarity"].double())
+    projected, others = influence.projections(jacobian, factual, images), Background(words, near, background)
+    discounted = others.discount(projected)
+    scored["jvp_gls"] = {"pull": influence.pull(discounted, words)}
     norm_null = influence.norm(influence.gram(jacobian), null)
     tests = {
-        "pull": significance.pull_significance(scored["jvp"]["pull"], projected, null, codebook),
-        "norm": significance.norm_significance(scored["jvp"]["norm"], norm_null),
+        ("jvp", "pull"): significance.pull_significance(scored["jvp"]["pull"], projected, null, codebook),
+        ("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null),
+        ("jvp_gls", "pull"): significance.pull_significance(scored["jvp_gls"]["pull"], discounted, null, codebook),
     }
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [
-        _scores(name, measure, score, seeds, tests[measure] if name == "jvp" else None)
+        _scores(name, measure, score, seeds, tests.get((name, measure)))
         for name, measures in scored.items() for measure, score in measures.items()
     ]  # fmt: skip
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(scored["jvp"]["pull"], projected, factual, codebook, data, seeds, draws, seed,
-                           neighbourhoods, level)  # fmt: skip
-    q = significance.benjamini_hochberg(tests["pull"][1])
+    sets, resolved = _sets(near * projected, others, scored["pixel"]["similarity"], codebook, data, seeds,
+                           draws, seed, neighbourhoods, level)  # fmt: skip
+    q = significance.benjamini_hochberg(tests["jvp_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
     return Tables(
         pd.concat(frames, ignore_index=True), sets, table, summary,
@@ -128,22 +133,22 @@ def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, tr
     return table[~table.unit.isin(truth.tolist())].drop_duplicates(["unit", "query", "measure"])
 
 
-def _sets(pull, projected, factual, codebook, data, seeds, draws, seed, neighbourhoods, level):
+def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, neighbourhoods, level):
     """Labels, clusters and nearest neighbourhoods as sets, their units by nearness, and every query's resolution."""
-    frames, alike = [], baselines.pixel(factual, data.unit_images)
-    weight = influence.nearness(-alike.double())
-    pull, projected = weight * pull, weight * projected
+    frames = []
     for kind, of in data.partitions().items():
         names, which = torch.unique(of, return_inverse=True)
         padded = _pad([(which == s).nonzero()[:, 0] for s in range(len(names))])
         groups = padded[:, None].expand(-1, len(seeds), -1)
-        total, z, p = significance.set_significance(groups, pull, projected, codebook, draws, seed)
+        answers = others.discount_sets(weighted, groups)
+        total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names.tolist()], groups, seeds, total, z, p, q))
     sizes = [size for size in neighbourhoods if size <= codebook.units]
     near = alike.argsort(0, descending=True)[: max(sizes)].T
     groups = torch.stack([torch.where(torch.arange(max(sizes)) < size, near, -1) for size in sizes])
-    total, z, p = significance.set_significance(groups, pull, projected, codebook, draws, seed)
+    answers = others.discount_sets(weighted, groups)
+    total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.flip(0).cummax(0).values.flip(0)
     frames.append(_set_rows([f"nearest:{size}" for size in sizes], groups, seeds, total, z, p, q))
@@ -172,7 +177,9 @@ def _agreement(methods, scored, ablated, exact, words, truth, seeds, seed):
     for name, scores in scored.items():
         moved = methods[name].displacement(words) if name in methods else None
         for measure in MEASURES:
-            score = scores.get(measure, scores.get("similarity"))[truth]
+            if (score := scores.get(measure, scores.get("similarity"))) is None:
+                continue
+            score = score[truth]
             frames.append(pd.DataFrame({
                 "truth": "ablation", "method": name, "measure": measure, "query": seeds.numpy(),
                 "pearson": agreement.pearson(score, ablated[measure]).numpy(),

@@ -24,8 +24,8 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
 }  # fmt: skip
 METHODS = {
-    "jvp": "JVP (first order)", "individual_centred": "individuals, centred", "individual": "individual members",
-    "last_step": "last step", "pixel": "pixel similarity", "random": "random",
+    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "individual_centred": "individuals, centred",
+    "individual": "individual members", "last_step": "last step", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 
 

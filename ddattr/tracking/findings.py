@@ -7,7 +7,7 @@ import pandas as pd
 from ddattr.artifacts import load_table
 
 SHOWN = (
-    "jvp", "jvp_ridge", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel",
+    "jvp", "jvp_gls", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak", "unlearning", "pixel",
     "random", "another_seed",
 )  # fmt: skip
 KEYS = {

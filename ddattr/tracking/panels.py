@@ -13,6 +13,8 @@ from ddattr.codebook import Codebook, contrast
 def panels(folder: Path) -> list[dict[str, Any]]:
     """A row for every query and each of its best units by p of `pull` and by `norm`, read from attribution/.
 
+    p of `pull` is that of `jvp_gls`, the other units discounted.
+
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
     displacement.
     """
@@ -21,17 +23,19 @@ def panels(folder: Path) -> list[dict[str, Any]]:
     code = load_json(folder.parent / "codebook" / "codebook.json") or {}
     codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
     table = load_table(folder / "influence.parquet")
-    scores = table[table.method == "jvp"].set_index(["query", "measure", "unit"]).sort_index()
+    scores, tests = (part.set_index(["query", "measure", "unit"]).sort_index() for part in (
+        table[table.method == "jvp"], table[table.method == table.measure.map({"pull": "jvp_gls", "norm": "jvp"})]
+    ))  # fmt: skip
     best, rows = len(tensors["refined_units"]) // 2, []
     for q, seed in enumerate(tensors["seeds"].tolist()):
         for place, unit in enumerate(tensors["refined_units"][:, q].tolist()):
             measure = "pull" if place < best else "norm"
             factual, exact = tensors["factual"][q], tensors["refined"][place, q]
             weights = contrast(codebook.codewords(torch.tensor([unit])))
-            found = scores.loc[(seed, measure, unit)]
+            found, test = scores.loc[(seed, measure, unit)], tests.loc[(seed, measure, unit)]
             rows.append({
                 "query": seed, "measure": measure, "rank": place % best + 1, "unit": unit, "score": float(found.score),
-                "p_value": float(found.p_value), "q_value": float(found.q_value), "factual": factual,
+                "p_value": float(test.p_value), "q_value": float(test.q_value), "factual": factual,
                 "unit_image": tensors["refined_images"][place, q], "exact": exact,
                 "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0], "displacement": exact - factual,
             })  # fmt: skip

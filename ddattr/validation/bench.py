@@ -17,7 +17,7 @@ from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import RIDGE, Peers, datamodels, from_table, of_loss, of_real, of_response
+from ddattr.validation.scores import Peers, datamodels, from_table, of_loss, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 
@@ -37,6 +37,7 @@ class Bench:
         extractor: of features.
         level: of significance.
         phantoms: most phantoms in the null of a unit's influence on the loss.
+        background: share of the members' variance put down to other units when one is tested.
     """
 
     plan: Validation
@@ -49,6 +50,7 @@ class Bench:
     extractor: nn.Module
     level: float = 0.05
     phantoms: int = 100_000
+    background: float = 0.5
 
     def __post_init__(self) -> None:
         self.words = self.plan.codebook.codewords(torch.arange(self.plan.codebook.units))
@@ -111,9 +113,6 @@ class Bench:
         made["generated"]["member_picture"] = subset_means(apart, self.words)
         made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
         peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
-        started = time.process_time()
-        made["generated"][RIDGE] = of_response(self.response, self.words, asked.factual, images)
-        peers.seconds[RIDGE] = time.process_time() - started
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddattr.attribution.influence import projections, pull
+from ddattr.attribution.background import Background
+from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
 from ddattr.codebook import Codebook
 
@@ -21,6 +22,7 @@ def calibration(
     redraws: int,
     level: float,
     phantoms: int | None = None,
+    background: float = 0.5,
 ) -> pd.DataFrame:
     """False positives among pictures that no member saw, when they are given codewords at random, many times.
 
@@ -33,20 +35,24 @@ def calibration(
         strangers: pictures of the same kind as the data, each a unit.
         sets: for every kind of set the set of each stranger.
         phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
+        background: share of the variance put down to other strangers, as in an attribution.
     """
     phantoms = phantoms or math.ceil(10 * len(strangers) / level)
     projected, rows = projections(response, factual, strangers), []
-    queries = len(factual)
+    queries, near = len(factual), nearness(_distance(strangers, factual))
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
-        score = pull(projected, code.codewords(torch.arange(code.units)))
-        _, p = pull_significance(score, projected, code.sample_phantoms(phantoms, redraw), code)
+        words = code.codewords(torch.arange(code.units))
+        others = Background(words, near, background)
+        discounted = others.discount(projected)
+        _, p = pull_significance(pull(discounted, words), discounted, code.sample_phantoms(phantoms, redraw), code)
         found = {"unit": _share(p, level), "discovery": _share(benjamini_hochberg(p).min(0).values, level)}
         for kind, of in sets.items():
             members = [(of == s).nonzero()[:, 0] for s in of.unique()]
             padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
             asked = padded[:, None].expand(-1, queries, -1)
-            found[kind] = _share(set_significance(asked, score, projected, code, 1000, redraw)[2], level)
+            answers = others.discount_sets(near * projected, asked)
+            found[kind] = _share(set_significance(asked, answers, code, 1000, redraw)[2], level)
         rows += [{"redraw": redraw, "test": test, "level": level, "rejected": share} for test, share in found.items()]
     return pd.DataFrame(rows)
 
@@ -77,7 +83,11 @@ def false_attribution(
 
 
 def _nearest(pictures: Tensor, unit_images: Tensor) -> Int[Tensor, "q"]:
-    return torch.cdist(pictures.clamp(-1, 1).flatten(1), unit_images.flatten(1)).argmin(1)
+    return _distance(unit_images, pictures.clamp(-1, 1)).argmin(0)
+
+
+def _distance(units: Tensor, pictures: Tensor) -> Float[Tensor, "units q"]:
+    return torch.cdist(units.flatten(1), pictures.flatten(1))
 
 
 def _share(values: Tensor, level: float) -> float:

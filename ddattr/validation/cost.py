@@ -7,7 +7,7 @@ import pandas as pd
 
 from ddattr.artifacts import load_json
 from ddattr.validation.retraining import PEERS, TUNED, Training, Validation
-from ddattr.validation.scores import ENSEMBLE, RIDGE, SIMILARITY
+from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 
 
 def costs(
@@ -38,7 +38,7 @@ def costs(
         if ours and fork is not None:
             others = [*others, root / "base"]
         models, each = ours + others, steps if fork is None else fork
-        attributed = method in (*ENSEMBLE, RIDGE)
+        attributed = method in ENSEMBLE
         scoring = root / ("attribution" if attributed else "validation/scores")
         rows.append({
             "method": method, "trainings": len(models), "training_steps": len(ours) * each + len(others) * steps,

@@ -1,13 +1,16 @@
 """Which measure has most power? The same ensemble's answer along pixels, features, a region and the loss."""
 
+import itertools
+
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import jvp
 
+from ddattr.attribution.background import Background
 from ddattr.attribution.influence import nearness, projections, pull
-from ddattr.attribution.significance import benjamini_hochberg, null_deviation, pull_significance, set_significance
+from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
 from ddattr.codebook import Codebook
 
 
@@ -50,8 +53,11 @@ def power(
     phantoms: int,
     draws: int,
     seed: int,
+    background: float = 0.5,
 ) -> pd.DataFrame:
-    """A row a measure and a weighting of the units within a set.
+    """A row a measure, a share of the background, and a weighting of the units within a set.
+
+    Every measure is tested by plain contrasts (background 0) and with the other units discounted.
 
     `z_nearest`: mean z of the nearest unit. `attributable`: share of queries with a unit of q <= level. For every kind
     of set: mean z of the query's own set (`z_<kind>`) and the share of queries with a set of q <= level.
@@ -62,19 +68,22 @@ def power(
     """
     words, null, rows = codebook.codewords(torch.arange(codebook.units)), codebook.sample_phantoms(phantoms, seed), []
     queries = torch.arange(distance.shape[1])
-    for name, projected in measures.items():
+    near = nearness(distance)
+    for (name, plain), share in itertools.product(measures.items(), sorted({0.0, background})):
+        others = Background(words, near, share)
+        projected = others.discount(plain)
         score = pull(projected, words)
-        z = score / null_deviation(projected, codebook)
-        _, p = pull_significance(score, projected, null, codebook)
-        row = {"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
+        z, p = pull_significance(score, projected, null, codebook)
+        row = {"measure": name, "background": share, "z_nearest": z[distance.argmin(0), queries].mean().item(),
                "attributable": _reached(p, level)}  # fmt: skip
-        for weighting, weight in (("equal", torch.ones_like(distance)), ("nearness", nearness(distance))):
+        for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
             found = dict(row, weighting=weighting)
             for kind, of in sets.items():
                 members = [(of == s).nonzero()[:, 0] for s in of.unique()]
                 padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
                 asked = padded[:, None].expand(-1, len(queries), -1)
-                _, z, p = set_significance(asked, weight * score, weight * projected, codebook, draws, seed)
+                answers = others.discount_sets(weight * plain, asked)
+                _, z, p = set_significance(asked, answers, codebook, draws, seed)
                 found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
                           f"attributable_{kind}": _reached(p, level)}  # fmt: skip
             rows.append(found)

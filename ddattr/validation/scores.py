@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from ddattr.artifacts import load_tensors
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
-from ddattr.attribution.influence import displacement_scores, nearness
+from ddattr.attribution.influence import nearness
 from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
-ENSEMBLE = ("jvp", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
-RIDGE = "jvp_ridge"  # of what `attribute` made
+ENSEMBLE = ("jvp", "jvp_gls", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
 SIMILARITY = ("pixel", "random", "feature")
 
 
@@ -83,23 +82,6 @@ def datamodels(
             kernel_ridge(outputs, codewords, kernels[kind], near[kind]).effects
         for kind in kernels
     }  # fmt: skip
-
-
-def of_response(
-    response: Float[Tensor, "n q *image"],
-    codewords: Bool[Tensor, "units n"],
-    factual: Float[Tensor, "q *image"],
-    unit_images: Float[Tensor, "units *image"],
-) -> Float[Tensor, "units q"]:
-    """Pull when displacements are a datamodel's of the Jacobian, and not its contrasts: `jvp_ridge`.
-
-    A contrast takes the part of other units that its members happened to see for the unit's own; a ridge whose prior
-    is from pixels, near units moving the picture alike and far ones little, tells them apart.
-    """
-    images, pictures = unit_images.flatten(1).double(), factual.flatten(1).double()
-    near = nearness(torch.cdist(images, pictures))
-    effects = kernel_ridge(response.double(), codewords, rbf_kernel(images), near).effects
-    return displacement_scores(-effects, factual, unit_images)["pull"]
 
 
 def of_real(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ddattr.attribution import loss, power
 from ddattr.attribution.agreement import spearman
+from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
-from ddattr.attribution.influence import Response, displacement_scores, projections, pull
+from ddattr.attribution.influence import Response, displacement_scores, nearness, projections, pull
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
@@ -64,7 +65,7 @@ def agreement(bench: Bench, scores: Scores) -> Pair:
         "norm": {"ablation": ablated["norm"]},
     }
     norms = bench.influence[bench.influence.measure == "norm"]
-    for method in ENSEMBLE:
+    for method in [method for method in ENSEMBLE if method in set(norms.method)]:
         wide = norms[norms.method == method].pivot(index="unit", columns="query", values="score")[asked.seeds]
         methods["norm"][method] = torch.from_numpy(wide.to_numpy(copy=True))[units]
     return evaluation.agreement_tables(bench.truth, methods, moved, asked.factual, images, asked.seeds, bench.seed)
@@ -183,7 +184,8 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
     truth = displacement_scores(bench.truth.mean(0), asked.factual, images)["pull"]
     masks, targets = plan.half_masks()[: plan.halves], {k: v.mean(0) for k, v in bench.half_targets.items()}
     noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
-    nearest, queries = pixel(asked.factual, bench.data.unit_images).argmax(0), torch.arange(len(asked.seeds))
+    alike, queries = pixel(asked.factual, bench.data.unit_images), torch.arange(len(asked.seeds))
+    nearest, near = alike.argmax(0), nearness(-alike.double())
     whole = torch.empty(0)  # z of the whole ensemble, which comes first
     for size, order, chosen, response in bench.parts:
         words = bench.words[:, chosen]  # of no constant weight
@@ -191,15 +193,17 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
         words = words & told | ~told & (torch.arange(size) == 0)
         projected = projections(response, asked.factual, bench.data.unit_images)
-        score = pull(projected, words) * told
-        deviation = (projected.var(0) * seen / (size * (size - seen))).sqrt()
-        z = torch.where(told, score / deviation, 0)[nearest, queries]
+        discounted = Background(words, near * told, bench.background).discount(projected)
+        scored = {"jvp": pull(projected, words) * told, "jvp_gls": pull(discounted, words) * told}
+        deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
+        z = torch.where(told, scored["jvp_gls"] / deviation, 0)[nearest, queries]
         whole = z if size == n else whole
         change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
         found = {
-            "spearman_jvp": spearman(score[units], truth).nanmean(),
+            **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
             "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
-            "lds_distance_jvp": lds(score, targets["distance"], masks).nanmean(),
+            **{f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
+               for method, score in scored.items()},
             "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
             "law_distance": law(count, size, noise["distance"], plan.replicates),
             "law_loss": law(count, size, noise["loss"], plan.replicates),
@@ -221,7 +225,7 @@ def power_of_measures(bench: Bench) -> pd.DataFrame:
     ten = alike.topk(min(10, len(alike)), 0).indices
     own = {kind: torch.searchsorted(of.unique(), of[ten].mode(0).values) for kind, of in sets.items()}
     return measures.power(found, -alike.double(), sets, own, bench.plan.codebook, level, bench.phantoms, 2000,
-                          bench.seed)  # fmt: skip
+                          bench.seed, bench.background)  # fmt: skip
 
 
 def false_attribution(bench: Bench) -> Pair:
@@ -243,7 +247,7 @@ def calibration(bench: Bench, redraws: int = 200) -> Pair:
     if held.labels is not None:
         labels["label"] = held.labels
     table = controls.calibration(bench.response, bench.queries.factual, held.images, labels, bench.plan.codebook,
-                                 redraws, bench.level)  # fmt: skip
+                                 redraws, bench.level, background=bench.background)  # fmt: skip
     return table, evaluation.means(table, ["test", "level"], ["rejected"], bench.seed)
 
 
