@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Background": "attribution.background",
     "Codebook": "codebook",
     "DDIM": "diffusion.sampler",
     "DDPM": "diffusion.sampler",

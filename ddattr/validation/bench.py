@@ -55,6 +55,13 @@ class Bench:
     def __post_init__(self) -> None:
         self.words = self.plan.codebook.codewords(torch.arange(self.plan.codebook.units))
         self.seed = self.plan.seed
+        self._pictures: dict[str, Tensor] = {}
+
+    def pictures(self, model: Training) -> Float[Tensor, "q *image"]:
+        """Pictures of a model of the ground truth alone; kept, as removals of one unit are groups of one, too."""
+        if model.name not in self._pictures:
+            self._pictures[model.name] = self.queries.pictures([self.network(model)])
+        return self._pictures[model.name]
 
     @cached_property
     def gram(self) -> Float[Tensor, "asked n n"]:
@@ -146,8 +153,8 @@ class Bench:
         """Displacements of the model of all units by retraining without each group, at every seed."""
         plan, seeds = self.plan, []
         for r in range(plan.replicates):
-            factual = self.queries.pictures([self.network(plan.full(r))])
-            moved = [self.queries.pictures([self.network(model)]) - factual for model in plan.group_models(r)]
+            factual = self.pictures(plan.full(r))
+            moved = [self.pictures(model) - factual for model in plan.group_models(r)]
             seeds.append(torch.stack(moved))
         return torch.stack(seeds)
 

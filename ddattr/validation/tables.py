@@ -159,10 +159,10 @@ def sets(bench: Bench) -> Pair:
 def removal(bench: Bench, removals: list[Removal]) -> Pair:
     """Remove and retrain, and the first order of the whole set's pull beside it."""
     asked, rows, features = bench.queries, [], bench.extractor
-    factual = asked.pictures([bench.network(bench.plan.full(0))])
+    factual = bench.pictures(bench.plan.full(0))
     for one in removals:
         query = asked.seeds.index(one.query)
-        picture = asked.pictures([bench.network(one.model)])[query]
+        picture = bench.pictures(one.model)[query]
         apart = features(torch.stack([picture, factual[query]]).clamp(-1, 1))
         first, by_retraining = asked.set_pull(
             ~one.model.units, picture - factual[query], query, bench.response, bench.words, bench.data.unit_images
