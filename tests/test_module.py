@@ -224,6 +224,8 @@ def test_shards_hold_tensors_only_and_all_of_them(attribute, tmp_path):
         ({"truth_units": 0}, "truth_units=0, expected at least 1"),
         ({"level": 0.0}, "level=0.0, expected between 0 and 1"),
         ({"level": 1.5}, "level=1.5, expected between 0 and 1"),
+        ({"background": 1.0}, "background=1.0, expected at least 0 and less than 1"),
+        ({"background": -0.1}, "background=-0.1, expected at least 0 and less than 1"),
         ({"refine": 0}, "refine=0, expected at least 1"),
         ({"refine": -1}, "refine=-1, expected at least 1"),
         ({"neighbourhoods": ()}, "neighbourhoods"),

@@ -74,7 +74,7 @@ def power(
         projected = others.discount(plain)
         score = pull(projected, words)
         z, p = pull_significance(score, projected, null, codebook)
-        row = {"measure": name, "background": share, "z_nearest": z[distance.argmin(0), queries].mean().item(),
+        row = {"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
                "attributable": _reached(p, level)}  # fmt: skip
         for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
             found = dict(row, weighting=weighting)
@@ -86,7 +86,7 @@ def power(
                 _, z, p = set_significance(asked, answers, codebook, draws, seed)
                 found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
                           f"attributable_{kind}": _reached(p, level)}  # fmt: skip
-            rows.append(found)
+            rows.append({**found, "background": share})
     return pd.DataFrame(rows)
 
 
