@@ -98,7 +98,16 @@ def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
     table = load_table(reproduced.root / "attribution" / "influence.parquet")
     counts = table[table.method != "ablation"].groupby(["method", "measure"]).size()
     assert (counts == N * Q).all()
-    assert set(table.method) == {"jvp", "ablation", "individual", "individual_centred", "last_step", "pixel", "random"}
+    assert set(table.method) == {
+        "jvp",
+        "jvp_gls",
+        "ablation",
+        "individual",
+        "individual_centred",
+        "last_step",
+        "pixel",
+        "random",
+    }
 
 
 def test_members_have_their_curve_and_their_status(reproduced):
