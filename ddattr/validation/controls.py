@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import pixel
 from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
 from ddattr.codebook import Codebook
@@ -39,7 +40,7 @@ def calibration(
     """
     phantoms = phantoms or math.ceil(10 * len(strangers) / level)
     projected, rows = projections(response, factual, strangers), []
-    queries, near = len(factual), nearness(_distance(strangers, factual))
+    queries, near = len(factual), nearness(-pixel(factual, strangers).double())
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
         words = code.codewords(torch.arange(code.units))
@@ -83,11 +84,7 @@ def false_attribution(
 
 
 def _nearest(pictures: Tensor, unit_images: Tensor) -> Int[Tensor, "q"]:
-    return _distance(unit_images, pictures.clamp(-1, 1)).argmin(0)
-
-
-def _distance(units: Tensor, pictures: Tensor) -> Float[Tensor, "units q"]:
-    return torch.cdist(units.flatten(1), pictures.flatten(1))
+    return pixel(pictures, unit_images).argmax(0)
 
 
 def _share(values: Tensor, level: float) -> float:
