@@ -294,6 +294,13 @@ def copy(trained, tmp_path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """What looks at a whole validation is slow, since one has to be made."""
+    for item in items:
+        if "validated" in item.fixturenames:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def validated(reproduced, tmp_path_factory) -> Reproduced:
     """A copy of what `reproduce` made, and `ddattr validate` on it, in two processes; look, do not touch."""

@@ -162,6 +162,7 @@ TINY_PLANTED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddattr, tmp_path):
     given = [*TINY_PLANTED, f"root={tmp_path / 'run'}"]
     for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"], ["validate"]):

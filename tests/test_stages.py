@@ -12,6 +12,8 @@ import torch
 from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, spawn
 
 from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.stages.reproduce import _spread
+from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
 
 TABLES = {"influence": "parquet", "sets": "parquet", "agreement": "csv", "agreement_summary": "csv", "radius": "csv",
@@ -201,6 +203,7 @@ def test_a_run_that_was_moved_is_reported_and_asked_about_where_it_is(ddattr, re
     assert "nothing: all is done" in ddattr("status", f"experiment={SMALL}", f"root={root}").out
 
 
+@pytest.mark.slow
 def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr, reproduced, tmp_path):
     root = clone(reproduced, tmp_path, without="attribution")
     argv = ["attribute", f"experiment={SMALL}", f"root={root}", "tracking=none"]
@@ -217,6 +220,7 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
     assert not shard.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "folder", "tables"), [
     ("evaluate", "quality", ["fid.csv", "convergence.csv"]),
     ("attribute", "attribution", [f"{name}.{ending}" for name, ending in TABLES.items()]),
@@ -224,12 +228,30 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
 def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folder, tables):
     """Ranks of a Trainer draw pictures in smaller batches, and float32 sums in another order: 2e-7 was seen."""
     root = clone(reproduced, tmp_path, without=folder)
-    said = answer(tmp_path, verb, f"experiment={SMALL}", f"root={root}", "trainer=processes")
+    other = "default" if "trainer=processes" in manifest(reproduced.root / folder)["command"] else "processes"
+    said = answer(tmp_path, verb, f"experiment={SMALL}", f"root={root}", f"trainer={other}")
     assert said.status == 0, said.err
     assert "Initializing distributed" not in said.out + said.err
     for table in tables:
         one, two = (load_table(r / folder / table) for r in (reproduced.root, root))
         pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("overrides", "cores", "accelerator", "expected"), [
+    ([], 2, False, ["trainer=processes"]),
+    ([], 1, False, []),
+    ([], 2, True, []),
+    (["attribution.batch=6"], 2, False, []),  # one shard: a second process would have no work
+    (["trainer=default"], 2, False, []),
+    (["trainer.precision=64-true"], 2, False, []),
+])  # fmt: skip
+def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
+    compose, monkeypatch, overrides, cores, accelerator, expected
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    overrides = [f"experiment={SMALL}", *overrides]
+    assert _spread(Run(compose(*overrides), overrides)) == expected
 
 
 @pytest.mark.parametrize(("verb", "key", "parts"), [("attribute", "attribution.batch", 2),
@@ -244,6 +266,7 @@ def test_a_device_without_work_is_refused_before_any_starts(ddattr, copy, verb, 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "folder", "first"), [("evaluate", "quality", "extractor.safetensors"),
                                                        ("report", "figures", "fig1_codebook.png")])  # fmt: skip
 def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(
@@ -260,6 +283,7 @@ def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(made, again, strict=True))
 
 
+@pytest.mark.slow
 def test_a_member_killed_in_mid_training_goes_on_to_the_same_bits(ddattr, reproduced, tmp_path):
     root = clone(reproduced, tmp_path, without="members/003")
     folder, argv = root / "members" / "003", ["train", f"experiment={SMALL}", f"root={root}", "tracking=none"]
@@ -292,6 +316,7 @@ def test_a_checkpoint_of_another_config_is_not_resumed(ddattr, copy):
     assert all(torch.equal(expected[name], again[name]) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [["training.draws=independent"], ["data.units=label", "codebook.weight=3"],

@@ -45,7 +45,7 @@ class AttributionModule(L.LightningModule):
         batch: queries together.
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         truth_units: units replayed exactly, the same for all queries, drawn by seed.
-        check: queries whose exact Jacobian is made too, to measure the rotating one.
+        check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
         refine: best units of every query, by p of pull and by norm, that are replayed exactly.
         level: of significance.
         phantoms: most phantoms in a unit's null; all of them when there are fewer.
@@ -91,7 +91,8 @@ class AttributionModule(L.LightningModule):
         if not 0 < level < 1:
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
-        self.queries, self.batch, self.jacobian, self.check = queries, batch, jacobian, check
+        self.queries, self.batch, self.jacobian = queries, batch, jacobian
+        self.checked = {first_query + i * queries // check for i in range(check)}
         self.refine, self.first_query = min(refine, codebook.units), first_query
         self.options: dict[str, Any] = {
             "seed": seed, "level": level, "phantoms": phantoms, "draws": draws, "neighbourhoods": list(neighbourhoods),
@@ -126,7 +127,7 @@ class AttributionModule(L.LightningModule):
         alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
         exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
         top, refined = self._refine(names, picture, response)
-        checked = (seeds - self.first_query) < self.check
+        checked = torch.tensor([seed in self.checked for seed in names])
         rotating = torch.where(checked, 0.0, torch.nan)
         if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)

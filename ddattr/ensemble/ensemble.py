@@ -20,7 +20,7 @@ class Ensemble(nn.Module):
         batch: most pictures in one call of a network. Bounds memory; changes no result beyond rounding.
     """
 
-    def __init__(self, members: Sequence[nn.Module], batch: int = 1024):
+    def __init__(self, members: Sequence[nn.Module], batch: int = 512):
         super().__init__()
         self.members = nn.ModuleList(members).eval().requires_grad_(False)
         self.batch = batch

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 
 from ddattr.stages.run import Run
@@ -24,9 +25,12 @@ def run(run: Run) -> None:
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
         together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
-    independent = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
-    missing = [[verb] for verb, artefact in independent.items() if not artefact.done()]
-    for group in [missing] if (os.cpu_count() or 1) > 1 else [[one] for one in missing]:
+    missing = []
+    if not run.quality_artefact.done():
+        missing.append(["evaluate"])
+    if not run.attribution_artefact.done():
+        missing.append(["attribute", *_spread(run)])
+    for group in [missing] if _cores() > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artefact.done():
         print("reproduce: already done")
@@ -34,6 +38,18 @@ def run(run: Run) -> None:
         print("\n".join(summary(run.root)))
     else:
         together([["report"]], run)
+
+
+def _spread(run: Run) -> list[str]:
+    """The override by which a stage uses two cores: where there is no accelerator, and nobody chose a trainer."""
+    several = run.config.attribution.queries > run.config.attribution.batch
+    chosen = any(override.startswith("trainer") for override in run.overrides)
+    spread = several and not chosen and _cores() > 1 and not torch.accelerator.is_available()
+    return ["trainer=processes"] if spread else []
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks --benchmark-enable -n 0 -s`.
+"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
 
 The default network and queries of `experiment=digits`, untrained: the cost does not depend on the weights. Medians of
 processor seconds over repeated, interleaved calls on one thread; nothing here asserts a timing.
@@ -57,6 +57,7 @@ def restated(setting) -> None:
         jvp(picture, (ensemble.uniform,), (torch.eye(N)[0],))
 
 
+@pytest.mark.slow
 def test_cost_of_the_jacobian(setting, benchmark):
     """Exact and rotating, against plain forwards and against the restatement's n directions."""
     ensemble, reverse, tape = setting
