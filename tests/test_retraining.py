@@ -231,6 +231,13 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, ex
         plan(**{key: value})
 
 
+def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
+    given = {"removal_methods": ("jvp", "trak"), "peers": ("dtrak",)}
+    with pytest.raises(ValueError, match=r"^validation: removal_methods=trak, [^\n]*\. Add it to validation\.peers\.$"):
+        plan(**given, removal_queries=1)
+    plan(**given, removal_queries=0)
+
+
 def test_the_largest_sizes_that_can_be_are_taken():
     drawn = plan(members=8, units=30, removed=(1, 29), members_sizes=(3, 8), real=0, removal_queries=0, peers=PEERS)
     assert len(drawn.truth_units) == 30

@@ -96,6 +96,10 @@ class Validation:
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
+        for method in self.removal_methods if self.removal_queries else ():
+            if method in PEERS and method not in self.peers:
+                raise ValueError(f"validation: removal_methods={method}, expected it among peers={list(self.peers)} "
+                                 "too. Add it to validation.peers.")  # fmt: skip
         if self.groups not in (None, "unit", *self.sets):
             known = ", ".join(["unit", *self.sets, "null"])
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
