@@ -96,10 +96,14 @@ class Codebook:
             return self.phantom_codewords(torch.arange(self.phantoms))
         return self._at(permute(np.arange(count), self.phantoms, seed) + self.units)
 
-    def redraw(self, position: int, draws: Int[Tensor, "draws"]) -> Bool[Tensor, "draws n"]:
-        """Phantom codeword that the unit at a position of a set could have held instead, in every draw.
+    def redraw(
+        self, position: int, draws: Int[Tensor, "draws"]
+    ) -> tuple[Bool[Tensor, "draws n"], Int[Tensor, "draws"]]:
+        """What the unit at a position of a set could have held instead, in every draw: (phantom codeword, own).
 
-        Draw r permutes the phantoms by key r: within a draw, distinct positions hold distinct phantoms.
+        `own` is a position: where the set has a unit there, it is this unit's codeword that is held; else the phantom.
+        Draw r permutes, by key r, one codeword more than there are phantoms: a set's own, and phantoms for the rest. So
+        distinct positions hold distinct codewords, and a set's own are as likely as any other.
 
         Raises:
             ValueError: there are no more phantoms than the position.
@@ -109,7 +113,10 @@ class Codebook:
                 f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
                 f"Set codebook.members higher."
             )
-        return self._at(permute(np.array(position), self.phantoms, draws.numpy()) + self.units)
+        last = self.phantoms  # a set's own codewords are the last of the pool, backwards
+        place: np.ndarray = permute(np.array(last - position), last + 1, draws.numpy()).astype(_kind(self.capacity))
+        own = np.minimum(last - place, self.units).astype(np.int64)  # no set has a unit at position `units`
+        return self._at(np.minimum(place, last - 1) + self.units), torch.from_numpy(own)
 
     def subset(self, member: int) -> Bool[Tensor, "units"]:
         """Units that a member trains on: its column."""
@@ -159,9 +166,14 @@ class Codebook:
             overlap = max(overlap, common.max().item())
         return int(2 * (self.weight - overlap))
 
-    def smallest_q(self) -> float:
-        """Smallest Benjamini-Hochberg q-value that a single unit can reach when all phantoms are asked: N / C(n, h)."""
-        return self.units / self.capacity
+    def smallest_q(self, asked: int | None = None) -> float:
+        """Smallest Benjamini-Hochberg q-value of a unit that is found alone: N / (1 + phantoms), no more than 1.
+
+        Args:
+            asked: most phantoms in its null; None asks all.
+        """
+        phantoms = self.phantoms if asked is None else min(self.phantoms, asked)
+        return min(1.0, self.units / (1 + phantoms))
 
     def _at(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(unrank(permute(index, self.capacity, self.seed), self.members, self.weight))
@@ -186,6 +198,15 @@ def default_weight(members: int) -> int:
     return max(1, min(members - 1, round(members * 4 / 9)))
 
 
+def encode(units: int, members: int, weight: int | None = None, seed: int = 0) -> Codebook:
+    """Codebook of a weight that grows with the members, unless one is given.
+
+    Raises:
+        ValueError: as `Codebook` says.
+    """
+    return Codebook(units, members, default_weight(members) if weight is None else weight, seed)
+
+
 def smallest(units: int, level: float = 1.0) -> int:
     """Fewest members, at the default weight, whose codewords give `units` units a smallest q of `level`.
 
@@ -195,7 +216,8 @@ def smallest(units: int, level: float = 1.0) -> int:
         ValueError: no codeword of 1,024 bits suffices.
     """
     for members in range(2, MAX_MEMBERS + 1):
-        if units <= level * comb(members, default_weight(members)):
+        phantoms = comb(members, default_weight(members)) - units
+        if phantoms >= 0 and (level >= 1 or units <= level * (1 + phantoms)):
             return members
     raise ValueError(f"codebook: {units} units at level {level} need more than {MAX_MEMBERS} members.")
 

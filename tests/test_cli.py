@@ -26,6 +26,7 @@ BAD = {
     "weight n": (["plan", "codebook.weight=6"], ["weight=6, expected 1 to 5"]),
     "too many members": (["plan", "codebook.members=1025"], ["members=1025, expected 2 to 1024"]),
     "members no number": (["plan", "codebook.members=many"], ["codebook", "members"]),
+    "quality of more members": (["reproduce", "quality.sizes=[1,7]"], ["sizes=[1, 7], expected values from 1 to 6"]),
     "no member": (["train"], ["train: member is missing", "ddattr train -m"]),
     "negative member": (["train", "member=-1"], ["member=-1 does not exist: members are 0 to 5"]),
     "member too large": (["train", "member=6"], ["member=6 does not exist: members are 0 to 5"]),
@@ -196,6 +197,15 @@ def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
     for words in ("12 units, n=6 members, weight h=2", "15 codewords, 3 phantoms", "smallest q", "memory", "disk"):
         assert words in said.out
     assert "no single unit can reach q <= 0.05" in said.out
+
+
+def test_plan_warns_of_too_few_phantoms_asked(ddattr):
+    """128 units at level 0.05 take a null of 2,560 at least, the unit itself among it; 14 members of weight 6 have it."""
+    argv = ["plan", "experiment=digits_small", "codebook.members=14", "codebook.weight=null"]
+    said = ddattr(*argv, "attribution.phantoms=2000")
+    assert "against 2,000 phantoms: the smallest is 0.064. Set attribution.phantoms to 2,560 or more" in said.out
+    assert "no single unit" not in ddattr(*argv).out
+    assert "Set codebook.members to 14 or more and codebook.weight to null" in ddattr(*argv[:3]).out
 
 
 def test_cfg_job_shows_the_config_and_runs_nothing(ddattr, tmp_path):

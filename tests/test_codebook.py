@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
-from ddattr.codebook import Codebook, ablation, contrast, default_weight, permute, smallest, unrank
+from ddattr.attribution.significance import benjamini_hochberg
+from ddattr.codebook import Codebook, ablation, contrast, default_weight, encode, permute, smallest, unrank
 
 SEEDS = st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
@@ -38,11 +39,11 @@ def words(bits: torch.Tensor | np.ndarray) -> list[int]:
 @pytest.mark.parametrize(
     ("arguments", "units", "sample", "redrawn"),
     [
-        ((1797, 18, 8, 0), "642c71e6d01b2b08", "791a428862edf4c3", "a7ba312e124b4f2f"),
-        ((100, 64, 28, 0), "83160f24cd75fee9", "4408b4567c1bbf6e", "3abdd4db92e2a42e"),
-        ((5000, 64, 32, 2**64 - 1), "33ff3b14c66a95f7", "25017339689f3488", "a28e0564bd8c6549"),
-        ((300, 33, 7, 5), "cffadbbf13bef5e0", "1bc70e8bb70e350c", "52b325bc33ed337b"),
-        ((200, 256, 114, 0), "4fde5058ac96beaa", "96eb5cd6c9656278", "21fa508d960ecb3f"),
+        ((1797, 18, 8, 0), "642c71e6d01b2b08", "791a428862edf4c3", "28af6a19219afbff"),
+        ((100, 64, 28, 0), "83160f24cd75fee9", "4408b4567c1bbf6e", "27d914a338c54f28"),
+        ((5000, 64, 32, 2**64 - 1), "33ff3b14c66a95f7", "25017339689f3488", "ffa149ffe2c7c3bd"),
+        ((300, 33, 7, 5), "cffadbbf13bef5e0", "1bc70e8bb70e350c", "3d273254042d0525"),
+        ((200, 256, 114, 0), "4fde5058ac96beaa", "96eb5cd6c9656278", "64d8f224887ca514"),
     ],
 )
 def test_codewords_are_those_that_trained_runs_have(arguments, units, sample, redrawn):
@@ -52,7 +53,7 @@ def test_codewords_are_those_that_trained_runs_have(arguments, units, sample, re
         return hashlib.sha256(np.packbits(bits.numpy()).tobytes()).hexdigest()[:16]
 
     codebook = Codebook(*arguments)
-    drawn = everyone(codebook), codebook.sample_phantoms(500, 3), codebook.redraw(0, torch.arange(20))
+    drawn = everyone(codebook), codebook.sample_phantoms(500, 3), codebook.redraw(0, torch.arange(20))[0]
     assert [digest(bits) for bits in drawn] == [units, sample, redrawn]
 
 
@@ -195,20 +196,26 @@ def test_unrank_leaves_its_argument_alone():
     assert rank.tolist() == list(range(10))
 
 
+def held(codebook: Codebook, size: int, draws: torch.Tensor) -> torch.Tensor:
+    """(draws, size, n): what the first units, as a set, hold in every draw."""
+    own = codebook.codewords(torch.arange(size))
+    drawn = [codebook.redraw(position, draws) for position in range(size)]
+    parts = [torch.where((j < size)[:, None], own[j.clamp_max(size - 1)], phantom) for phantom, j in drawn]
+    return torch.stack(parts, dim=1)
+
+
 @given(codebooks(members=12), st.integers(1, 8))
-def test_redraw_gives_distinct_phantoms_within_a_draw(codebook, size):
-    assume(codebook.phantoms >= size)
-    draws = torch.arange(7)
-    drawn = torch.stack([codebook.redraw(position, draws) for position in range(size)], dim=1)
-    units = set(words(everyone(codebook)))
-    for row in drawn:
+def test_redraw_gives_distinct_codewords_of_phantoms_and_the_set_itself(codebook, size):
+    assume(min(codebook.phantoms, codebook.units) >= size)
+    others = set(words(everyone(codebook)[size:]))
+    for row in held(codebook, size, torch.arange(7)):
         assert len(set(words(row))) == size
-        assert units.isdisjoint(words(row))
+        assert others.isdisjoint(words(row))
 
 
 @pytest.mark.parametrize("codebook", WIDE, ids=lambda codebook: f"n={codebook.members}")
 def test_phantoms_beyond_64_bits_are_distinct_of_constant_weight_and_no_units(codebook):
-    drawn = [codebook.redraw(position, torch.arange(20)) for position in (0, 1, 50)]
+    drawn = [codebook.redraw(position, torch.arange(20))[0] for position in (0, 1, 50)]
     first = codebook.phantom_codewords(torch.tensor([0, 1, 2**63 - 1]))
     bits = torch.cat([everyone(codebook), first, codebook.sample_phantoms(100, seed=99), *drawn])
     assert (bits.sum(1) == codebook.weight).all()
@@ -220,16 +227,18 @@ def test_columns_of_units_and_of_phantoms_are_uniform_beyond_64_bits(codebook):
     """Chi-square with n - 1 degrees of freedom, both tails; false-alarm rate 1e-3 for each of the 6 cases."""
     n, p = codebook.members, codebook.weight / codebook.members
     larger = Codebook(2000, n, codebook.weight, codebook.seed)
-    for bits in (everyone(larger), larger.sample_phantoms(2000), larger.redraw(3, torch.arange(2000))):
+    for bits in (everyone(larger), larger.sample_phantoms(2000), larger.redraw(3, torch.arange(2000))[0]):
         excess = (bits.sum(0).double() - 2000 * p).square().sum() / (2000 * p * (1 - p)) * (n - 1) / n
         assert 5e-4 < chi2(n - 1).cdf(float(excess)) < 1 - 5e-4
 
 
-def test_redraw_is_uniform_over_phantoms():
-    """Chi-square; false-alarm rate 1e-3."""
+@pytest.mark.parametrize("position", [0, 3])
+def test_redraw_is_uniform_over_the_set_s_own_codewords_and_the_first_phantoms(position):
+    """Eleven words, one more than there are phantoms. Chi-square; false-alarm rate 1e-3 for each position."""
     codebook = Codebook(5, 6, 2)
-    drawn = words(codebook.redraw(3, torch.arange(4000)))
-    counts = [drawn.count(word) for word in words(codebook.phantom_codewords(torch.arange(10)))]
+    drawn = words(held(codebook, 4, torch.arange(4000))[:, position])
+    pool = torch.cat([codebook.codewords(torch.arange(4)), codebook.phantom_codewords(torch.arange(7))])
+    counts = [drawn.count(word) for word in words(pool)]
     assert sum(counts) == 4000
     assert chisquare(counts).pvalue > 1e-3
 
@@ -322,8 +331,10 @@ def test_distance_of_many_units_is_taken_over_a_sample():
 @pytest.mark.parametrize("units", [1, 2, 3, 10, 924, 1797, 60_000, 10**9])
 def test_smallest_suffices_and_one_member_less_does_not(units, level):
     members = smallest(units, level)
-    assert units <= level * comb(members, default_weight(members))
-    assert all(units > level * comb(fewer, default_weight(fewer)) for fewer in range(2, members))
+    codebook = Codebook(units, members, default_weight(members))
+    assert codebook.smallest_q() <= level
+    for fewer in range(2, members):
+        assert units > comb(fewer, w := default_weight(fewer)) or Codebook(units, fewer, w).smallest_q() > level
 
 
 @given(st.integers(2, 1024))
@@ -331,9 +342,19 @@ def test_default_weight_is_possible_and_at_most_half(members):
     assert 1 <= default_weight(members) <= max(1, members // 2)
 
 
-@given(codebooks())
-def test_smallest_q_is_the_share_of_words_in_use(codebook):
-    assert codebook.smallest_q() == codebook.units / (codebook.units + codebook.phantoms)
+@given(codebooks(members=9, units=60), st.integers(0, 200))
+def test_smallest_q_is_that_of_one_unit_beyond_all_phantoms(codebook, asked):
+    phantoms = codebook.sample_phantoms(asked)
+    p = torch.ones(codebook.units)
+    p[0] = 1 / (1 + len(phantoms))
+    assert codebook.smallest_q(asked) == pytest.approx(benjamini_hochberg(p)[0].item())
+    assert codebook.smallest_q() == codebook.smallest_q(codebook.phantoms)
+
+
+@pytest.mark.parametrize(("members", "weight"), [(14, 6), (18, 8), (24, 11), (64, 28)])
+def test_the_weight_grows_with_the_members_unless_it_is_given(members, weight):
+    assert encode(100, members) == Codebook(100, members, weight)
+    assert encode(100, members, 4, 7) == Codebook(100, members, 4, 7)
 
 
 @pytest.mark.parametrize(

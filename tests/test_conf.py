@@ -88,7 +88,7 @@ def test_overrides_arrive_and_the_suggested_command_brings_them_back(members, we
               f"training.draws={draws}"]  # fmt: skip
     run = Run(composed(*given_), ["stage=plan", *given_])
     config = run.resolved()
-    assert config["codebook"] == {"_target_": "ddattr.codebook.Codebook", "members": members, "weight": weight,
+    assert config["codebook"] == {"_target_": "ddattr.codebook.encode", "members": members, "weight": weight,
                                   "seed": seed}  # fmt: skip
     assert (config["seed"], config["data"]["seed"]) == (seed, seed)
     assert (config["training"]["steps"], config["training"]["draws"]) == (steps, draws)

@@ -9,7 +9,7 @@ from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
 from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means
 from ddattr.validation.groups import ndcg
-from ddattr.validation.lds import interval, joint_interval
+from ddattr.validation.lds import interval, joint_interval, joint_resamples, percentiles
 from ddattr.validation.retraining import ceiling, reliability
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
@@ -243,6 +243,26 @@ def test_groups_are_held_against_the_mean_effect_of_leaving_them_out(left_out):
             for statistic in ("top1", "ndcg3", "spearman"):
                 found = row(summary, **name, method=method, statistic=statistic)
                 assert found["mean"] == pytest.approx(part[statistic].mean())
+
+
+def test_correlations_over_groups_have_intervals_over_groups_and_queries_at_once():
+    """The effects of 12 groups, and scores that err by group and not by query: over queries alone there is no doubt."""
+    effect, error = randn(12, 1).expand(-1, 20), randn(12, 1, seed=1)
+    scores = {"jvp": effect + error, "pixel": effect - error}
+    name, queries = {"target": "loss", "queries": "generated"}, {"generated": list(range(20))}
+    table, summary = group_tables([(name, scores, effect[None])], torch.arange(12), queries, 3)
+    low, high = {}, {}
+    for method, score in scores.items():
+        found = row(summary, method=method, statistic="spearman")
+        assert (found["mean"], found.low, found.high) == pytest.approx(joint_interval(score, effect, 3))
+        assert found.high - found.low > 0.1
+        low[method], high[method] = found.low, found.high
+    found = row(summary, method="pixel", statistic="spearman_less_jvp")
+    values = table.groupby("method").spearman.mean()
+    assert found["mean"] == pytest.approx(values.pixel - values.jvp)
+    assert low["pixel"] - high["jvp"] < found.low < found["mean"] < found.high < high["pixel"] - low["jvp"]
+    paired = joint_resamples(scores["pixel"], effect, 3) - joint_resamples(scores["jvp"], effect, 3)
+    assert (found.low, found.high) == pytest.approx(percentiles(paired))
 
 
 def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):

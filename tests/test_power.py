@@ -19,6 +19,10 @@ def test_equal_effects_have_the_textbook_sample_size(mean):
     assert expected_power(z, 1.0) == pytest.approx(float(ndtr(torch.tensor(mean - Z05, dtype=torch.float64))), rel=1e-5)
 
 
+def test_one_query_is_taken_for_all():
+    assert members_needed(torch.tensor([1.5]), 18) == pytest.approx(members_needed(torch.full((9,), 1.5), 18))
+
+
 def test_without_members_a_test_finds_its_level():
     assert expected_power(torch.randn(50) + 2, 0.0, level=0.05) == pytest.approx(0.05, rel=1e-6)
 

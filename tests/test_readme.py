@@ -33,23 +33,33 @@ AFTER_VALIDATION = ("validate", "retrain", "compare")
 @pytest.mark.parametrize("argv", [c for c in commands() if c[0] not in AFTER_VALIDATION], ids=" ".join)
 def test_every_command_runs_on_the_small_experiment(argv, reproduced, ddattr, tmp_path):
     """In a folder where it is all done, which it says, and leaves alone."""
-    _typed(argv, reproduced.root, ddattr, tmp_path)
+    said = typed(argv, reproduced.root, ddattr, tmp_path)
+    assert said.status == 0, said.err
+    assert said.out
 
 
 @pytest.mark.parametrize("argv", [c for c in commands() if c[0] in AFTER_VALIDATION], ids=" ".join)
 def test_every_command_runs_on_the_small_experiment_validated(argv, validated, ddattr, tmp_path):
-    _typed(argv, validated.root, ddattr, tmp_path)
+    said = typed(argv, validated.root, ddattr, tmp_path)
+    assert said.status == 0, said.err
+    assert said.out
 
 
-def _typed(argv, root, ddattr, tmp_path) -> None:
-    overrides = [a for a in argv[1:] if not a.startswith(("experiment=", "name=", "codebook.", "seed=", "hydra/"))]
+def typed(argv, root, ddattr, tmp_path):
+    """What a command says when its experiment is the small one, and its folder a run that is done."""
+    other = ("experiment=", "name=", "codebook.", "seed=", "hydra/", "attribution.")
+    overrides = [a for a in argv[1:] if not a.startswith(other)]
     overrides = [a.replace("range(0,18)", "range(0,12)") for a in overrides]
     if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original
         overrides = [f"against=[{root}]" if a.startswith("against=") else a for a in overrides]
         root = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
-    said = ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
-    assert said.status == 0, said.err
-    assert said.out
+    return ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
+
+
+@pytest.mark.parametrize("argv", [c for c in commands() if c[0] == "attribute" and len(c) > 1], ids=" ".join)
+def test_every_device_of_a_command_has_work(argv, compose):
+    config = compose(*argv[1:])
+    assert config.trainer.devices <= -(-config.attribution.queries // config.attribution.batch)
 
 
 def test_the_notebook_example_runs():

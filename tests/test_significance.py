@@ -196,7 +196,7 @@ def of_sets(sets: torch.Tensor, projected: torch.Tensor, *given, **options):
 
 def test_a_set_s_score_is_the_sum_of_its_units_pull():
     score, projected = set_inputs(SMALL)
-    sets = torch.tensor([[[0, 2], [1, 2]], [[1, -1], [-1, 0]]])
+    sets = torch.tensor([[[0, 2], [1, 2]], [[1, -1], [0, -1]]])
     total, _, _ = of_sets(sets, projected, SMALL, draws=10)
     expected = torch.stack(
         [torch.stack([score[0, 0] + score[2, 0], score[1, 1] + score[2, 1]]), torch.stack([score[1, 0], score[0, 1]])]
@@ -210,11 +210,10 @@ def test_a_set_of_one_unit_is_the_unit():
     score, projected = set_inputs(codebook, queries=1)
     phantoms = phantoms_of(codebook)
     z, p = pull_significance(score, projected, phantoms, codebook)
-    share = (p * (1 + len(phantoms)) - 1) / len(phantoms)
     _, set_z, set_p = of_sets(torch.arange(20)[:, None, None], projected, codebook, draws=4000)
     torch.testing.assert_close(set_z, z, rtol=1e-9, atol=1e-12)
-    error = (share * (1 - share) / 4000).sqrt()
-    assert ((set_p - share).abs() <= 4.5 * error + 1 / 4000).all()
+    error = (p * (1 - p) / 4000).sqrt()
+    assert ((set_p - p).abs() <= 4.5 * error + 1 / 4000).all()
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -231,19 +230,30 @@ def test_a_set_s_deviation_is_that_of_all_assignments_of_distinct_codewords(size
     torch.testing.assert_close((total / z).item(), null.std(correction=0).item(), rtol=1e-6, atol=0)
 
 
-def test_a_set_s_p_is_the_share_of_assignments_of_distinct_phantoms():
-    """Against all ordered pairs of distinct phantoms; within 4.5 standard errors of 5,000 draws (false alarm 7e-6)."""
+def test_a_set_s_p_is_the_share_of_assignments_of_distinct_codewords():
+    """Against all ordered pairs of the set's own and as many phantoms as make 13, one more than there are; within 4.5
+    standard errors of 5,000 draws (false alarm 7e-6)."""
     codebook = Codebook(3, 6, 2)
     _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1]] * 2, [[0, 2]] * 2, [[2, 1]] * 2])
     total, _, p = of_sets(sets, projected, codebook, draws=5000)
-    w = contrast(phantoms_of(codebook)).double()
     for s, units in enumerate(sets[:, 0].tolist()):
+        w = contrast(torch.cat([phantoms_of(codebook)[:11], units_of(codebook)[units]])).double()
         for q in range(2):
             first, second = (-(w @ projected[:, unit, q]) for unit in units)
-            null = (first[:, None] + second)[~torch.eye(12, dtype=torch.bool)]
+            null = (first[:, None] + second)[~torch.eye(13, dtype=torch.bool)]
             share = (null >= total[s, q]).double().mean()
             assert abs(p[s, q] - share) <= 4.5 * (share * (1 - share) / 5000).sqrt() + 1 / 5000
+
+
+def test_a_set_larger_than_most_of_the_phantoms_is_rejected_at_the_level():
+    """15 units, 20 phantoms, no influence: over 1,000 codebooks, within 4.5 standard errors (false alarm 7e-6). Draws
+    of phantoms alone reject 0.28."""
+    answers, p = randn(10, 1, 1, 1).expand(-1, 1, 1, 15), []
+    for seed in range(1000):
+        p.append(set_significance(torch.arange(15)[None, None], answers, Codebook(100, 10, 3, seed), 199, seed)[2])
+    rejected = (torch.stack(p) <= 0.05).double().mean()
+    assert abs(rejected - 0.05) < 4.5 * (0.05 * 0.95 / 1000) ** 0.5
 
 
 def test_padding_changes_nothing():
@@ -363,7 +373,9 @@ def test_a_planted_set_is_significant_where_its_units_are_not():
         ([0.20, 0.20, 0.20], -1),
         ([0.01, 0.01, 0.20], -1),  # the largest fails: nothing below it is tested
         ([0.01, 0.20, 0.01], 2),  # the sequence stops in the middle
-        ([0.01, 0.01, float("nan")], -1),
+        ([0.01, 0.20, float("nan")], -1),
+        ([0.01, 0.01, float("nan")], 0),  # too large to be tested: the sequence begins below it
+        ([float("nan")] * 3, -1),
         ([0.05, 0.05, 0.05], 0),
     ],
 )

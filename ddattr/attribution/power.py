@@ -1,8 +1,8 @@
 """Power: what an ensemble of another size would resolve, from what one of n members has shown.
 
-z of a unit or set grows as the root of the number of members: its signal is fixed, and the noise of a difference of
-means falls. Over queries z at n is normal with mean m and variance 1 + t^2, the 1 being its null's; at n' = r n it has
-mean m sqrt(r) and variance 1 + t^2 r.
+z of a unit or set grows as the root of the number of members, the weight growing with it: its signal is fixed, and the
+noise of a difference of means falls. Over queries z at n is normal with mean m and variance 1 + t^2, the 1 being its
+null's; at n' = r n it has mean m sqrt(r) and variance 1 + t^2 r.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.special import ndtr, ndtri
 def expected_power(z: Float[Tensor, "q"], ratio: float, level: float = 0.05) -> float:
     """Share of queries that a one-sided test finds with `ratio` times the members that gave these z."""
     threshold = -ndtri(torch.tensor(level, dtype=torch.float64))
-    mean, spread = z.double().mean(), (z.double().var() - 1).clamp_min(0)
+    mean, spread = z.double().mean(), (z.double().var(correction=min(1, len(z) - 1)) - 1).clamp_min(0)
     return ndtr((mean * ratio**0.5 - threshold) / (1 + spread * ratio).sqrt()).item()
 
 

@@ -17,7 +17,7 @@ _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are eq
 
 
 def null_deviation(projected: Float[Tensor, "n *rest"], codebook: Codebook) -> Float[Tensor, "*rest"]:
-    """Standard deviation of `pull` over all codewords: S h / (n (n - h)) under the root; its mean is 0.
+    """Standard deviation of `pull` over all codewords: S^2 h / (n (n - h)) under the root; its mean is 0.
 
     S^2 is the sample variance of the projections over members: the finite-population variance of a mean of h of n.
     """
@@ -88,11 +88,12 @@ def set_significance(
 ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
     """(score, z, p) of sets of units, scored after the fact: the sum of their units' `pull`.
 
-    Under the null a set's units hold distinct phantom codewords; p counts `draws` such assignments, the same for all
-    sets; z has the exact variance of a sum over distinct codewords. A set larger than the number of phantoms has p NaN.
+    Under the null a set's units hold any of their own codewords and the phantoms, distinct; p counts `draws` such
+    assignments; z has the exact variance of a sum over distinct codewords. A set larger than the number of phantoms
+    has p NaN.
 
     Args:
-        sets: units of every set for every query, padded with -1.
+        sets: units of every set for every query, padded with -1 behind.
         answers: what members say of each of these units, as `projected` has it, or discounted and weighted.
     """
     present, units = sets >= 0, sets.clamp_min(0)
@@ -101,15 +102,20 @@ def set_significance(
     null = answers.new_zeros(draws, *size.shape)
     keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
     sum_, squares = answers.new_zeros(len(answers), *size.shape), torch.zeros_like(total)
+    held = contrast(codebook.codewords(units)).to(answers)
     for position in range(sets.shape[-1]):
         a = answers[..., position] * present[..., position]
         sum_ += a
         squares += a.var(0)
-        held = contrast(codebook.codewords(units[..., position])).to(a)
-        total -= torch.einsum("sqn,nsq->sq", held, a)
+        under_own = -torch.einsum("sqpn,nsq->psq", held, a)  # pull of this unit with the codeword of each of its set
+        total += under_own[position]
         if position < codebook.phantoms:
-            w = contrast(codebook.redraw(position, keys)).to(a)
-            null -= (w @ a.flatten(1)).reshape(null.shape)
+            phantoms, own = codebook.redraw(position, keys)
+            pulls = -(contrast(phantoms).to(a) @ a.flatten(1)).reshape(null.shape)
+            among = (own < sets.shape[-1]).nonzero()[:, 0]
+            swapped = own[among, None, None] < size
+            pulls[among] = torch.where(swapped, under_own[own[among]], pulls[among])
+            null += pulls
     c = codebook.capacity  # an integer that may be past 64 bits, which tensors refuse: only its ratios meet them
     variance = codebook.contrast_variance * (squares - sum_.var(0) * (1 / c)) * (c / (c - 1))
     deviation = variance.clamp_min(0).sqrt()
@@ -123,10 +129,12 @@ def resolution(p: Float[Tensor, "sizes q"], level: float) -> Int[Tensor, "q"]:
     """Index of the smallest significant neighbourhood of every query; -1 when the largest is not significant.
 
     Neighbourhoods are nested and ordered from small to large. They are tested from the largest down until one fails:
-    a fixed sequence, so that each is tested at the full level (Maurer, Hothorn & Lehmacher 1995).
+    a fixed sequence, so that each is tested at the full level (Maurer, Hothorn & Lehmacher 1995). Those too large to
+    be tested, whose p is NaN, are left out of it.
     """
-    passed = (p <= level).flip(0).cumprod(0).sum(0)
-    return torch.where(passed > 0, len(p) - passed, -1)
+    index = len(p) - ((p <= level) | p.isnan()).flip(0).cumprod(0).sum(0)
+    found = p.gather(0, index.clamp_max(len(p) - 1)[None])[0] <= level  # neither past the end, nor one left out
+    return torch.where(found, index, -1)
 
 
 def radius_significance(

@@ -150,7 +150,7 @@ def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, neighbour
     answers = others.discount_sets(weighted, groups)
     total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
-    q = p.flip(0).cummax(0).values.flip(0)
+    q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
     frames.append(_set_rows([f"nearest:{size}" for size in sizes], groups, seeds, total, z, p, q))
     index = significance.resolution(p, level)
     resolved = torch.where(index >= 0, torch.tensor(sizes)[index], -1)

@@ -1,4 +1,4 @@
-"""Noise is data: every random number has an address (seed, stream, member, step, slot, attempt).
+"""Noise is data: every random number has an address (seed, stream, member, step, attempt).
 
 Philox is keyed by (seed, stream and member) and counts from (step, attempt): a draw can be repeated alone, in any
 order, on any machine. Draws are float32 on the CPU; the caller moves and casts them.

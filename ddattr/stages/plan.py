@@ -1,22 +1,25 @@
 """`ddattr plan`: what a configured run can resolve, and what it costs. Trains nothing, writes nothing."""
 
+import math
 import time
 
 import torch
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.power import expected_power, members_needed
-from ddattr.codebook import Codebook, smallest
+from ddattr.codebook import Codebook, default_weight, smallest
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
 
 
 def run(run: Run) -> None:
     """Prints the plan."""
+    run.check_quality()
     code, data = run.codebook, run.data
     for name, value in [*describe(code), *_data(data), *_cost(run), *_power(run)]:
         print(f"{name:<28}{value}")
-    for warning in warnings(code, run.config.attribution.level, data.duplicates):
+    attribution = run.config.attribution
+    for warning in warnings(code, attribution.level, attribution.phantoms, data.duplicates):
         print(f"warning: {warning}")
 
 
@@ -37,13 +40,19 @@ def describe(code: Codebook) -> list[tuple[str, str]]:
     ]
 
 
-def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
+def warnings(code: Codebook, level: float, phantoms: int, duplicates: int) -> list[str]:
     """What a user should change, or know, before training."""
     found = []
+    if code.smallest_q() <= level < code.smallest_q(phantoms):
+        found.append(
+            f"no single unit can reach q <= {level:g} against {phantoms:,} phantoms: the smallest is "
+            f"{code.smallest_q(phantoms):.3g}. Set attribution.phantoms to {math.ceil(code.units / level):,} or more."
+        )
     if code.smallest_q() > level:
+        usual = "" if code.weight == default_weight(code.members) else " and codebook.weight to null"
         found.append(
             f"no single unit can reach q <= {level:g}: the smallest is {code.smallest_q():.3g}. "
-            f"Set codebook.members to {smallest(code.units, level)} or more, or ask for sets of units."
+            f"Set codebook.members to {smallest(code.units, level)} or more{usual}, or ask for sets of units."
         )
     if 2 * code.weight == code.members:
         found.append("weight is half of members: complementary codewords tie under `norm`. Set codebook.weight lower.")

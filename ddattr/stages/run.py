@@ -84,6 +84,12 @@ class Run:
             reverse=self.reverse, seed=self.seed,
         )  # fmt: skip
 
+    def check_quality(self) -> None:
+        """Refuses what `evaluate` would, before members are trained for it."""
+        from ddattr.ensemble.quality import quality_rows
+
+        quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
+
     def network(self, member: int | None, seed: int | None = None):
         """A network with the initialisation of a member, or of all members when None; `seed` other than the run's."""
         from ddattr.diffusion.noise import Stream, seeded_torch

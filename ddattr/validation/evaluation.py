@@ -12,7 +12,7 @@ from ddattr.attribution import agreement
 from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
 from ddattr.validation.groups import group_scores, ndcg, top_one
-from ddattr.validation.lds import interval, joint_interval, lds
+from ddattr.validation.lds import interval, joint_interval, joint_resamples, lds, percentiles
 from ddattr.validation.retraining import ceiling
 
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
@@ -103,24 +103,36 @@ def group_tables(
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
     `another_seed` is the noise ceiling of a single retraining: the effect at one training seed, held as a score
-    against the mean effect at all others, and averaged over the seeds.
+    against the mean effect at all others, and averaged over the seeds. Correlations, and their differences, have
+    intervals over groups and queries at once, the rest over queries.
 
     Args:
         cases: (target and queries by name; scores; effects (seeds, groups, q)).
     """
-    rows = []
+    rows, resampled = [], {}
     for name, scores, effects in cases:
-        effect = effects.mean(0)
+        effect, case = effects.mean(0), (name["target"], name["queries"])
         for method, score in scores.items():
-            found = _named(group_scores(score, group_of), effect)
+            grouped = group_scores(score, group_of)
+            found = _named(grouped, effect)
+            resampled[*case, method] = joint_resamples(grouped, effect, seed)
             rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]], **found}))
         if (seeds := len(effects)) > 1:
             others = (effects.sum(0) - effects) / (seeds - 1)
             by_seed = [pd.DataFrame(_named(one, other)) for one, other in zip(effects, others, strict=True)]
             ceilings = sum(by_seed[1:], by_seed[0]) / seeds
+            pairs = [joint_resamples(one, other, seed) for one, other in zip(effects, others, strict=True)]
+            resampled[*case, "another_seed"] = torch.stack(pairs).nanmean(0)
             rows.append(ceilings.assign(**name, method="another_seed", query=queries[name["queries"]]))
     table = pd.concat(rows, ignore_index=True)
-    return table, compared(table, ["target", "queries", "method"], GROUP_STATISTICS, seed)
+    summary = compared(table, ["target", "queries", "method"], GROUP_STATISTICS, seed)
+    for i, row in enumerate(summary.itertuples()):
+        if row.statistic.startswith("spearman") and row.known >= ENOUGH:
+            means = resampled[row.target, row.queries, row.method]
+            if row.statistic != "spearman":
+                means = means - resampled[row.target, row.queries, OURS]
+            summary.loc[i, ["low", "high"]] = percentiles(means)
+    return table, summary
 
 
 def _named(scores: Float[Tensor, "groups q"], effect: Float[Tensor, "groups q"]) -> dict[str, np.ndarray]:

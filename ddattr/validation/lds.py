@@ -54,6 +54,19 @@ def joint_interval(
 
     Rows, be they units or subsets, are shared by all queries: an interval over queries alone would be far too narrow.
     """
+    means = joint_resamples(predicted, targets, seed, resamples, correlation)
+    return correlation(predicted, targets).nanmean().item(), *percentiles(means, level)
+
+
+def joint_resamples(
+    predicted: Float[Tensor, "rows q"],
+    targets: Float[Tensor, "rows q"],
+    seed: int = 0,
+    resamples: int = 500,
+    correlation: Callable[[Tensor, Tensor], Tensor] = spearman,
+) -> Float[Tensor, "resamples"]:
+    """The means over queries that `joint_interval` is made of. Those of one seed and shape are paired: their
+    differences are those of a difference."""
     count, queries = targets.shape
     draw = generator(seed, Stream.BOOTSTRAP, step=1)
     means = []
@@ -61,9 +74,14 @@ def joint_interval(
         rows = torch.from_numpy(draw.integers(0, count, count))
         columns = torch.from_numpy(draw.integers(0, queries, queries))
         means.append(correlation(predicted[rows][:, columns], targets[rows][:, columns]).nanmean())
+    return torch.stack(means).double()
+
+
+def percentiles(resampled: Float[Tensor, "resamples"], level: float = 0.95) -> tuple[float, float]:
+    """The interval of a percentile bootstrap."""
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.stack(means).double().nanquantile(tail).tolist()
-    return correlation(predicted, targets).nanmean().item(), low, high
+    low, high = resampled.nanquantile(tail).tolist()
+    return low, high
 
 
 def law(units: int | float, members: int | float, noise: int | float = 0.0, seeds: int | float = math.inf) -> float:
