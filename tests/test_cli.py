@@ -200,7 +200,7 @@ def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
 
 
 def test_plan_warns_of_too_few_phantoms_asked(ddattr):
-    """128 units at level 0.05 take a null of 2,560 at least, the unit itself among it; 14 members of weight 6 have it."""
+    """128 units at level 0.05 take a null of 2,560, the unit itself among it; 14 members of weight 6 have that."""
     argv = ["plan", "experiment=digits_small", "codebook.members=14", "codebook.weight=null"]
     said = ddattr(*argv, "attribution.phantoms=2000")
     assert "against 2,000 phantoms: the smallest is 0.064. Set attribution.phantoms to 2,560 or more" in said.out
