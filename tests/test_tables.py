@@ -237,7 +237,7 @@ def test_metrics_carry_the_method_in_their_key(tables):
     assert metrics["agreement/ablation/jvp/spearman"] == rows["jvp", "norm", "spearman"]
     assert metrics["agreement/ablation/jvp/pull/spearman"] == rows["jvp", "pull", "spearman"]
     assert metrics["agreement/ablation/individual_centred/cosine"] == rows["individual_centred", "norm", "cosine"]
-    assert metrics["significance/image/attributable"] == tables.radius.attributable.mean()
+    assert metrics["significance/unit/attributable"] == tables.radius.attributable.mean()
     assert {"significance/label/attributable", "significance/cluster/attributable"} <= set(metrics)
     assert all(isinstance(value, float) for value in metrics.values())
 

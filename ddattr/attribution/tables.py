@@ -37,7 +37,7 @@ class Tables(NamedTuple):
         for row in self.agreement_summary.itertuples():
             measure = "" if row.measure == "norm" else f"/{row.measure}"
             metrics[f"agreement/{row.truth}/{row.method}{measure}/{row.statistic}"] = row.mean
-        metrics["significance/image/attributable"] = float(self.radius.attributable.mean())
+        metrics["significance/unit/attributable"] = float(self.radius.attributable.mean())
         for kind, rows in self.sets.groupby(self.sets.set.str.partition(":")[0]):
             if kind != "nearest":
                 best = rows.groupby("query").q_value.min()

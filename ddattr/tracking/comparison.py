@@ -52,15 +52,20 @@ def growth(root: Path) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """LDS against members and units beside the law; agreement with retraining, and z, against training."""
+    """LDS against members and units beside the law; agreement with retraining, and z, against training.
+
+    Agreement is that of the score that is tested, where every run has it: z is the same score's.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.2))
     colours = dict(zip(table.run.unique(), (BLUE, ORANGE, GREEN, RED, SKY, GREY) * len(table), strict=False))
     lds, law = "lds_loss_loss", "law_loss"
+    tested = table[table.statistic == "spearman_jvp_gls"].run.nunique() == table.run.nunique()
+    agreement = "spearman_jvp_gls" if tested else "spearman_jvp"
     for run, rows in table.groupby("run", sort=False):
         marker, label = ("s" if rows.forked.iloc[0] else "o"), f"{run}, {rows.units.iloc[0]:,} units"
         over_orders(axes[0, 0], rows, "members", lds, marker + "-", color=colours[run], label=label)
         over_orders(axes[0, 0], rows, "members", law, "--", color=colours[run])
-        over_orders(axes[1, 0], rows, "training_steps", "spearman_jvp", marker + "-", color=colours[run])
+        over_orders(axes[1, 0], rows, "training_steps", agreement, marker + "-", color=colours[run])
         over_orders(axes[1, 1], rows, "training_steps", "z_nearest", marker + "-", color=colours[run])
     shared = set.intersection(*(set(rows.members) for _, rows in table.groupby("run")))
     whole = table.groupby("run").members.transform("max")
@@ -73,7 +78,7 @@ def draw(table: pd.DataFrame) -> Figure:
     where = f"n = {max(shared)}" if shared else "all members"
     axes[0, 0].set(xlabel="members n", ylabel="LDS, loss, generated queries")
     axes[0, 1].set(xlabel=f"units N, {where}", ylabel="LDS; dashes: the law", ylim=axes[0, 0].get_ylim())
-    axes[1, 0].set(xlabel="training steps of all members", ylabel="Spearman with retraining")
+    axes[1, 0].set(xlabel="training steps of all members", ylabel=f"Spearman with retraining\n({'others discounted' if tested else 'first order'})")
     axes[1, 1].set(xlabel="training steps of all members", ylabel="z of the nearest unit")
     for axis, x in zip(axes.flat, ("members", "units", "training_steps", "training_steps"), strict=True):
         axis.set_xscale("log")
