@@ -60,7 +60,7 @@ def draw(table: pd.DataFrame) -> Figure:
     colours = dict(zip(table.run.unique(), (BLUE, ORANGE, GREEN, RED, SKY, GREY) * len(table), strict=False))
     lds, law = "lds_loss_loss", "law_loss"
     tested = table[table.statistic == "spearman_jvp_gls"].run.nunique() == table.run.nunique()
-    agreement = "spearman_jvp_gls" if tested else "spearman_jvp"
+    agreement, score = ("spearman_jvp_gls", "others discounted") if tested else ("spearman_jvp", "first order")
     for run, rows in table.groupby("run", sort=False):
         marker, label = ("s" if rows.forked.iloc[0] else "o"), f"{run}, {rows.units.iloc[0]:,} units"
         over_orders(axes[0, 0], rows, "members", lds, marker + "-", color=colours[run], label=label)
@@ -78,7 +78,7 @@ def draw(table: pd.DataFrame) -> Figure:
     where = f"n = {max(shared)}" if shared else "all members"
     axes[0, 0].set(xlabel="members n", ylabel="LDS, loss, generated queries")
     axes[0, 1].set(xlabel=f"units N, {where}", ylabel="LDS; dashes: the law", ylim=axes[0, 0].get_ylim())
-    axes[1, 0].set(xlabel="training steps of all members", ylabel=f"Spearman with retraining\n({'others discounted' if tested else 'first order'})")
+    axes[1, 0].set(xlabel="training steps of all members", ylabel=f"Spearman with retraining\n{score}")
     axes[1, 1].set(xlabel="training steps of all members", ylabel="z of the nearest unit")
     for axis, x in zip(axes.flat, ("members", "units", "training_steps", "training_steps"), strict=True):
         axis.set_xscale("log")
