@@ -72,6 +72,9 @@ BAD = {
     "retraining without a unit that does not exist": (["retrain", "unit=12"], ["unit 12 does not exist", "0 to 11"]),
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),
+    "retraining a member that the truth leaves out": (
+        ["retrain", "member=5", "validation.members=1", "validation.units=2", "validation.removed=[1]"],
+        ["member 5 is not among the truth's members [", "choose one of them"]),
     "subset that leaves a member no data": (
         ["retrain", "root=new", "unit=0", "data.source.count=3", "codebook.weight=1", "validation.removed=[1]",
          "validation.members=6"], ["has no data left", "Remove less"]),

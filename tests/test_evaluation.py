@@ -7,7 +7,7 @@ from scipy import stats
 
 from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
-from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means
+from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means, wilson
 from ddattr.validation.groups import ndcg
 from ddattr.validation.lds import interval, joint_interval, joint_resamples, percentiles
 from ddattr.validation.retraining import ceiling, reliability
@@ -263,6 +263,27 @@ def test_correlations_over_groups_have_intervals_over_groups_and_queries_at_once
     assert low["pixel"] - high["jvp"] < found.low < found["mean"] < found.high < high["pixel"] - low["jvp"]
     paired = joint_resamples(scores["pixel"], effect, 3) - joint_resamples(scores["jvp"], effect, 3)
     assert (found.low, found.high) == pytest.approx(percentiles(paired))
+    found = row(summary, method="jvp", statistic="spearman_less_pixel")
+    assert (found.low, found.high) == pytest.approx(percentiles(-paired))
+
+
+def test_few_groups_have_no_interval_however_many_queries():
+    scores, effects = {"jvp": randn(4, 20)}, randn(1, 4, 20, seed=1)
+    name, queries = {"target": "loss", "queries": "generated"}, {"generated": list(range(20))}
+    _, summary = group_tables([(name, scores, effects)], torch.arange(4), queries, 0)
+    found = row(summary, statistic="spearman")
+    assert found.known == 20
+    assert pd.isna(found.low)
+    assert pd.isna(found.high)
+    assert summary[summary.statistic != "spearman"][["low", "high"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("right", [0, 20])
+def test_a_share_at_a_bound_has_an_interval_of_some_width(right):
+    table = pd.DataFrame({"method": "jvp", "top1": [1.0] * right + [0.0] * (20 - right)})
+    (found,) = means(table, ["method"], ["top1"], 0).itertuples()
+    assert found.mean == right / 20
+    assert found.high - found.low == pytest.approx(0.161, abs=1e-3)
 
 
 def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
@@ -318,17 +339,19 @@ def test_methods_are_compared_query_by_query():
     ])  # fmt: skip
     found = compared(table, ["method", "size"], ["l2"], 0)
     assert set(zip(found.method, found.statistic, strict=True)) == {
-        ("jvp", "l2"), ("pixel", "l2"), ("pixel", "l2_less_jvp"),
+        ("jvp", "l2"), ("pixel", "l2"), ("pixel", "l2_less_jvp"), ("jvp", "l2_less_pixel"),
     }  # fmt: skip
     difference = row(found, statistic="l2_less_jvp")
     mean, low, high = bootstrap_mean(order.double(), 0)
     assert (difference["mean"], difference.low, difference.high) == pytest.approx((mean, low, high))
     assert difference["size"] == 5
     assert difference.high - difference.low < 1e-3 * (found.high - found.low)[0]
+    other_way = row(found, statistic="l2_less_pixel")
+    assert (other_way.method, other_way["mean"]) == ("jvp", pytest.approx(-mean))
 
 
-def test_without_the_other_method_there_are_the_means_alone():
-    table = pd.DataFrame({"method": "pixel", "query": range(6), "l2": range(6)})
+def test_without_a_reference_there_are_the_means_alone():
+    table = pd.DataFrame({"method": "random", "query": range(6), "l2": range(6)})
     pd.testing.assert_frame_equal(compared(table, ["method"], ["l2"], 0), means(table, ["method"], ["l2"], 0))
 
 
@@ -342,7 +365,10 @@ def test_means_are_of_every_column_within_every_group_and_know_what_is_missing()
         part = table[(table.method == overall.method) & (table["size"] == overall.size)]
         values = torch.tensor(part[overall.statistic].astype(float).tolist(), dtype=torch.float64)
         assert overall.known == part[overall.statistic].notna().sum() == (0 if values.isnan().all() else 5)
-        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 3), nan_ok=True)
+        expected = bootstrap_mean(values, 3)
+        if overall.statistic == "pull" and overall.known:  # all of them 1
+            expected = (1.0, *wilson(1.0, 5))
+        assert (overall.mean, overall.low, overall.high) == pytest.approx(expected, nan_ok=True)
     assert found[(found.method == "a") & (found.statistic == "pull")]["mean"].isna().all()
     assert found[found.statistic == "l2"].notna().all(axis=None)
 

@@ -52,6 +52,16 @@ def test_the_first_order_foresees_the_reweighted_ensemble(validated):
     assert table.loc[("self", "loss", "loss"), "mean"].item() > 0.8
 
 
+def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
+    """The curves against the number of members end where the table is."""
+    curves = load_table(validated.root / "validation" / "members.csv")
+    ends = curves[curves.members == 12].set_index("statistic").value
+    table = load_table(validated.root / "validation" / "lds_summary.csv")
+    table = table[(table.kind == "transfer") & (table.queries == "generated")].set_index(["target", "method"])["mean"]
+    for target, method in (("distance", "member_picture"), ("distance", "jvp"), ("loss", "loss")):
+        assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in EVIDENCE if name != "fig13_planted"])  # nothing is planted here
 def test_figures_are_drawn(validated, name):
     folder = validated.root / "validation" / "figures"

@@ -36,7 +36,11 @@ def select(run: Run) -> list[Training]:
         run.codebook.check_member(member)
         models = [model for model in models if model.member == member]
     if not models and (unit is not None or run.validation.retrains):
-        who = f"members {run.validation.truth_members}" if member is None else f"member {member}"
+        asked = run.validation.truth_members
+        if unit is None:
+            raise ValueError(f"retrain: member {member} is not among the truth's members {asked}: there is nothing to "
+                             "retrain. Set validation.members higher, or choose one of them.")  # fmt: skip
+        who = f"members {asked}" if member is None else f"member {member}"
         raise ValueError(
             f"retrain: {who} never saw unit {unit}, or retraining is not asked of them: there is nothing to retrain. "
             "Set validation.members higher, or choose another unit or member."

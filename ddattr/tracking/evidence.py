@@ -131,7 +131,7 @@ def removal(folder: Path) -> Figure | None:
                       fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
                       label=METHODS[str(method)])  # fmt: skip
         right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker=marker, linewidth=0)
-    left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full", ylim=(0, None))
+    left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full, ± s.e.", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
@@ -171,14 +171,18 @@ def groups(folder: Path) -> Figure | None:
 
 
 def law(folder: Path) -> Figure | None:
-    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive."""
+    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive.
+
+    The members' pictures are subset means of distances; the JVP's pull is none, and is drawn to be held against them.
+    """
     if not (folder / "members.csv").exists():
         return None
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.6))
     panels = (
         (axes[0], (("lds_loss_loss", BLUE, "ensemble's loss"), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[1], (("lds_distance_jvp", BLUE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
+        (axes[1], (("lds_distance_member_picture", BLUE, "members' pictures"),
+                   ("lds_distance_jvp", ORANGE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
         (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
          "nearest unit found, p <= 0.05"),
     )  # fmt: skip

@@ -103,8 +103,8 @@ def convergence(root: Path) -> tuple[Figure, pd.DataFrame]:
     for kind, rows in table.groupby("kind", sort=False):
         label, colour, style = names[str(kind)]
         grouped = rows.groupby("members").distance_mean
-        sem = np.maximum(grouped.std(ddof=1).fillna(0) / grouped.size() ** 0.5,
-                         rows.groupby("members").distance_sem.mean() / grouped.size() ** 0.5)  # fmt: skip
+        between = grouped.std(ddof=1).fillna(0) / grouped.nunique() ** 0.5
+        sem = np.hypot(between, rows.groupby("members").distance_sem.mean())  # all orders draw the same tapes
         axis.errorbar(grouped.mean().index, grouped.mean(), 1.96 * sem, fmt=style, color=colour, markersize=4,
                       capsize=2, linewidth=1, label=label)  # fmt: skip
     _members_axis(axis, table.members)

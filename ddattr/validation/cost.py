@@ -15,9 +15,9 @@ def costs(
 ) -> pd.DataFrame:
     """cost.csv: a row a method.
 
-    Seconds are of one process, as the manifests have them: of training the models that a method asks (and those that
-    its damping is tuned on), and of scoring all queries; `attribute` makes all of the ensemble's answers on generated
-    queries at once, exact ablations for the agreement included.
+    Seconds are of one process: of training the models that a method asks (and those that its damping is tuned on), all
+    at the members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of
+    the ensemble's answers on generated queries at once, exact ablations for the agreement included.
 
     Args:
         root: the run's folder.
@@ -28,22 +28,28 @@ def costs(
     """
     members = [root / "members" / f"{k:03d}" for k in range(plan.codebook.members)]
     full, tuning = [_folder(root, plan.full(0))], [_folder(root, model) for model in plan.tuning_models()]
+    each = steps if fork is None else fork
+    trained = {**dict.fromkeys(members, each), **({} if fork is None else {root / "base": steps})}
+    pace = sum(_manifest(folder).get("wall_seconds", 0.0) for folder in trained) / sum(trained.values())
+    features = ["trak" if "trak" in seconds else "dtrak"]  # whose projected gradients they are
+    beside = {"adjusted": ["dtrak"], "datamodel_trak": features, "datamodel_both": features}
     rows = []
     for method in methods:
         peer = method in PEERS
         ours = [] if method in SIMILARITY or peer else members
         others = full + tuning * (method in TUNED) if peer else []
-        if (method == "adjusted" and "dtrak" in seconds) or method in ("datamodel_trak", "datamodel_both"):
+        if method == "adjusted" and "dtrak" in seconds:
             others = full + tuning
+        if method in ("datamodel_trak", "datamodel_both"):  # gradients of one model, which no damping changes
+            others = full
         if ours and fork is not None:
             others = [*others, root / "base"]
-        models, each = ours + others, steps if fork is None else fork
-        attributed = method in ENSEMBLE
+        models, attributed = ours + others, method in ENSEMBLE
+        training = len(ours) * each + len(others) * steps
         scoring = root / ("attribution" if attributed else "validation/scores")
         rows.append({
-            "method": method, "trainings": len(models), "training_steps": len(ours) * each + len(others) * steps,
-            "training_seconds": sum(_manifest(folder).get("wall_seconds", 0.0) for folder in models),
-            "scoring_seconds": seconds.get(method, 0.0)
+            "method": method, "trainings": len(models), "training_steps": training, "training_seconds": training * pace,
+            "scoring_seconds": sum(seconds.get(name, 0.0) for name in [method, *beside.get(method, [])])
             + (_manifest(scoring).get("wall_seconds", 0.0) if attributed else 0.0),
             "memory_mb": max(_manifest(folder).get("peak_memory_mb", 0.0) for folder in [*models, scoring]),
             "disk_mb": sum(_size(folder) for folder in models),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 from torch import Tensor
 
 from ddattr.attribution import agreement
@@ -17,7 +18,7 @@ from ddattr.validation.retraining import ceiling
 
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
 GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
-OURS = "jvp"  # the method that others are held against
+REFERENCES = ("jvp", "pixel")  # methods that others are held against: ours, and the simplest
 ENOUGH = 5  # values for a bootstrap interval
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
@@ -33,7 +34,7 @@ def agreement_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """agreement.csv with truth `retraining`, per query, and its summary with the ceiling.
 
-    Correlations have intervals over units and queries at once, the rest over queries.
+    Correlations have intervals over units and queries at once, none of fewer than 5 units; the rest over queries.
 
     Args:
         truth: displacements by retraining, at every training seed.
@@ -50,7 +51,9 @@ def agreement_tables(
         for method, score in scores.items():
             moved = displacements.get(method)
             for name, correlation in CORRELATIONS.items():
-                intervals[method, measure, name] = joint_interval(score, target, seed, correlation=correlation)[1:]
+                _, low, high = joint_interval(score, target, seed, correlation=correlation)
+                nothing = float("nan"), float("nan")
+                intervals[method, measure, name] = (low, high) if len(target) >= ENOUGH else nothing
             frames.append(pd.DataFrame({
                 "truth": "retraining", "method": method, "measure": measure, "query": queries,
                 "pearson": agreement.pearson(score, target).numpy(),
@@ -102,9 +105,10 @@ def group_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
-    `another_seed` is the noise ceiling of a single retraining: the effect at one training seed, held as a score
-    against the mean effect at all others, and averaged over the seeds. Correlations, and their differences, have
-    intervals over groups and queries at once, the rest over queries.
+    `another_seed` is what one other training would say: the effect at one training seed, held as a score against the
+    mean effect at all others, and averaged over the seeds. No bound: a score may be less noisy than a training.
+    Correlations, and their differences, have intervals over groups and queries at once, none of fewer than 5 groups;
+    the rest over queries.
 
     Args:
         cases: (target and queries by name; scores; effects (seeds, groups, q)).
@@ -126,12 +130,15 @@ def group_tables(
             rows.append(ceilings.assign(**name, method="another_seed", query=queries[name["queries"]]))
     table = pd.concat(rows, ignore_index=True)
     summary = compared(table, ["target", "queries", "method"], GROUP_STATISTICS, seed)
+    groups = len(group_of.unique())
     for i, row in enumerate(summary.itertuples()):
-        if row.statistic.startswith("spearman") and row.known >= ENOUGH:
+        name, _, other = row.statistic.partition("_less_")
+        if name == "spearman":
             means = resampled[row.target, row.queries, row.method]
-            if row.statistic != "spearman":
-                means = means - resampled[row.target, row.queries, OURS]
-            summary.loc[i, ["low", "high"]] = percentiles(means)
+            if other:
+                means = means - resampled[row.target, row.queries, other]
+            enough = min(groups, row.known) >= ENOUGH
+            summary.loc[i, ["low", "high"]] = percentiles(means) if enough else (float("nan"), float("nan"))
     return table, summary
 
 
@@ -141,21 +148,24 @@ def _named(scores: Float[Tensor, "groups q"], effect: Float[Tensor, "groups q"])
     return dict(zip(GROUP_STATISTICS, (value.numpy() for value in found), strict=True))
 
 
-def compared(table: pd.DataFrame, by: list[str], columns: list[str], seed: int, other: str = OURS) -> pd.DataFrame:
-    """Means, and beside them those of every method less one other, query by query, as `COLUMN_less_OTHER`.
+def compared(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
+    """Means, and beside them those of every method less a reference, query by query, as `COLUMN_less_REFERENCE`.
 
     Queries differ more than methods do: differences have the narrower intervals.
     """
-    keys = [name for name in [*by, "query"] if name != "method"]
-    pairs = table[table.method != other].merge(table[table.method == other], on=keys, suffixes=("", "_other"))
-    less = {f"{column}_less_{other}": pairs[column] - pairs[f"{column}_other"] for column in columns}
-    return pd.concat(
-        [means(table, by, columns, seed), means(pairs.assign(**less), by, list(less), seed)], ignore_index=True
-    )
+    keys, found = [name for name in [*by, "query"] if name != "method"], [means(table, by, columns, seed)]
+    for other in REFERENCES:
+        pairs = table[table.method != other].merge(table[table.method == other], on=keys, suffixes=("", "_other"))
+        less = {f"{column}_less_{other}": pairs[column] - pairs[f"{column}_other"] for column in columns}
+        found.append(means(pairs.assign(**less), by, list(less), seed))
+    return pd.concat(found, ignore_index=True)
 
 
 def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
-    """Mean over rows of every column within groups, with its 95 % bootstrap interval; none of fewer than 5 values."""
+    """Mean over rows of every column within groups, with its 95 % interval; none of fewer than 5 values.
+
+    By bootstrap, and Wilson's where every value is 0 or 1: shares at a bound would have none of any width.
+    """
     rows = []
     for names, part in table.groupby(by, sort=False):
         for column in columns:
@@ -163,6 +173,19 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
             mean, low, high = agreement.bootstrap_mean(values, seed)
             if (known := int((~values.isnan()).sum())) < ENOUGH:
                 low = high = float("nan")
+            elif bool(((values == 0) | (values == 1) | values.isnan()).all()):
+                low, high = wilson(mean, known)
             rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
                          "high": high, "known": known})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of `count` independent cases.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -53,6 +53,8 @@ def joint_interval(
     """(mean over queries, low, high) of a correlation over rows: percentile bootstrap over queries and rows at once.
 
     Rows, be they units or subsets, are shared by all queries: an interval over queries alone would be far too narrow.
+    It is one of the correlation to be expected at this number of rows, and lies 0.01 to 0.03 low when correlations are
+    high: rows drawn twice are ties.
     """
     means = joint_resamples(predicted, targets, seed, resamples, correlation)
     return correlation(predicted, targets).nanmean().item(), *percentiles(means, level)

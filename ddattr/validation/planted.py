@@ -16,7 +16,7 @@ from torch import Tensor
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance
-from ddattr.diffusion.noise import Stream, generator
+from ddattr.validation.evaluation import wilson
 
 
 class Scored(NamedTuple):
@@ -51,7 +51,6 @@ def planted_tables(
     pictures: Int[Tensor, "units"],
     queries: list[int],
     level: float,
-    seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """planted.csv, a row a query and method, and its summary by share and method. `first` is the unit ranked first.
 
@@ -76,7 +75,7 @@ def planted_tables(
             "first": score.argmax(0).numpy(),
         }))  # fmt: skip
     table = pd.concat(frames, ignore_index=True)
-    return table, summarise(table, seed)
+    return table, summarise(table)
 
 
 def ranks(score: Float[Tensor, "units q"], planted: Int[Tensor, "q"]) -> Int[Tensor, "q"]:
@@ -84,12 +83,13 @@ def ranks(score: Float[Tensor, "units q"], planted: Int[Tensor, "q"]) -> Int[Ten
     return (score >= score.gather(0, planted[None])).sum(0)
 
 
-def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """What planted.csv says of every share and method, with 95 % intervals.
 
     recall_at_1 and significant (q <= level) are shares of queries; median_q, mean_z; others is the mean number of other
     units with q <= level, false positives unless their pictures serve the pattern too. Queries of one pattern have its
-    unit and codeword in common, so intervals are over patterns: Wilson's for shares, bootstrap for the rest.
+    unit and codeword in common, so intervals are over patterns: Wilson's for shares, Student's for means; a median has
+    none.
     """
     rows = []
     for (share, copies, method), part in table.groupby(["share", "copies", "method"], sort=False):
@@ -102,30 +102,23 @@ def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         for name, (values, statistic) in measures.items():
             patterns = [group.to_numpy(float) for _, group in values.groupby(part.pattern)]
             value = float(statistic(np.concatenate(patterns)))
-            low, high = wilson(value, len(patterns)) if values.dtype == bool else _spread(patterns, statistic, seed)
+            low, high = np.nan, np.nan
+            if values.dtype == bool:
+                low, high = wilson(value, len(patterns))
+            elif statistic is np.mean:
+                low, high = _interval(value, patterns)
             rows.append({"share": share, "copies": copies, "method": method, "statistic": name, "value": value,
                          "low": low, "high": high, "patterns": len(patterns), "queries": len(part)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of `count` independent cases.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-    """
-    z = stats.norm.ppf((1 + level) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def _spread(patterns: list[np.ndarray], statistic: Callable, seed: int, resamples: int = 1000) -> tuple[float, float]:
-    """Percentile bootstrap over patterns, each with all of its queries."""
-    count = len(patterns)
-    draw = generator(seed, Stream.BOOTSTRAP, step=2).integers(0, count, (resamples, count))
-    found = [statistic(np.concatenate([patterns[i] for i in row])) for row in draw]
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(low), float(high)
+def _interval(value: float, patterns: list[np.ndarray]) -> tuple[float, float]:
+    """Student's, of a mean over patterns, each with all of its queries; of two it is as wide as it has to be."""
+    means, count = [pattern.mean() for pattern in patterns], len(patterns)
+    if count < 2:
+        return np.nan, np.nan
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(means, ddof=1) / count**0.5)
+    return value - half, value + half
 
 
 def _at(values: Tensor | None, planted: Tensor):

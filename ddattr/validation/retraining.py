@@ -89,7 +89,7 @@ class Validation:
         _between("removal_queries", self.removal_queries, 0, 10**6)
         _between("orders", self.orders, 1, 1000)
         _between("draws", self.draws, 1, 10**6)
-        for size in self.removed:
+        for size in self.removed if self.removal_queries else ():
             _between("removed", size, 1, units - 1)
         for size in self.members_sizes:
             _between("members_sizes", size, 3, n)

@@ -11,6 +11,7 @@ from ddattr.attribution import loss, power
 from ddattr.attribution.agreement import spearman
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
+from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.influence import Response, displacement_scores, nearness, projections, pull
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
@@ -186,6 +187,7 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
     noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
     alike, queries = pixel(asked.factual, bench.data.unit_images), torch.arange(len(asked.seeds))
     nearest, near = alike.argmax(0), nearness(-alike.double())
+    apart = -asked.distances(list(bench.ensemble.members))
     whole = torch.empty(0)  # z of the whole ensemble, which comes first
     for size, order, chosen, response in bench.parts:
         words = bench.words[:, chosen]  # of no constant weight
@@ -204,6 +206,8 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
             "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
             **{f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
                for method, score in scored.items()},
+            "lds_distance_member_picture": lds(subset_means(apart[chosen], words) * told, targets["distance"], masks)
+            .nanmean(),
             "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
             "law_distance": law(count, size, noise["distance"], plan.replicates),
             "law_loss": law(count, size, noise["loss"], plan.replicates),
@@ -262,7 +266,7 @@ def planted_units(bench: Bench) -> Pair:
         gram, bench.words, bench.plan.codebook.sample_phantoms(bench.phantoms, bench.seed)
     )
     methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(pixel(pictures, data.unit_images))}
-    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level, bench.seed)
+    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level)
 
 
 def _pair(name: str, pair: Pair) -> Iterator[tuple[str, pd.DataFrame]]:
