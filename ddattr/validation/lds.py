@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ddattr.attribution.agreement import spearman
 from ddattr.diffusion.noise import Stream, generator
+
+_TOGETHER = 2**20  # values of resamples that are correlated at once
 
 
 def lds(
@@ -70,13 +73,16 @@ def joint_resamples(
     """The means over queries that `joint_interval` is made of. Those of one seed and shape are paired: their
     differences are those of a difference."""
     count, queries = targets.shape
-    draw = generator(seed, Stream.BOOTSTRAP, step=1)
-    means = []
-    for _ in range(resamples):
-        rows = torch.from_numpy(draw.integers(0, count, count))
-        columns = torch.from_numpy(draw.integers(0, queries, queries))
-        means.append(correlation(predicted[rows][:, columns], targets[rows][:, columns]).nanmean())
-    return torch.stack(means).double()
+    draw, means = generator(seed, Stream.BOOTSTRAP, step=1), []
+    drawn = [(draw.integers(0, count, (count, 1)), draw.integers(0, queries, queries)) for _ in range(resamples)]
+    together = max(1, _TOGETHER // targets.numel())
+    for first in range(0, resamples, together):
+        some = drawn[first : first + together]
+        rows, columns = (torch.from_numpy(np.stack(part)) for part in zip(*some, strict=True))
+        places = rows, columns[:, None]  # (resamples, rows, q); to a correlation every column is a query
+        sides = (side[places].transpose(0, 1).flatten(1) for side in (predicted, targets))
+        means.append(correlation(*sides).reshape(-1, queries).nanmean(1))
+    return torch.cat(means).double()
 
 
 def percentiles(resampled: Float[Tensor, "resamples"], level: float = 0.95) -> tuple[float, float]:
