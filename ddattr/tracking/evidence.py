@@ -249,10 +249,11 @@ def planted(folder: Path) -> Figure | None:
 def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tuple[str, float, float]]:
     """Places of points' labels: one column for points of like x, a gap apart, and each as near as that allows.
 
-    The column stands left of its points, but right of the first and of the last ones.
+    The first and the last points have theirs to the right, and all between them one to the left.
     """
     order = x.sort_values(kind="stable").index
     group = (np.log10(x[order]).diff() > 0.3).cumsum()
+    group = group.where(group.isin((0, group.max())), 1)
     placed = []
     for number, members in group.groupby(group):
         column = y[members.index].sort_values(kind="stable")
