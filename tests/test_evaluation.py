@@ -283,7 +283,21 @@ def test_a_share_at_a_bound_has_an_interval_of_some_width(right):
     table = pd.DataFrame({"method": "jvp", "top1": [1.0] * right + [0.0] * (20 - right)})
     (found,) = means(table, ["method"], ["top1"], 0).itertuples()
     assert found.mean == right / 20
+    assert (found.low, found.high) == pytest.approx(wilson(right / 20, 20))
     assert found.high - found.low == pytest.approx(0.161, abs=1e-3)
+
+
+def test_a_difference_of_shares_is_no_share():
+    """A method that is never worse than another has differences of 0 and 1: they are bootstrapped."""
+    ours, theirs = [1.0] * 4 + [0.0] * 16, [0.0] * 20
+    table = pd.concat([pd.DataFrame({"method": method, "query": range(20), "top1": values})
+                       for method, values in (("dtrak", ours), ("jvp", theirs))])  # fmt: skip
+    summary = compared(table, ["method"], ["top1"], 0)
+    share, difference = (row(summary, method="dtrak", statistic=name) for name in ("top1", "top1_less_jvp"))
+    assert (share.low, share.high) == pytest.approx(wilson(0.2, 20))
+    assert (difference["mean"], difference.low, difference.high) == pytest.approx(
+        bootstrap_mean(torch.tensor(ours, dtype=torch.float64), 0)
+    )
 
 
 def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
@@ -365,10 +379,7 @@ def test_means_are_of_every_column_within_every_group_and_know_what_is_missing()
         part = table[(table.method == overall.method) & (table["size"] == overall.size)]
         values = torch.tensor(part[overall.statistic].astype(float).tolist(), dtype=torch.float64)
         assert overall.known == part[overall.statistic].notna().sum() == (0 if values.isnan().all() else 5)
-        expected = bootstrap_mean(values, 3)
-        if overall.statistic == "pull" and overall.known:  # all of them 1
-            expected = (1.0, *wilson(1.0, 5))
-        assert (overall.mean, overall.low, overall.high) == pytest.approx(expected, nan_ok=True)
+        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 3), nan_ok=True)
     assert found[(found.method == "a") & (found.statistic == "pull")]["mean"].isna().all()
     assert found[found.statistic == "l2"].notna().all(axis=None)
 

@@ -20,6 +20,7 @@ CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
 GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
 REFERENCES = ("jvp", "pixel")  # methods that others are held against: ours, and the simplest
 ENOUGH = 5  # values for a bootstrap interval
+SHARES = ("top1", "unchanged")  # statistics that are right or wrong; their differences are neither
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
 
@@ -164,7 +165,7 @@ def compared(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) 
 def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
     """Mean over rows of every column within groups, with its 95 % interval; none of fewer than 5 values.
 
-    By bootstrap, and Wilson's where every value is 0 or 1: shares at a bound would have none of any width.
+    By bootstrap, and Wilson's for shares, as far as every value is 0 or 1: at a bound they would have one of no width.
     """
     rows = []
     for names, part in table.groupby(by, sort=False):
@@ -173,7 +174,7 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
             mean, low, high = agreement.bootstrap_mean(values, seed)
             if (known := int((~values.isnan()).sum())) < ENOUGH:
                 low = high = float("nan")
-            elif bool(((values == 0) | (values == 1) | values.isnan()).all()):
+            elif column in SHARES and bool(((values == 0) | (values == 1) | values.isnan()).all()):
                 low, high = wilson(mean, known)
             rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
                          "high": high, "known": known})  # fmt: skip
