@@ -5,8 +5,10 @@ import io
 import os
 import pkgutil
 import re
+import signal
 import sys
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,28 @@ def conf() -> str:
 def main() -> None:
     """The console script."""
     try:
-        sys.argv[1:] = arguments(sys.argv[1:])
-        app = hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)
-        with redirect_stderr(_WithoutPreamble(sys.stderr)):
-            app()
+        with redirect_stderr(_WithoutPreamble(sys.stderr)), _until_nobody_reads():
+            sys.argv[1:] = arguments(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)()
     except Refusal as refusal:
         sys.exit(_say(str(refusal)))
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(_say(f"config: {one_line(error)}"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+    """Ends quietly, as SIGPIPE would, when who reads stdout has seen enough: `ddattr plan | head -3`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here and not at exit, where nothing can catch it
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def arguments(argv: list[str]) -> list[str]:

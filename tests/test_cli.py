@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
-from conftest import TINY, Said, answer, contents, environment
+from conftest import TINY, Said, answer, contents, environment, spawn
 
 from ddattr import cli
 
@@ -282,6 +283,15 @@ def test_the_module_runs_from_any_folder_and_without_a_verb_says_so(tmp_path):
 def test_a_process_refuses_in_one_line_too(tmp_path):
     refused(answer(tmp_path, "train", "experiment=digits_small"), "train: member is missing")
     assert not list(tmp_path.glob("runs*"))
+
+
+@pytest.mark.parametrize("argv", [("plan",), ("--help",), ("plan", "--cfg", "job")])
+def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, argv):
+    """`ddattr plan | head -3`: no traceback, and the status of SIGPIPE, which is no refusal."""
+    process = spawn(tmp_path, *argv)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 128 + signal.SIGPIPE
 
 
 def test_conf_is_found_beside_the_package_and_named_when_it_is_not(monkeypatch, tmp_path):
