@@ -96,6 +96,28 @@ def test_the_quality_figure_says_whose_features_they_are(drawn):
     assert "Inception" in text
 
 
+def test_the_bars_of_convergence_cover_pictures_as_well_as_orders(tmp_path):
+    """A size is an experiment: 6 orders of one ensemble draw the same 64 tapes, which are hard or easy for all of them.
+
+    95 % of the bars cover the mean over all tapes and orders, false alarm at 4.5 standard errors; bars that take the
+    orders for independent cover a quarter.
+    """
+    sizes, orders, tapes = 400, 6, 64
+    draw = np.random.default_rng(0).standard_normal
+    distances = 5 + draw((sizes, 1, tapes)) + 0.05 * draw((sizes, orders, 1)) + 0.2 * draw((sizes, orders, tapes))
+    rows = [(k + 1, order, d.mean(), d.std(ddof=1) / tapes**0.5, "to_all")
+            for k, of_size in enumerate(distances) for order, d in enumerate(of_size)]  # fmt: skip
+    columns = ["members", "order", "distance_mean", "distance_sem", "kind"]
+    (tmp_path / "quality").mkdir()
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "quality" / "convergence.csv", index=False)
+    figure, _ = FIGURES["fig3_convergence"](tmp_path)
+    bars = figure.axes[0].containers[0].lines[2][0].get_segments()
+    plt.close(figure)
+    covered = np.mean([low < 5 < high for (_, low), (_, high) in bars])
+    assert len(bars) == sizes
+    assert abs(covered - 0.95) < 4.5 * (0.95 * 0.05 / sizes) ** 0.5
+
+
 def test_convergence_ends_at_0_for_the_whole_ensemble(drawn):
     axis = plots(drawn["fig3_convergence"][0])[0]
     assert axis.get_ylim()[0] == 0
