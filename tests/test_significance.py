@@ -194,6 +194,16 @@ def of_sets(sets: torch.Tensor, projected: torch.Tensor, *given, **options):
     return set_significance(sets, answers, *given, **options)
 
 
+@pytest.mark.parametrize("block", [1, 70])
+def test_p_of_sets_does_not_depend_on_what_is_held_at_once(block):
+    code = Codebook(25, 9, 2)  # 11 phantoms: most draws hold codewords of the set's own
+    _, projected = set_inputs(code, 3)
+    sets = torch.tensor([[0, 2, 4], [1, 2, -1], [3, -1, -1], [-1, -1, -1]])[:, None].expand(-1, 3, -1)
+    whole, parts = (of_sets(sets, projected, code, draws=200, block=held) for held in (1 << 24, block))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_set_s_score_is_the_sum_of_its_units_pull():
     score, projected = set_inputs(SMALL)
     sets = torch.tensor([[[0, 2], [1, 2]], [[1, -1], [0, -1]]])

@@ -29,7 +29,7 @@ def pull_significance(
     projected: Float[Tensor, "n units q"],
     phantoms: Bool[Tensor, "phantoms n"],
     codebook: Codebook,
-    block: int = 1 << 20,
+    block: int = 1 << 21,
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
     """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
 
@@ -85,6 +85,7 @@ def set_significance(
     codebook: Codebook,
     draws: int,
     seed: int = 0,
+    block: int = 1 << 24,
 ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
     """(score, z, p) of sets of units, scored after the fact: the sum of their units' `pull`.
 
@@ -95,34 +96,32 @@ def set_significance(
     Args:
         sets: units of every set for every query, padded with -1 behind.
         answers: what members say of each of these units, as `projected` has it, or discounted and weighted.
+        block: most assignments' scores held at once.
     """
     present, units = sets >= 0, sets.clamp_min(0)
-    size = present.sum(-1)
-    total = answers.new_zeros(size.shape)
-    null = answers.new_zeros(draws, *size.shape)
-    keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
-    sum_, squares = answers.new_zeros(len(answers), *size.shape), torch.zeros_like(total)
+    size, longest = present.sum(-1), sets.shape[-1]
+    answers = (answers * present).movedim(-1, 0)
     held = contrast(codebook.codewords(units)).to(answers)
-    for position in range(sets.shape[-1]):
-        a = answers[..., position] * present[..., position]
-        sum_ += a
-        squares += a.var(0)
-        under_own = -torch.einsum("sqpn,nsq->psq", held, a)  # pull of this unit with the codeword of each of its set
-        total += under_own[position]
-        if position < codebook.phantoms:
-            phantoms, own = codebook.redraw(position, keys)
-            pulls = -(contrast(phantoms).to(a) @ a.flatten(1)).reshape(null.shape)
-            among = (own < sets.shape[-1]).nonzero()[:, 0]
-            swapped = own[among, None, None] < size
-            pulls[among] = torch.where(swapped, under_own[own[among]], pulls[among])
-            null += pulls
+    total = -torch.einsum("sqpn,pnsq->sq", held, answers)
     c = codebook.capacity  # an integer that may be past 64 bits, which tensors refuse: only its ratios meet them
-    variance = codebook.contrast_variance * (squares - sum_.var(0) * (1 / c)) * (c / (c - 1))
-    deviation = variance.clamp_min(0).sqrt()
-    exceed = (null >= total - _TIE * deviation).sum(0).to(total)
-    most = min(codebook.phantoms, sets.shape[-1])
-    p = torch.where((size > 0) & (size <= most), (1 + exceed) / (1 + draws), torch.nan)
-    return total, _standardise(total, deviation), p
+    variance = answers.var(1).sum(0) - answers.sum(0).var(0) * (1 / c)
+    deviation = (codebook.contrast_variance * variance * (c / (c - 1))).clamp_min(0).sqrt()
+    exceed = torch.zeros_like(total)
+    keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
+    for part in keys.split(max(1, block // max(1, size.numel()))):
+        null = answers.new_zeros(len(part), size.numel())
+        for position in range(min(codebook.phantoms, longest)):
+            a = answers[position].flatten(1)
+            phantoms, own = codebook.redraw(position, part)
+            weights = contrast(phantoms).to(a)
+            null.addmm_(weights, a, alpha=-1)
+            among = (own < longest).nonzero()[:, 0]  # draws in which it is not a phantom that the unit holds
+            held_instead = torch.einsum("sqpn,nsq->psq", held[:, :, own[among]], answers[position]).flatten(1)
+            less = weights[among] @ a - held_instead
+            null[among] += torch.where(own[among, None] < size.flatten(), less, 0)
+        exceed += (null >= (total - _TIE * deviation).flatten()).sum(0).reshape(size.shape)
+    testable = (size > 0) & (size <= min(codebook.phantoms, longest))
+    return total, _standardise(total, deviation), torch.where(testable, (1 + exceed) / (1 + draws), torch.nan)
 
 
 def resolution(p: Float[Tensor, "sizes q"], level: float) -> Int[Tensor, "q"]:
