@@ -83,11 +83,12 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     ensemble, queries = Ensemble([network]), attribution.queries
     picture = _seconds(lambda: ensemble.member(0, torch.zeros(256, *run.data.shape), 0)) / 256 * steps
     m = attribution.jacobian.members_per_step or n
+    replayed = (attribution.truth_units + 2 * attribution.refine) * (n - run.codebook.weight)
     rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
     passes = {
         "train": (n * training.steps if fork is None else training.steps + n * fork.steps) * step,
         "evaluate": (rows + n) * quality.pictures * picture,
-        "attribute": queries * picture * (attribution.truth_units * (n - run.codebook.weight) + n * (2 + 3 * m)),
+        "attribute": picture * (queries * (replayed + n * (2 + 3 * m)) + attribution.check * 3 * n**2),
     }
     pixels = torch.Size(run.data.shape).numel()
     held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.truth_units * attribution.batch * pixels * 2)
