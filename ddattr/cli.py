@@ -5,6 +5,7 @@ import io
 import os
 import pkgutil
 import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -55,15 +56,32 @@ def main() -> None:
 
 @contextmanager
 def _until_nobody_reads() -> Iterator[None]:
-    """Ends quietly, as SIGPIPE would, when who reads stdout has seen enough: `ddattr plan | head -3`."""
+    """Ends quietly, as SIGPIPE would, when who reads stdout has seen enough: `ddattr plan | head -3`.
+
+    Errors pass, those of other pipes too.
+    """
     try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()  # here and not at exit, where nothing can catch it
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        yield
+        sys.stdout.flush()  # here and not at exit, where nothing can catch it
+    except BaseException as error:
+        if not _unread():
+            raise
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what is flushed at exit
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise
+
+
+def _unread() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        stdout = sys.stdout.fileno()
+    except OSError:  # a stand-in, as notebooks have
+        return False
+    pipe = select.poll()
+    pipe.register(stdout, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 def arguments(argv: list[str]) -> list[str]:

@@ -285,13 +285,37 @@ def test_a_process_refuses_in_one_line_too(tmp_path):
     assert not list(tmp_path.glob("runs*"))
 
 
-@pytest.mark.parametrize("argv", [("plan",), ("--help",), ("plan", "--cfg", "job")])
-def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, argv):
+@pytest.mark.parametrize("argv", [("plan",), ("plan", "--cfg", "job")])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, argv, buffered):
     """`ddattr plan | head -3`: no traceback, and the status of SIGPIPE, which is no refusal."""
-    process = spawn(tmp_path, *argv)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
+    assert unread(tmp_path, *argv) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_refusal_is_heard_though_nobody_reads_stdout(tmp_path):
+    status, err = unread(tmp_path, "train", "experiment=digits_small")
+    assert status == 2
+    assert err.startswith("train: member is missing")
+
+
+def test_the_pipe_of_another_is_not_stdout(ddattr, monkeypatch):
+    monkeypatch.setattr("ddattr.stages.plan.describe", broken)
+    with pytest.raises(BrokenPipeError):
+        ddattr("plan", *TINY)
+
+
+def broken(code):
+    raise BrokenPipeError
+
+
+def unread(folder, *argv: str) -> tuple[int, str]:
+    """Exit status and stderr of a process whose stdout nobody reads."""
+    process = spawn(folder, *argv)
     process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait() == 128 + signal.SIGPIPE
+    process.stdout = None
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
 
 
 def test_conf_is_found_beside_the_package_and_named_when_it_is_not(monkeypatch, tmp_path):

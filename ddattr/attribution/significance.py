@@ -116,8 +116,8 @@ def set_significance(
             weights = contrast(phantoms).to(a)
             null.addmm_(weights, a, alpha=-1)
             among = (own < longest).nonzero()[:, 0]  # draws in which it is not a phantom that the unit holds
-            held_instead = torch.einsum("sqpn,nsq->psq", held[:, :, own[among]], answers[position]).flatten(1)
-            less = weights[among] @ a - held_instead
+            under_own = torch.einsum("sqpn,nsq->psq", held, answers[position]).flatten(1)
+            less = weights[among] @ a - under_own[own[among]]
             null[among] += torch.where(own[among, None] < size.flatten(), less, 0)
         exceed += (null >= (total - _TIE * deviation).flatten()).sum(0).reshape(size.shape)
     testable = (size > 0) & (size <= min(codebook.phantoms, longest))

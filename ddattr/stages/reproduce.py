@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,11 +68,14 @@ def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]
         children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
     try:
         yield children
-        failed = [step[0] for step, child in zip(steps, children, strict=True) if child.wait() != 0]
+        ended = [child.wait() for child in children]
     except BaseException:
         for child in children:
             child.terminate()
         raise
+    if 128 + signal.SIGPIPE in ended:
+        raise BrokenPipeError  # nobody reads what they print, nor what this would
+    failed = [step[0] for step, status in zip(steps, ended, strict=True) if status != 0]
     if failed:
         raise ValueError(
             f"{run.config.stage}: {failed[0]} failed; what was computed is kept. Mend it, and run the same again."
