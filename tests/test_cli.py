@@ -4,11 +4,15 @@ import json
 import os
 import shutil
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
-from conftest import TINY, Said, answer, contents, environment, spawn
+from conftest import TINY, Said, answer, composed, contents, environment, spawn
 
 from ddattr import cli
+from ddattr.stages import reproduce
+from ddattr.stages.run import Run
 
 
 def refused(said: Said, *words: str) -> None:
@@ -297,6 +301,14 @@ def test_a_refusal_is_heard_though_nobody_reads_stdout(tmp_path):
     status, err = unread(tmp_path, "train", "experiment=digits_small")
     assert status == 2
     assert err.startswith("train: member is missing")
+
+
+@pytest.mark.parametrize(("status", "raised"), [(128 + signal.SIGPIPE, BrokenPipeError), (2, ValueError), (0, None)])
+def test_what_reproduce_starts_ends_it(monkeypatch, status, raised):
+    """A child that nobody reads is no failure: there is no line of its own that says why."""
+    monkeypatch.setattr("subprocess.Popen", lambda argv: SimpleNamespace(wait=lambda: status))
+    with nullcontext() if raised is None else pytest.raises(raised):
+        reproduce.together([["evaluate"]], Run(composed(*TINY)))
 
 
 def test_the_pipe_of_another_is_not_stdout(ddattr, monkeypatch):

@@ -29,7 +29,7 @@ def pull_significance(
     projected: Float[Tensor, "n units q"],
     phantoms: Bool[Tensor, "phantoms n"],
     codebook: Codebook,
-    block: int = 1 << 21,
+    block: int = 1 << 20,
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
     """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
 
