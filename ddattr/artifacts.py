@@ -130,7 +130,7 @@ class Artefact:
             "seed": seed,
             "command": _command(),
             "commit": _commit(),
-            "versions": {name: metadata.version(name) for name in _VERSIONS},
+            "versions": {name: _version(name) for name in _VERSIONS},
             "device": _device(),
             "wall_seconds": round(time.time() - started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -261,6 +261,14 @@ def _command() -> str:
     verbs = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("stage=")]
     rest = [argument for argument in sys.argv[1:] if not argument.startswith("stage=")]
     return shlex.join(["ddattr", *verbs[-1:], *rest])
+
+
+def _version(name: str) -> str | None:
+    """Version of an installed package; None of one that runs from a checkout alone."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _device() -> str:

@@ -33,6 +33,7 @@ from ddattr.stages.run import Run
 torch.set_num_threads(1)
 settings.register_profile("law", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("law")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 
 
 class LinearDenoiser(nn.Module):
@@ -62,7 +63,7 @@ def bends(count: int) -> list[nn.Module]:
         return [Bend() for _ in range(count)]
 
 
-def _unets(count: int, attention: bool) -> list[UNet]:
+def _unets(count: int, attention: bool, channels: tuple[int, int] = (4, 8)) -> list[UNet]:
     down, up = ("AttnDownBlock2D", "AttnUpBlock2D") if attention else ("DownBlock2D", "UpBlock2D")
     with seeded_torch(0, Stream.INITIALISATION):
         return [
@@ -70,7 +71,7 @@ def _unets(count: int, attention: bool) -> list[UNet]:
                 sample_size=8,
                 in_channels=1,
                 out_channels=1,
-                block_out_channels=(4, 8),
+                block_out_channels=channels,
                 layers_per_block=1,
                 down_block_types=("DownBlock2D", down),
                 up_block_types=(up, "UpBlock2D"),
@@ -115,8 +116,8 @@ def make_linear() -> Callable[..., Ensemble]:
 def make_unets() -> Callable[..., list[UNet]]:
     """Networks of 1x8x8 pictures in float32, with or without attention; the same ones at every call."""
 
-    def make(count: int, attention: bool = False) -> list[UNet]:
-        return _unets(count, attention)
+    def make(count: int, attention: bool = False, channels: tuple[int, int] = (4, 8)) -> list[UNet]:
+        return _unets(count, attention, channels)
 
     return make
 

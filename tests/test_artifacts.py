@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from importlib import metadata
 
 import pandas as pd
 import pytest
@@ -117,6 +118,20 @@ def test_the_manifest_says_how_it_was_made(tmp_path, monkeypatch):
     assert 0 <= manifest["wall_seconds"] < 600
     assert manifest["peak_memory_mb"] > 10
     assert "commit" in manifest
+
+
+def test_a_checkout_that_is_not_installed_has_no_version_and_a_manifest_all_the_same(tmp_path, monkeypatch):
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name == "ddattr":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    versions = made(tmp_path / "a").manifest["versions"]
+    assert versions["ddattr"] is None
+    assert versions["torch"] == torch.__version__
 
 
 def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_path):

@@ -26,6 +26,7 @@ from ddattr.stages.run import Run
 CONF = Path(cli.conf())
 GROUPS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
 EXPERIMENTS = [name.partition("/")[2] for name in GROUPS if name.startswith("experiment/")]
+IDX = ("paper_mnist", "fashion")  # experiments on files that do not come with the product
 SWEEPS = sorted((CONF.parent / "sweeps").glob("*.yaml"))
 
 
@@ -56,7 +57,7 @@ def test_every_light_file_builds_what_its_group_is_called_after(name):
     assert instantiate(composed(*override(name))[name.partition("/")[0]], _convert_="all") is not None
 
 
-@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if e != "paper_mnist"])
+@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if e not in IDX])
 def test_every_experiment_builds_its_codebook_process_and_member(experiment):
     run = Run(composed(f"experiment={experiment}", "tracking=none"))
     assert run.config.name == experiment
@@ -135,9 +136,17 @@ def test_the_published_optimiser_is_adam_at_a_constant_rate(idx_files):
     assert [module._rate(step) for step in (0, 1, 9_750, 19_499)] == [1, 1, 1, 1]
 
 
-def test_paper_mnist_trains_a_step_on_files_of_its_format(idx_files):
-    run = Run(composed("experiment=paper_mnist", *idx_files, "member=3", "training.steps=1", "training.batch=2",
-                       "tracking=none"))  # fmt: skip
+def test_fashion_has_clusters_for_units_and_32_members(idx_files):
+    run = Run(composed("experiment=fashion", *idx_files, "data.clusters=30"))
+    assert (run.data.kind, run.codebook.units, run.codebook.members) == ("cluster", 30, 32)
+    assert composed("experiment=fashion").data.clusters == 100
+    assert max(run.config.quality.sizes) == 32
+
+
+@pytest.mark.parametrize("experiment", IDX)
+def test_experiments_on_idx_files_train_a_step_on_files_of_their_format(idx_files, experiment):
+    run = Run(composed(f"experiment={experiment}", *idx_files, "member=3", "training.steps=1", "training.batch=2",
+                       "training.epoch_steps=1", "data.clusters=30", "tracking=none"))  # fmt: skip
     before = run.network(3).state_dict()
     train.run(run)
     folder = run.member_artefact(3).folder

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from conftest import needs_cuda
 from torch import nn
 
+from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDPM, trajectory
 from ddattr.ensemble.ensemble import Ensemble
@@ -147,3 +149,47 @@ def test_members_are_frozen_and_in_evaluation_mode(make_unets):
 def test_weights_of_another_ensemble_are_refused(unets):
     with pytest.raises(ValueError, match="ensemble: weights for 4 members, but it has 3"):
         unets.weighted(torch.full((1, 4), 0.25))
+
+
+def test_a_replay_is_in_float32_whatever_surrounds_it(make_unets, reverse):
+    """Training in half precision must not reach the pictures that attributions are made from."""
+    ensemble = Ensemble(make_unets(3, attention=True))
+    tape = noise_tape([0, 1], 4, SHAPE)
+    plain, exact = ensemble.pictures(ensemble.uniform[None], [0, 1], reverse, SHAPE), jacobian(ensemble, tape, reverse)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = ensemble.members[0](tape[0], 7)
+        assert not torch.equal(rounded, ensemble.member(0, tape[0], 7))  # autocast does change what it reaches
+        assert torch.equal(ensemble.pictures(ensemble.uniform[None], [0, 1], reverse, SHAPE), plain)
+        for inside, outside in zip(jacobian(ensemble, tape, reverse), exact, strict=True):
+            assert torch.equal(inside, outside)
+
+
+def test_the_precision_of_others_is_left_as_it_was(unets, x):
+    """The switches of TF32 are the process's: a replay turns them off while a member is asked, errors included."""
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x, t):
+            seen.append((conv.fp32_precision, matmul.fp32_precision))
+            raise ArithmeticError
+
+    before = conv.fp32_precision, matmul.fp32_precision
+    with pytest.raises(ArithmeticError):
+        Ensemble([Watching()]).member(0, x, 7)
+    unets.member(0, x, 7)
+    assert seen == [("ieee", "ieee")]
+    assert (conv.fp32_precision, matmul.fp32_precision) == before
+
+
+@needs_cuda
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_gpu_draws_the_pictures_of_the_processor_at_any_batch(make_unets, process, attention):
+    """To 1e-5, over 25 steps of networks wide enough for TF32, which would miss it a hundredfold."""
+    reverse, seeds, weights = DDPM(25).reverse(process), list(range(40)), torch.tensor([[0.2, 0.5, 0.3]])
+    here, there = (Ensemble(make_unets(3, attention, (64, 128))) for _ in range(2))
+    expected = here.pictures(weights, seeds, reverse, SHAPE)
+    drawn = there.cuda().pictures(weights, seeds, reverse, SHAPE, "cuda")
+    alone = torch.cat([there.pictures(weights, [seed], reverse, SHAPE, "cuda") for seed in seeds], 1)
+    for pictures in (drawn, alone):
+        assert (pictures.cpu() - expected).norm() < 1e-5 * expected.norm()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import needs_cuda
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import jvp, vmap
@@ -260,3 +261,12 @@ def test_relative_error_is_the_length_of_the_difference_over_that_of_the_exact_o
     exact = torch.randn(3, 2, *SMALL, generator=torch.Generator().manual_seed(0))
     assert relative_error(exact, exact) == [0, 0]
     torch.testing.assert_close(torch.tensor(relative_error(exact * torch.tensor(1.25), exact)), torch.full((2,), 0.25))
+
+
+@needs_cuda
+@pytest.mark.parametrize("members_per_step", [None, 2])
+def test_a_gpu_has_the_jacobian_of_the_processor(make_unets, reverse, tape, members_per_step):
+    here, there = (Ensemble(make_unets(3, True, (64, 128))) for _ in range(2))
+    _, expected = jacobian(here, tape, reverse, members_per_step)
+    _, response = jacobian(there.cuda(), tape.cuda(), reverse, members_per_step)
+    assert max(relative_error(response.cpu(), expected)) < 1e-4

@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from conftest import needs_cuda
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ddattr.artifacts import load_json
@@ -63,13 +64,14 @@ def fit(module: MemberModule, data: UnitDataModule, folder: Path, every: int = 1
     checkpoint, resume = folder / "last.ckpt", more.pop("resume", False)
     callbacks = [ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)]
     trainer = L.Trainer(
-        max_steps=module.steps, max_epochs=-1, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        max_steps=module.steps, max_epochs=-1, accelerator=more.pop("accelerator", "cpu"), devices=1, logger=False,
+        enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()], log_every_n_steps=1,
-        default_root_dir=str(folder), callbacks=[*callbacks, *more.pop("callbacks", [])],
+        default_root_dir=str(folder), deterministic=True, callbacks=[*callbacks, *more.pop("callbacks", [])],
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume else None)
     assert trainer.global_step == module.steps
-    return module.network.state_dict()
+    return {name: value.cpu() for name, value in module.network.state_dict().items()}
 
 
 def same(a: dict, b: dict) -> bool:
@@ -118,6 +120,23 @@ def test_a_run_stopped_and_resumed_has_the_bits_of_an_undisturbed_one(
         for parameter in module.network.parameters():  # nothing may come from the initialisation
             parameter.fill_(torch.nan)
     assert same(fit(module, data, tmp_path / "b", checkpoint, resume=True), undisturbed)
+
+
+@needs_cuda
+def test_a_gpu_trains_the_same_bits_twice_and_when_resumed(make_member, make_unets, data, tmp_path):
+    """Two trainings without and with a unit must differ by the unit, and not by the order of a GPU's sums."""
+
+    def wide() -> MemberModule:
+        module = make_member(steps=100, batch=32)
+        with seeded_torch(SEED, Stream.INITIALISATION):
+            module.network = make_unets(1, True, (32, 64))[0].train()
+        return module
+
+    undisturbed = fit(wide(), data, tmp_path / "a", accelerator="cuda")
+    assert same(fit(wide(), data, tmp_path / "b", accelerator="cuda"), undisturbed)
+    with pytest.raises(Died):
+        fit(wide(), data, tmp_path / "c", 37, callbacks=[DieAt(61)], accelerator="cuda")
+    assert same(fit(wide(), data, tmp_path / "c", 37, resume=True, accelerator="cuda"), undisturbed)
 
 
 def test_a_run_killed_twice_has_the_bits_of_an_undisturbed_one(make_member, data, tmp_path):

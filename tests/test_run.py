@@ -22,6 +22,12 @@ def test_a_seed_that_is_none_is_refused(compose, seed):
         Run(config)
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true", "16"])
+def test_a_precision_that_would_round_the_weights_is_refused(make_run, precision):
+    with pytest.raises(ValueError, match=r"^trainer: precision=.*expected 32-true or bf16-mixed. Set trainer"):
+        make_run(f"trainer.precision={precision}").member_artefact(0)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
 def test_every_seed_seeds_and_0_is_one(make_run, seed):
     run, twin, other = make_run(f"seed={seed}"), make_run(f"seed={seed}"), make_run("seed=17")
@@ -45,8 +51,8 @@ def test_building_a_network_draws_nothing_from_the_global_stream(make_run):
 
 @pytest.mark.parametrize(
     "override",
-    ["training.epoch_steps=3", "tracking=offline", "trainer.precision=bf16-mixed", "member=2", "name=other",
-     "quality.pictures=5", "attribution.queries=3", "sampler.steps=2", "root=elsewhere"],
+    ["training.epoch_steps=3", "tracking=offline", "trainer.devices=2", "member=2", "name=other",
+     "trainer.precision=32-true", "quality.pictures=5", "attribution.queries=3", "sampler.steps=2", "root=elsewhere"],
 )  # fmt: skip
 def test_what_changes_no_weight_is_outside_a_members_fingerprint(make_run, override):
     assert make_run(override).member_artefact(1).fingerprint == make_run().member_artefact(1).fingerprint
@@ -55,7 +61,8 @@ def test_what_changes_no_weight_is_outside_a_members_fingerprint(make_run, overr
 @pytest.mark.parametrize(
     "override",
     ["training.steps=21", "training.draws=independent", "training.ema=null", "seed=1", "codebook.weight=3",
-     "codebook.members=7", "data.source.count=11", "unet.layers_per_block=2", "diffusion.scheduler.beta_end=0.03"],
+     "codebook.members=7", "data.source.count=11", "trainer.precision=bf16-mixed",
+     "unet.layers_per_block=2", "diffusion.scheduler.beta_end=0.03"],
 )  # fmt: skip
 def test_what_changes_a_weight_is_inside_a_members_fingerprint(make_run, override):
     assert make_run(override).member_artefact(1).fingerprint != make_run().member_artefact(1).fingerprint

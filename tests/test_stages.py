@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, spawn
+from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, needs_cuda, spawn
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.stages.reproduce import _spread
@@ -237,13 +237,24 @@ def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folde
         pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
 
 
+@needs_cuda
+@pytest.mark.parametrize("verb", ["evaluate", "attribute"])
+def test_a_gpu_under_ddp_makes_the_numbers_of_one(reproduced, tmp_path, verb):
+    folder, table = {"evaluate": ("quality", "fid.csv"), "attribute": ("attribution", "agreement.csv")}[verb]
+    root = clone(reproduced, tmp_path, without=folder)
+    said = answer(tmp_path, verb, f"experiment={SMALL}", f"root={root}", "trainer.strategy=ddp")
+    assert said.status == 0, said.err
+    one, two = (load_table(r / folder / table) for r in (reproduced.root, root))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("overrides", "cores", "accelerator", "expected"), [
     ([], 2, False, ["trainer=processes"]),
     ([], 1, False, []),
     ([], 2, True, []),
     (["attribution.batch=6"], 2, False, []),  # one shard: a second process would have no work
     (["trainer=default"], 2, False, []),
-    (["trainer.precision=64-true"], 2, False, []),
+    (["trainer.precision=bf16-mixed"], 2, False, []),
 ])  # fmt: skip
 def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
     compose, monkeypatch, overrides, cores, accelerator, expected

@@ -1,7 +1,9 @@
 """The encoded ensemble: n denoisers, mixed by weights."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -36,7 +38,8 @@ class Ensemble(nn.Module):
     def member(self, k: int, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "*rows c h w"]:
         """Noise estimate of member k alone."""
         flat = x.reshape(-1, *x.shape[-3:])
-        return torch.cat([self.members[k](part, t) for part in flat.split(self.batch)]).reshape(x.shape)
+        with _full_precision(x.device.type):
+            return torch.cat([self.members[k](part, t) for part in flat.split(self.batch)]).reshape(x.shape)
 
     def outputs(self, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "n *rows c h w"]:
         """Noise estimates of all members on the same pictures."""
@@ -81,3 +84,18 @@ class Ensemble(nn.Module):
         tape = noise_tape(seeds, len(reverse), shape).to(device)
         (picture,) = deque(trajectory(self.weighted(weights), reverse, tape), maxlen=1)
         return picture
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """No autocast, and no TF32, the default of CUDA's convolutions: its 10 bits make a picture depend on its batch."""
+    knobs: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [knob.fp32_precision for knob in knobs]
+    for knob in knobs:
+        knob.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for knob, precision in zip(knobs, before, strict=True):
+            knob.fp32_precision = precision

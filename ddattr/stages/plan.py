@@ -75,13 +75,15 @@ def _data(data) -> list[tuple[str, str]]:
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:
-    """Estimates from a few steps of the configured network on this device, one process."""
+    """Estimates from a few steps of the configured network on this machine's accelerator or processor, one process."""
     training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
-    network, n, steps = run.network(0), run.codebook.members, len(run.reverse)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
-    step = _seconds(lambda: _train_step(run, network, training.batch))
+    step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))
     ensemble, queries = Ensemble([network]), attribution.queries
-    picture = _seconds(lambda: ensemble.member(0, torch.zeros(256, *run.data.shape), 0)) / 256 * steps
+    seen = torch.zeros(256, *run.data.shape, device=device)
+    picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
     m = attribution.jacobian.members_per_step or n
     replayed = (attribution.truth_units + 2 * attribution.refine) * (n - run.codebook.weight)
     rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
@@ -123,16 +125,19 @@ def _power(run: Run) -> list[tuple[str, str]]:
     return lines
 
 
-def _train_step(run: Run, network, batch: int) -> None:
-    images = torch.zeros(batch, *run.data.shape)
-    run.process.loss(network, images, images, torch.zeros(batch, dtype=torch.long)).mean().backward()
+def _train_step(run: Run, network, images: torch.Tensor) -> None:
+    times = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    run.process.loss(network, images, images, times).mean().backward()
 
 
 def _seconds(call) -> float:
     call()
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
+    wait()
     started = time.perf_counter()
     for _ in range(3):
         call()
+    wait()
     return (time.perf_counter() - started) / 3
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -105,6 +106,8 @@ class Run:
         for talker in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(talker).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning|torchmetrics")
+        # filling what is about to be written costs a twentieth of a small network's training
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return self.build(
             "trainer", logger=loggers or False, enable_model_summary=False,
             log_every_n_steps=1, default_root_dir=str(self.root), **options,
@@ -163,7 +166,21 @@ class Run:
         config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")}
         del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
         config["training"].pop("fork", None)
+        if self.precision != "32-true":
+            config["training"]["precision"] = self.precision
         return config
+
+    @property
+    def precision(self) -> str:
+        """Of training; replays are float32 always.
+
+        Raises:
+            ValueError: one that the optimiser cannot clip its gradients in, or that would round the weights.
+        """
+        precision = str(self.config.trainer.precision)
+        if precision not in (known := ("32-true", "bf16-mixed")):
+            raise ValueError(f"trainer: precision={precision}, expected {' or '.join(known)}. Set trainer.precision.")
+        return precision
 
     @cached_property
     def base_artefact(self) -> Artefact:

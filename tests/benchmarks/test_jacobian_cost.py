@@ -1,64 +1,88 @@
 """Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
 
-The default network and queries of `experiment=digits`, untrained: the cost does not depend on the weights. Medians of
-processor seconds over repeated, interleaved calls on one thread; nothing here asserts a timing.
+The default network and queries of `experiment=digits`, untrained: the cost does not depend on the weights; and, where
+there is a GPU, the 2023 paper's network on 28 x 28 pictures. Medians over repeated, interleaved calls of processor
+seconds on one thread, or of the GPU's; nothing here asserts a timing.
 """
 
 import statistics
 import time
+from typing import NamedTuple
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from conftest import composed, needs_cuda
+from torch import Tensor
 from torch.func import jvp
 
 from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.noise import noise_tape
-from ddattr.diffusion.process import Process
+from ddattr.diffusion.process import ReverseStep
 from ddattr.diffusion.sampler import DDPM
-from ddattr.diffusion.unet import UNet, forward_mode
+from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
 
-N, QUERIES, STEPS, SHAPE = 18, 16, 3, (1, 8, 8)
-
-
-@pytest.fixture(scope="module")
-def setting():
-    blocks = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, add_attention=False)
-    size = dict(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32))
-    torch.manual_seed(0)
-    ensemble = Ensemble([UNet(**size, **blocks, norm_num_groups=8) for _ in range(N)])
-    process = Process(DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02))
-    return ensemble, DDPM(STEPS).reverse(process), noise_tape(range(QUERIES), STEPS, SHAPE)
+STEPS = 3
 
 
-def forwards(setting) -> None:
+class Setting(NamedTuple):
+    """What is timed: an ensemble, the sampler's steps, a tape."""
+
+    ensemble: Ensemble
+    reverse: list[ReverseStep]
+    tape: Tensor
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
+def setting(request) -> Setting:
+    device, run = request.param, Run(composed(*(["experiment=paper_mnist"] if request.param == "cuda" else [])))
+    n, size = run.config.codebook.members, run.config.unet.sample_size
+    ensemble = Ensemble([run.network(k) for k in range(n)]).to(device)
+    tape = noise_tape(range(run.config.attribution.queries), STEPS, (1, size, size)).to(device)
+    return Setting(ensemble, DDPM(STEPS).reverse(run.process), tape)
+
+
+def forwards(setting: Setting) -> None:
     """One plain forward of n x Q pictures, per step and member."""
     ensemble, reverse, tape = setting
-    pictures = tape[0].repeat(N, 1, 1, 1)
+    pictures = tape[0].repeat(len(ensemble), 1, 1, 1)
     with torch.no_grad():
         for step in reverse:
-            for k in range(N):
+            for k in range(len(ensemble)):
                 ensemble.member(k, pictures, step.t)
 
 
-def restated(setting) -> None:
+def restated(setting: Setting) -> None:
     """One of the n directions of the 2023 algorithm: its tangent beside a primal pass of the whole ensemble."""
     ensemble, reverse, tape = setting
 
     def picture(weights):
         x = tape[0]
         for step, z in zip(reverse, tape[1:], strict=True):
-            mean = sum(weights[k] * ensemble.member(k, x, step.t) for k in range(N))
+            mean = sum(weights[k] * ensemble.member(k, x, step.t) for k in range(len(ensemble)))
             x = step.a * x + step.b * mean + step.c * z
         return x
 
     with forward_mode(ensemble):
-        jvp(picture, (ensemble.uniform,), (torch.eye(N)[0],))
+        jvp(picture, (ensemble.uniform.to(tape),), (torch.eye(len(ensemble))[0].to(tape),))
+
+
+def seconds(call, device: torch.device) -> float:
+    """Of the processor, or of the GPU with everything that it was asked before."""
+    if device.type == "cpu":
+        started = time.process_time()
+        call()
+        return time.process_time() - started
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 @pytest.mark.slow
-def test_cost_of_the_jacobian(setting, benchmark):
+def test_cost_of_the_jacobian(setting: Setting, benchmark):
     """Exact and rotating, against plain forwards and against the restatement's n directions."""
     ensemble, reverse, tape = setting
     calls = {
@@ -71,13 +95,11 @@ def test_cost_of_the_jacobian(setting, benchmark):
     rounds = 5 if benchmark.enabled else 1
     for _ in range(rounds):
         for name, call in calls.items():
-            started = time.process_time()
-            call()
-            times[name].append(time.process_time() - started)
-    ratio = {name: statistics.median(seconds) for name, seconds in times.items()}
+            times[name].append(seconds(call, tape.device))
+    ratio = {name: statistics.median(measured) for name, measured in times.items()}
     # the first step has no tangent to propagate yet
     benchmark.extra_info["exact, in forwards"] = ratio["exact"] / ratio["forwards"] * STEPS / (STEPS - 1)
-    benchmark.extra_info["restatement over exact"] = N * ratio["restated"] / ratio["exact"]
+    benchmark.extra_info["restatement over exact"] = len(ensemble) * ratio["restated"] / ratio["exact"]
     benchmark.extra_info["rotating over exact"] = ratio["rotating"] / ratio["exact"]
     benchmark.pedantic(calls["rotating"], rounds=1)
     print(*(f"\n{name}: {value:.2f}" for name, value in benchmark.extra_info.items()))
