@@ -23,13 +23,14 @@ def forward_mode(networks: nn.Module) -> Iterator[None]:
     """Context in which jvp passes through these networks, attention included.
 
     Flash attention has no forward-mode formula. GroupNorm's fails on tangents that are not contiguous, and takes a
-    dozen passes over memory where five do: it has a formula of its own here.
+    dozen passes over memory where five do: it has a formula of its own here. Lightning's predict is in inference mode,
+    where torch 2.11 cannot vmap a jvp.
     """
     norms = [module for module in networks.modules() if isinstance(module, nn.GroupNorm)]
     for norm in norms:
         norm.forward = partial(_apply_norm, norm)  # type: ignore[method-assign]
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for norm in norms:
