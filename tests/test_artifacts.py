@@ -112,7 +112,7 @@ def test_the_manifest_says_how_it_was_made(tmp_path, monkeypatch):
     assert manifest["fingerprint"] == artefact.fingerprint
     assert manifest["seed"] == 7
     assert manifest["command"] == "ddattr train 'member=range(0,3)'"
-    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["torch"] == metadata.version("torch")
     if not torch.cuda.is_available():
         assert manifest["device"].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
     assert 0 <= manifest["wall_seconds"] < 600
@@ -131,7 +131,7 @@ def test_a_checkout_that_is_not_installed_has_no_version_and_a_manifest_all_the_
     monkeypatch.setattr(metadata, "version", version)
     versions = made(tmp_path / "a").manifest["versions"]
     assert versions["ddattr"] is None
-    assert versions["torch"] == torch.__version__
+    assert versions["torch"] == metadata.version("torch")
 
 
 def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_path):

@@ -68,6 +68,15 @@ def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
     assert [placed[name][1] for name in "abc"] == pytest.approx([0.1, 0.9, 0.5])  # nothing is in their way
 
 
+def test_labels_that_face_each_other_are_apart():
+    """Those right of the first points and left of the middle ones share the space between them."""
+    names, x, y = pd.Series(list("abc")), pd.Series([1.0, 100.0, 5000.0]), pd.Series([0.50, 0.51, 0.505])
+    placed = {name: (at, height) for name, at, height in evidence._labels(names, x, y, 0.1)}
+    assert placed["a"][0] < placed["b"][0] < placed["c"][0]
+    assert placed["b"][1] - placed["a"][1] == pytest.approx(0.1)
+    assert placed["c"][1] == pytest.approx(0.505)
+
+
 def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
     """All that there are, by colour and marker, none over another."""
     rows = [{"method": m, "size": size, "query": q, "l2": 1.0 + q, "pull_first_order": 0.1, "pull_retraining": 0.2}

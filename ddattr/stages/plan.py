@@ -77,7 +77,7 @@ def _data(data) -> list[tuple[str, str]]:
 def _cost(run: Run) -> list[tuple[str, str]]:
     """Estimates from a few steps of the configured network on this machine's accelerator or processor, one process."""
     training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
     step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))

@@ -60,7 +60,7 @@ def _growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.minorticks_off()
     axis.set(xlabel="members n", ylabel=label)
-    axis.legend(fontsize=6.5)
+    axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0))  # over nothing that is drawn
 
 
 def over_orders(axis, curve: pd.DataFrame, x: str, statistic: str, line: str = "o-", markersize: int = 4, **options):
@@ -131,7 +131,7 @@ def removal(folder: Path) -> Figure | None:
                       fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
                       label=METHODS[str(method)])  # fmt: skip
         right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker=marker, linewidth=0)
-    left.set(xlabel="best units removed", ylabel="L2 of picture, retrained less full, ± s.e.", ylim=(0, None))
+    left.set(xlabel="best units removed", ylabel="picture moved by (L2), ± s.e.", ylim=(0, None))
     left.set_xticks(sorted(table["size"].unique()))
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
@@ -178,13 +178,13 @@ def law(folder: Path) -> Figure | None:
     if not (folder / "members.csv").exists():
         return None
     curve = load_table(folder / "members.csv")
-    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.6))
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.9))
     panels = (
         (axes[0], (("lds_loss_loss", BLUE, "ensemble's loss"), ("law_loss", GREY, "law")), "LDS, loss"),
         (axes[1], (("lds_distance_member_picture", BLUE, "members' pictures"),
                    ("lds_distance_jvp", ORANGE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
         (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
-         "nearest unit found, p <= 0.05"),
+         "nearest unit found, p ≤ 0.05"),
     )  # fmt: skip
     for axis, lines, label in panels:
         _growth(axis, curve, lines, label)
@@ -249,21 +249,23 @@ def planted(folder: Path) -> Figure | None:
 def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tuple[str, float, float]]:
     """Places of points' labels: one column for points of like x, a gap apart, and each as near as that allows.
 
-    The first and the last points have theirs to the right, and all between them one to the left.
+    The first and the last points have theirs to the right, and all between them one to the left: these and the first
+    ones' face each other, and are kept a gap apart as well.
     """
     order = x.sort_values(kind="stable").index
     group = (np.log10(x[order]).diff() > 0.3).cumsum()
     group = group.where(group.isin((0, group.max())), 1)
     placed = []
-    for number, members in group.groupby(group):
-        column = y[members.index].sort_values(kind="stable")
+    for _, facing in group.groupby(group == group.max()):
+        column = y[facing.index].sort_values(kind="stable")
         up, down = column.tolist(), column.tolist()
         for i in range(1, len(column)):
             up[i] = max(up[i], up[i - 1] + gap)
             down[-1 - i] = min(down[-1 - i], down[-i] - gap)
-        outer = number in (0, group.max())
-        at = 1.7 * x[members.index].max() if outer else x[members.index].min() / 1.7
-        placed += [(names[i], at, (a + b) / 2) for i, a, b in zip(column.index, up, down, strict=True)]
+        for i, a, b in zip(column.index, up, down, strict=True):
+            alike = x[group.index[group == group[i]]]
+            at = 1.7 * alike.max() if group[i] in (0, group.max()) else alike.min() / 1.7
+            placed.append((names[i], at, (a + b) / 2))
     return placed
 
 
