@@ -65,7 +65,9 @@ def make_bench(queries, ensemble) -> Callable[[Validation], Bench]:
     data = UnitDataModule(Source(randn(30, *SHAPE, seed=1), LABELS), clusters=3)
 
     def make(plan: Validation) -> Bench:
-        return Bench(plan, queries, data, ensemble, network, pd.DataFrame(), torch.zeros(8, 3, *SHAPE), nn.Flatten())
+        return Bench(
+            plan, queries, data, ensemble, network, pd.DataFrame(), *torch.zeros(2, 8, 3, *SHAPE), nn.Flatten()
+        )
 
     return make
 

@@ -289,18 +289,21 @@ def test_a_process_refuses_in_one_line_too(tmp_path):
     assert not list(tmp_path.glob("runs*"))
 
 
-@pytest.mark.parametrize("argv", [("plan",), ("plan", "--cfg", "job")])
-@pytest.mark.parametrize("buffered", [True, False])
-def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, argv, buffered):
-    """`ddattr plan | head -3`: no traceback, and the status of SIGPIPE, which is no refusal."""
+@pytest.mark.parametrize(("buffered", "argv"), [(True, ("plan", "--cfg", "job")), (False, ("plan", "--cfg", "job")),
+                                                (False, ("plan",))])  # fmt: skip
+def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, buffered, argv):
+    """`ddattr plan | head -3`: no traceback, and the status of SIGPIPE, which is no refusal.
+
+    A buffered print fails when it is flushed at the end, any other where it stands: within a stage, or within Hydra.
+    """
     monkeypatch.setenv("PYTHONUNBUFFERED", "" if buffered else "1")
     assert unread(tmp_path, *argv) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_refusal_is_heard_though_nobody_reads_stdout(tmp_path):
-    status, err = unread(tmp_path, "train", "experiment=digits_small")
+    status, err = unread(tmp_path, "tain")
     assert status == 2
-    assert err.startswith("train: member is missing")
+    assert err.startswith("ddattr: no verb 'tain'")
 
 
 @pytest.mark.parametrize(("status", "raised"), [(128 + signal.SIGPIPE, BrokenPipeError), (2, ValueError), (0, None)])

@@ -8,7 +8,7 @@ from torch import nn
 from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDPM, trajectory
-from ddattr.ensemble.ensemble import Ensemble
+from ddattr.ensemble.ensemble import Ensemble, _full_precision
 
 SHAPE = (1, 8, 8)
 
@@ -164,22 +164,36 @@ def test_a_replay_is_in_float32_whatever_surrounds_it(make_unets, reverse):
             assert torch.equal(inside, outside)
 
 
-def test_the_precision_of_others_is_left_as_it_was(unets, x):
-    """The switches of TF32 are the process's: a replay turns them off while a member is asked, errors included."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    seen = []
+@pytest.fixture
+def rounded():
+    """A process that lets matrix products be rounded, as Lightning advises."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_rounded_products_are_for_others_and_left_to_them(rounded, x):
+    """The switches are the process's: a replay turns them off while a member is asked, errors included."""
+    matmul, seen = torch.backends.mkldnn.matmul, []
 
     class Watching(nn.Module):
         def forward(self, x, t):
-            seen.append((conv.fp32_precision, matmul.fp32_precision))
+            seen.append(matmul.fp32_precision)
             raise ArithmeticError
 
-    before = conv.fp32_precision, matmul.fp32_precision
+    assert matmul.fp32_precision == "bf16"
     with pytest.raises(ArithmeticError):
         Ensemble([Watching()]).member(0, x, 7)
-    unets.member(0, x, 7)
-    assert seen == [("ieee", "ieee")]
-    assert (conv.fp32_precision, matmul.fp32_precision) == before
+    assert seen == ["ieee"]
+    assert matmul.fp32_precision == "bf16"
+
+
+def test_a_gpu_s_tf32_is_for_others_and_left_to_them(rounded):
+    knobs = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    assert [knob.fp32_precision for knob in knobs] == ["tf32", "tf32"]
+    with _full_precision("cuda"):
+        assert [knob.fp32_precision for knob in knobs] == ["ieee", "ieee"]
+    assert [knob.fp32_precision for knob in knobs] == ["tf32", "tf32"]
 
 
 @needs_cuda

@@ -117,6 +117,8 @@ def test_the_picture_is_the_factual(unets, reverse, tape):
 
 def test_it_works_where_lightning_predicts(unets, reverse):
     """In inference mode, with a tape that was drawn there: torch 2.11 and 2.13 differ in what they allow."""
+    with torch.inference_mode(), forward_mode(unets):
+        assert not torch.is_inference_mode_enabled()
     expected = jacobian(unets, noise_tape([0, 3], 5, LARGE), reverse)
     with torch.inference_mode():
         found = jacobian(unets, noise_tape([0, 3], 5, LARGE), reverse)

@@ -30,33 +30,35 @@ class Linear(nn.Module):
 @pytest.fixture
 def given():
     response, factual, units = randn(12, 3, 1, 3, 3), randn(3, 1, 3, 3, seed=1), randn(30, 1, 3, 3, seed=2)
+    made = randn(12, 3, 1, 3, 3, seed=4)
     loss = randn(12, 3, seed=3).double()
-    return response - response.mean(0), factual, units, loss
+    return response - response.mean(0), made - made.mean(0), factual, units, loss
 
 
 def test_pixels_are_the_pull_and_the_loss_has_no_direction(given):
-    response, factual, units, loss = given
-    found = linear_measures(response, factual, units, Linear(4), loss)
+    response, made, factual, units, loss = given
+    found = linear_measures(response, made, factual, units, Linear(4), loss)
     torch.testing.assert_close(found["pixel"], projections(response, factual, units))
+    torch.testing.assert_close(found["denoised"], projections(made, factual, units))
     assert torch.equal(found["loss"][:, 0], loss)
     assert torch.equal(found["loss"], found["loss"][:, :1].expand(-1, 30, -1))
 
 
 def test_features_are_the_pull_in_their_space(given):
-    response, factual, units, loss = given
+    response, made, factual, units, loss = given
     extractor = Linear(4)
     mapped = [extractor(x.flatten(0, -4)).reshape(*x.shape[:-3], 4, 1, 1) for x in (response, factual, units)]
-    found = linear_measures(response, factual, units, extractor, loss)["feature"]
+    found = linear_measures(response, made, factual, units, extractor, loss)["feature"]
     torch.testing.assert_close(found, projections(*mapped), rtol=1e-4, atol=1e-5)
 
 
 def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looked_at(given):
-    response, factual, units, loss = given
-    bright = linear_measures(response, factual.abs() + 0.1, units, Linear(4), loss)
+    response, made, factual, units, loss = given
+    bright = linear_measures(response, made, factual.abs() + 0.1, units, Linear(4), loss)
     torch.testing.assert_close(bright["region"], bright["pixel"])
-    before = linear_measures(response, factual, units, Linear(4), loss)["region"]
+    before = linear_measures(response, made, factual, units, Linear(4), loss)["region"]
     changed = units + 5 * (factual[0] <= 0)  # where query 0 is dark
-    after = linear_measures(response, factual, changed, Linear(4), loss)["region"]
+    after = linear_measures(response, made, factual, changed, Linear(4), loss)["region"]
     torch.testing.assert_close(after[..., 0], before[..., 0])
     assert not torch.allclose(after[..., 1], before[..., 1])
 

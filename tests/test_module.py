@@ -11,7 +11,9 @@ from conftest import bends
 
 from ddattr.artifacts import load_tensors
 from ddattr.attribution.counterfactual import counterfactual, factual
+from ddattr.attribution.denoised import denoised
 from ddattr.attribution.jacobian import first_order, jacobian
+from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.module import AttributionModule
 from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook, contrast
@@ -35,10 +37,10 @@ def attribute(process, data, tmp_path):
     """An attribution that has run; keywords go to the module."""
 
     def make(name: str = "a", steps: int = 3, logger=None, ensemble=None, run=True, **options) -> AttributionModule:
-        options = {"queries": QUERIES, "batch": 2, "jacobian": rotating(2),
+        options = {"queries": QUERIES, "batch": 2, "jacobian": rotating(2), "denoisings": 7,
                    "truth_units": 5, "check": 3, "refine": 2, "draws": 50, "neighbourhoods": (1, 2, 3),
                    "first_query": 10} | options  # fmt: skip
-        module = AttributionModule(ensemble or Ensemble(bends(n)), DDPM(steps).reverse(process), CODE, data,
+        module = AttributionModule(ensemble or Ensemble(bends(n)), process, DDPM(steps).reverse(process), CODE, data,
                                    tmp_path / name, 0, **options)  # fmt: skip
         if not run:
             return module
@@ -73,6 +75,9 @@ def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
     expected = {
         "factual": factual(ensemble, seeds, reverse, SHAPE),
         "jacobian": jacobian(ensemble, noise_tape(seeds, 3, SHAPE), reverse)[1],
+        "denoised": denoised(
+            ensemble, process, factual(ensemble, seeds, reverse, SHAPE), *loss_draws(7, process, SHAPE, 0, attempt=2)
+        ),
         "members": ensemble.pictures(torch.eye(n), seeds, reverse, SHAPE),
         "ablations": counterfactual(ensemble, words, seeds, reverse, SHAPE),
     }
@@ -85,8 +90,11 @@ def test_the_best_units_are_replayed_exactly(attribute, process):
     module, reverse = attribute(), DDPM(3).reverse(process)
     ensemble, units = Ensemble(bends(n)), module.tensors["refined_units"]
     assert units.shape == (4, QUERIES)
-    table = module.tables.influence.query("method == 'jvp'").set_index(["measure", "query", "unit"]).sort_index()
-    ranked = {"pull": -table.p_value + 1e-6 * table.z, "norm": table.score}
+    tests, scores = (
+        module.tables.influence.query(f"method == '{method}'").set_index(["measure", "query", "unit"]).sort_index()
+        for method in ("denoised_gls", "jvp")
+    )
+    ranked = {"pull": -tests.p_value + 1e-6 * tests.z, "norm": scores.score}
     for q, seed in enumerate(range(10, 15)):
         for place, unit in enumerate(units[:, q].tolist()):
             measure, rank = ("pull", "norm")[place // 2], place % 2

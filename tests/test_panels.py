@@ -18,11 +18,11 @@ def rows(reproduced) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def jvp(reproduced) -> pd.DataFrame:
-    """Scores of the first order, and their tests: of pull, with the other units discounted."""
+    """Scores of the first order, and the tests: of pull, that of the denoising with the other units discounted."""
     table = load_table(reproduced.root / "attribution" / "influence.parquet")
     keys, tests = ["query", "measure", "unit"], ["z", "p_value", "q_value"]
     scores = table[table.method == "jvp"].set_index(keys).sort_index()
-    pull = table[table.method == "jvp_gls"].set_index(keys)[tests]
+    pull = table[table.method == "denoised_gls"].set_index(keys)[tests]
     assert set(pull.index.get_level_values("measure")) == {"pull"}
     scores.loc[pull.index, tests] = pull
     return scores

@@ -103,6 +103,8 @@ def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
     assert set(table.method) == {
         "jvp",
         "jvp_gls",
+        "denoised",
+        "denoised_gls",
         "ablation",
         "individual",
         "individual_centred",
@@ -214,7 +216,7 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
     for name, ending in TABLES.items():
         one, other = (load_table(r / "attribution" / f"{name}.{ending}") for r in (reproduced.root, root))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
-    for name in ("queries", "jacobian"):
+    for name in ("queries", "jacobian", "denoised"):
         one, other = (load_tensors(r / "attribution" / f"{name}.safetensors") for r in (reproduced.root, root))
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert not shard.exists()
@@ -239,7 +241,7 @@ def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folde
 
 @needs_cuda
 @pytest.mark.parametrize("verb", ["evaluate", "attribute"])
-def test_a_gpu_under_ddp_makes_the_numbers_of_one(reproduced, tmp_path, verb):
+def test_a_gpu_starts_under_ddp_and_makes_the_same_numbers(reproduced, tmp_path, verb):
     folder, table = {"evaluate": ("quality", "fid.csv"), "attribute": ("attribution", "agreement.csv")}[verb]
     root = clone(reproduced, tmp_path, without=folder)
     said = answer(tmp_path, verb, f"experiment={SMALL}", f"root={root}", "trainer.strategy=ddp")

@@ -7,7 +7,7 @@ import torch
 from conftest import COLUMNS, METHODS
 
 from ddattr.artifacts import load_table, save_table
-from ddattr.attribution import baselines, influence
+from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.tables import Tables, summarise, tabulate
@@ -27,9 +27,10 @@ def tensors() -> dict[str, torch.Tensor]:
     def noise(*lead: int) -> torch.Tensor:
         return torch.randn(*lead, *SHAPE, generator=draw)
 
-    jacobian, last = noise(n, Q), noise(n, Q)
+    jacobian, last, made = noise(n, Q), noise(n, Q), noise(n, Q)
     return {
         "seeds": torch.tensor([5, 6, 7, 2**40]), "factual": noise(Q), "jacobian": jacobian - jacobian.mean(0),
+        "denoised": made - made.mean(0),
         "members": noise(n, Q), "last_step": last - last.mean(0), "ablations": noise(len(TRUTH), Q),
         "refined_units": torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]), "refined": noise(2, Q),
         "rotating_error": torch.tensor([0.1, torch.nan, torch.nan, torch.nan]),
@@ -65,9 +66,12 @@ def test_columns_are_those_that_others_rely_on_and_more_only_at_the_end(tables, 
 
 def test_every_method_scores_every_unit_on_every_query(tables):
     for method in METHODS:
-        measures = {"pixel": ["similarity"], "random": ["similarity"], "jvp_gls": ["pull"]}.get(
-            method, ["pull", "norm"]
-        )
+        measures = {
+            "pixel": ["similarity"],
+            "random": ["similarity"],
+            "jvp_gls": ["pull"],
+            "denoised_gls": ["pull"],
+        }.get(method, ["pull", "norm"])
         for measure in measures:
             table = of(tables, method, measure)
             assert len(table) == N * Q
@@ -117,8 +121,9 @@ def test_ablation_scores_are_those_of_the_exact_displacements(tables, tensors, d
         np.testing.assert_allclose(matrix(found), score.numpy(), rtol=1e-6)
 
 
-def test_only_the_jvp_is_tested_and_its_p_is_a_probability(tables):
-    tested = tables.influence.method.isin(["jvp", "jvp_gls"])
+def test_what_is_tested_has_a_p_that_is_a_probability_and_nothing_else_has(tables):
+    table = tables.influence
+    tested = table.method.isin(["jvp_gls", "denoised_gls"]) | (table.method == "jvp") & (table.measure == "norm")
     for column in ("z", "p_value", "q_value"):
         assert tables.influence[tested][column].notna().all()
         assert tables.influence[~tested][column].isna().all()
@@ -127,7 +132,7 @@ def test_only_the_jvp_is_tested_and_its_p_is_a_probability(tables):
     assert (tables.influence[tested].q_value >= tables.influence[tested].p_value).all()
 
 
-@pytest.mark.parametrize(("method", "measure"), [("jvp", "pull"), ("jvp", "norm"), ("jvp_gls", "pull")])
+@pytest.mark.parametrize(("method", "measure"), [("jvp", "norm"), ("jvp_gls", "pull"), ("denoised_gls", "pull")])
 def test_q_is_benjamini_hochberg_over_the_units_of_a_query(tables, method, measure):
     for _, table in of(tables, method, measure).groupby("query"):
         np.testing.assert_allclose(table.q_value, benjamini_hochberg(table.p_value.to_numpy()))
@@ -145,7 +150,7 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
     tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
     words, near = CODE.codewords(torch.arange(N)), nearness(distance)
-    weighted = near * influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images)
+    weighted = near * influence.projections(tensors["denoised"], tensors["factual"], data.unit_images)
     others = Background(words, near, background)
 
     def expected(units: torch.Tensor) -> np.ndarray:
@@ -160,7 +165,7 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
             np.testing.assert_allclose(rows.score, expected(held), rtol=1e-5, atol=1e-6)
             assert (rows["size"] == held.shape[1]).all()
             if not background:
-                plain = matrix(of(tables, "jvp", "pull")) * near.numpy()
+                plain = matrix(of(tables, "denoised", "pull")) * near.numpy()
                 np.testing.assert_allclose(rows.score, plain[held[0].tolist()].sum(0), rtol=1e-5, atol=1e-6)
     order = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
     for size in OPTIONS["neighbourhoods"]:
@@ -170,12 +175,16 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
 
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):
     plain = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": 0.0})
-    for measure in ("pull", "norm"):
-        pd.testing.assert_frame_equal(of(tables, "jvp", measure), of(plain, "jvp", measure))
-    np.testing.assert_allclose(matrix(of(plain, "jvp_gls", "pull")), matrix(of(plain, "jvp", "pull")), atol=1e-6)
-    np.testing.assert_allclose(matrix(of(plain, "jvp_gls", "pull"), "p_value"),
-                               matrix(of(plain, "jvp", "pull"), "p_value"))  # fmt: skip
-    assert not np.allclose(matrix(of(tables, "jvp_gls", "pull")), matrix(of(tables, "jvp", "pull")))
+    null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
+    for method, tensor in (("jvp", "jacobian"), ("denoised", "denoised")):
+        for measure in ("pull", "norm"):
+            pd.testing.assert_frame_equal(of(tables, method, measure), of(plain, method, measure))
+        score = matrix(of(plain, method, "pull"))
+        np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull")), score, atol=1e-6)
+        assert not np.allclose(matrix(of(tables, f"{method}_gls", "pull")), score)
+        projected = influence.projections(tensors[tensor], tensors["factual"], data.unit_images)
+        _, p = significance.pull_significance(torch.from_numpy(score), projected, null, CODE)
+        np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull"), "p_value"), p)
 
 
 def test_a_neighbourhood_is_no_surer_than_any_larger_one(tables):
@@ -191,7 +200,7 @@ def test_resolution_and_attributable_follow_from_the_other_tables(tensors, data)
     tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"level": 0.6})
     radius = tables.radius.set_index("query")
     assert radius.resolution.nunique() > 1
-    best = of(tables, "jvp", "pull").groupby("query").q_value.min()
+    best = of(tables, "denoised_gls", "pull").groupby("query").q_value.min()
     assert ((best <= 0.6) == radius.attributable[best.index]).all()
     near = tables.sets[tables.sets.set.str.startswith("nearest:")]
     for query, rows in near.groupby("query"):

@@ -14,14 +14,16 @@ from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import last_step, pixel
 from ddattr.attribution.counterfactual import counterfactual
+from ddattr.attribution.denoised import denoised
 from ddattr.attribution.influence import gram, nearness, norm, projections, pull
 from ddattr.attribution.jacobian import relative_error
+from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.significance import null_deviation, pull_significance
 from ddattr.attribution.tables import Tables, tabulate
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.noise import Stream, generator, noise_tape
-from ddattr.diffusion.process import ReverseStep
+from ddattr.diffusion.process import Process, ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
 
 _SHORTLIST = 32  # units of largest z, for each that is wanted, among which those of smallest p are sought
@@ -35,6 +37,7 @@ class AttributionModule(L.LightningModule):
 
     Args:
         ensemble: the members.
+        process: the forward process.
         reverse: the sampler's steps.
         codebook: who trained on what.
         data: the units' images and the sets scored after the fact.
@@ -46,7 +49,8 @@ class AttributionModule(L.LightningModule):
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         truth_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
-        refine: best units of every query, by p of pull and by norm, that are replayed exactly.
+        denoisings: noised copies of every picture, whose denoising is what p-values are made of.
+        refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
         level: of significance.
         phantoms: most phantoms in a unit's null; all of them when there are fewer.
         draws: assignments in a set's null.
@@ -58,6 +62,7 @@ class AttributionModule(L.LightningModule):
     def __init__(
         self,
         ensemble: Ensemble,
+        process: Process,
         reverse: list[ReverseStep],
         codebook: Codebook,
         data: UnitDataModule,
@@ -68,6 +73,7 @@ class AttributionModule(L.LightningModule):
         jacobian: partial,
         first_query: int = 0,
         truth_units: int = 64,
+        denoisings: int = 100,
         check: int = 2,
         refine: int = 3,
         level: float = 0.05,
@@ -77,7 +83,8 @@ class AttributionModule(L.LightningModule):
         background: float = 0.5,
     ):
         super().__init__()
-        _validate(refine=refine, queries=queries, batch=batch, truth_units=truth_units, phantoms=phantoms, draws=draws)
+        _validate(refine=refine, queries=queries, batch=batch, truth_units=truth_units, denoisings=denoisings,
+                  phantoms=phantoms, draws=draws)  # fmt: skip
         if not any(1 <= size <= codebook.units for size in neighbourhoods) or min(neighbourhoods) < 1:
             raise ValueError(
                 f"attribution: neighbourhoods={list(neighbourhoods)}, expected numbers from 1 to {codebook.units}. "
@@ -91,7 +98,9 @@ class AttributionModule(L.LightningModule):
         if not 0 < level < 1:
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
-        self.queries, self.batch, self.jacobian = queries, batch, jacobian
+        self.queries, self.batch, self.jacobian, self.process = queries, batch, jacobian, process
+        # noise that `validate` neither scores on nor holds scores against
+        self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
         self.checked = {first_query + i * queries // check for i in range(check)}
         self.refine, self.first_query = min(refine, codebook.units), first_query
         self.options: dict[str, Any] = {
@@ -122,28 +131,29 @@ class AttributionModule(L.LightningModule):
         """Everything that costs evaluations of the networks, for one batch of queries."""
         shape, names = self.data.shape, seeds.tolist()
         tape = noise_tape(names, len(self.reverse), shape).to(self.device)
-        picture, response = self.jacobian(self.ensemble, tape, self.reverse)
-        picture, response = picture.cpu(), response.cpu()
+        drawn, response = self.jacobian(self.ensemble, tape, self.reverse)
+        made = denoised(self.ensemble, self.process, drawn, self.times, self.noise).cpu()
+        picture, response = drawn.cpu(), response.cpu()
         alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
         exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
-        top, refined = self._refine(names, picture, response)
+        top, refined = self._refine(names, picture, response, made)
         checked = torch.tensor([seed in self.checked for seed in names])
         rotating = torch.where(checked, 0.0, torch.nan)
         if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
             rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
         return {
-            "seeds": seeds, "factual": picture, "jacobian": response, "members": alone,
+            "seeds": seeds, "factual": picture, "jacobian": response, "denoised": made, "members": alone,
             "last_step": last_step(self.ensemble, tape, self.reverse).members,
             "ablations": exact, "refined_units": top, "refined": refined,
             "refined_images": self.data.unit_images[top], "rotating_error": rotating,
         }  # fmt: skip
 
-    def _refine(self, seeds: list[int], picture: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact counterfactuals of every query's best units, by p of pull, then by norm: (2 k, Q), and pictures."""
+    def _refine(self, seeds: list[int], picture: Tensor, response: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""
         images = self.data.unit_images
         others = Background(self.codewords, nearness(-pixel(picture, images).double()), self.options["background"])
-        by_pull = self._surest(others.discount(projections(response, picture, images)))
+        by_pull = self._surest(others.discount(projections(made, picture, images)))
         by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
         top = torch.cat([by_pull, by_norm])
         words = self.codewords[top]

@@ -18,6 +18,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
+TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # pull that is tested, others discounted, and its tensor
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
@@ -62,8 +63,8 @@ def tabulate(
     """All tables of an attribution.
 
     Args:
-        tensors: seeds (Q,), factual (Q, C, H, W), jacobian, members and last_step (n, Q, C, H, W), ablations
-            (truth, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
+        tensors: seeds (Q,), factual (Q, C, H, W), jacobian, denoised, members and last_step (n, Q, C, H, W),
+            ablations (truth, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
         truth: units that were ablated exactly.
         seed, level, phantoms, draws, neighbourhoods, background: as `AttributionModule` has them.
     """
@@ -77,19 +78,21 @@ def tabulate(
         "last_step": Response(tensors["last_step"]),
     }
     scored = {name: influence.scores(response, factual, images, words) for name, response in methods.items()}
+    scored["denoised"] = influence.scores(Response(tensors["denoised"]), factual, images, words)
     scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
     scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
 
     null, near = codebook.sample_phantoms(phantoms, seed), influence.nearness(-scored["pixel"]["similarity"].double())
-    projected, others = influence.projections(jacobian, factual, images), Background(words, near, background)
-    discounted = others.discount(projected)
-    scored["jvp_gls"] = {"pull": influence.pull(discounted, words)}
+    others, discounted = Background(words, near, background), {}
+    projected = {name: influence.projections(tensors[key], factual, images) for name, key in TESTED.items()}
+    for name in TESTED:
+        discounted[name] = others.discount(projected[name])
+        scored[f"{name}_gls"] = {"pull": influence.pull(discounted[name], words)}
     norm_null = influence.norm(influence.gram(jacobian), null)
-    tests = {
-        ("jvp", "pull"): significance.pull_significance(scored["jvp"]["pull"], projected, null, codebook),
-        ("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null),
-        ("jvp_gls", "pull"): significance.pull_significance(scored["jvp_gls"]["pull"], discounted, null, codebook),
-    }
+    tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
+    for name, answers in discounted.items():
+        score = scored[f"{name}_gls"]["pull"]
+        tests[f"{name}_gls", "pull"] = significance.pull_significance(score, answers, null, codebook)
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [
@@ -98,9 +101,9 @@ def tabulate(
     ]  # fmt: skip
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(near * projected, others, scored["pixel"]["similarity"], codebook, data, seeds,
+    sets, resolved = _sets(near * projected["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
                            draws, seed, neighbourhoods, level)  # fmt: skip
-    q = significance.benjamini_hochberg(tests["jvp_gls", "pull"][1])
+    q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
     return Tables(
         pd.concat(frames, ignore_index=True), sets, table, summary,

@@ -88,8 +88,13 @@ class Ensemble(nn.Module):
 
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
-    """No autocast, and no TF32, the default of CUDA's convolutions: its 10 bits make a picture depend on its batch."""
-    knobs: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    """No autocast, and no TF32, the default of CUDA's convolutions: its 10 bits make a picture depend on its batch.
+
+    Nor what `set_float32_matmul_precision` may have allowed, on CPUs too.
+    """
+    cuda: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    cpu: list[Any] = [torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    knobs = [knob for knob in (cuda if device == "cuda" else cpu) if knob.fp32_precision not in ("ieee", "none")]
     before = [knob.fp32_precision for knob in knobs]
     for knob in knobs:
         knob.fp32_precision = "ieee"

@@ -150,8 +150,8 @@ class MemberModule(L.LightningModule):
         return max(0.01, min(1.0, (step + 1) / max(1, self.warmup)) * left)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        if self.gradient_clip is not None:
-            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+        if self.gradient_clip is not None:  # not by Lightning, which refuses a fused optimiser in bf16
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [] if self.ema is None else [WeightAverage(self.ema)]

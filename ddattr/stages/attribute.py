@@ -20,6 +20,7 @@ def _attribute(run: Run) -> None:
     module = run.build(
         "attribution",
         ensemble=run.ensemble(),
+        process=run.process,
         reverse=run.reverse,
         codebook=run.codebook,
         data=run.data,
@@ -38,6 +39,7 @@ def _attribute(run: Run) -> None:
 def write(folder, tensors, tables) -> None:
     """Tensors and tables under the names that others rely on."""
     save_tensors(folder / "jacobian.safetensors", {"jacobian": tensors["jacobian"]})
+    save_tensors(folder / "denoised.safetensors", {"denoised": tensors["denoised"]})
     kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
     save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
     for name, table in tables._asdict().items():

@@ -75,9 +75,10 @@ def _data(data) -> list[tuple[str, str]]:
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:
-    """Estimates from a few steps of the configured network on this machine's accelerator or processor, one process."""
+    """Estimates from a few steps of the configured network where the trainer would run it, one process."""
     training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    device = torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
     step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))
@@ -86,11 +87,12 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
     m = attribution.jacobian.members_per_step or n
     replayed = (attribution.truth_units + 2 * attribution.refine) * (n - run.codebook.weight)
+    asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
     rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
     passes = {
         "train": (n * training.steps if fork is None else training.steps + n * fork.steps) * step,
         "evaluate": (rows + n) * quality.pictures * picture,
-        "attribute": picture * (queries * (replayed + n * (2 + 3 * m)) + attribution.check * 3 * n**2),
+        "attribute": picture * (queries * asked + attribution.check * 3 * n**2),
     }
     pixels = torch.Size(run.data.shape).numel()
     held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.truth_units * attribution.batch * pixels * 2)
@@ -99,7 +101,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     return [
         *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),
         ("network", f"{parameters:,} parameters"),
-        ("time, one process", ", ".join(f"{verb} {_duration(seconds)}" for verb, seconds in passes.items())),
+        (f"time, one {device.type} process", ", ".join(f"{verb} {_duration(t)}" for verb, t in passes.items())),
         ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
         ("disk", f"about {disk / 1e6:.0f} MB"),
     ]

@@ -167,7 +167,7 @@ class Run:
         del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
         config["training"].pop("fork", None)
         if self.precision != "32-true":
-            config["training"]["precision"] = self.precision
+            config["trainer"] = {"precision": self.precision}
         return config
 
     @property
@@ -175,9 +175,10 @@ class Run:
         """Of training; replays are float32 always.
 
         Raises:
-            ValueError: one that the optimiser cannot clip its gradients in, or that would round the weights.
+            ValueError: one of another type of weights, or one whose gradients have to be scaled.
         """
-        precision = str(self.config.trainer.precision)
+        precision = str(self.config.trainer.get("precision", "32-true"))
+        precision = {"32": "32-true"}.get(precision, precision)
         if precision not in (known := ("32-true", "bf16-mixed")):
             raise ValueError(f"trainer: precision={precision}, expected {' or '.join(known)}. Set trainer.precision.")
         return precision

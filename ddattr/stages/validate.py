@@ -114,6 +114,7 @@ def build(run: Run) -> Bench:
     return Bench(
         plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
         load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],
-        run.extractor(), run.config.attribution.level, run.config.attribution.phantoms,
+        load_tensors(folder / "denoised.safetensors")["denoised"], run.extractor(), run.config.attribution.level,
+        run.config.attribution.phantoms,
         float(run.config.attribution.background),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, 
 
 METHODS = {
     "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "ablation": "exact ablation, pull",
+    "denoised": "denoising, pull", "denoised_gls": "denoising, others discounted",
     "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",

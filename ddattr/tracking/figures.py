@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 METHODS = {
     "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "individual_centred": "individuals, centred",
+    "denoised": "denoising", "denoised_gls": "denoising, others discounted",
     "individual": "individual members", "last_step": "last step", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from ddattr.codebook import Codebook, contrast
 def panels(folder: Path) -> list[dict[str, Any]]:
     """A row for every query and each of its best units by p of `pull` and by `norm`, read from attribution/.
 
-    p of `pull` is that of `jvp_gls`, the other units discounted.
+    p of `pull` is that of `denoised_gls`; its score is that of `jvp`, which the pictures show.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
     displacement.
@@ -24,7 +24,7 @@ def panels(folder: Path) -> list[dict[str, Any]]:
     codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
     table = load_table(folder / "influence.parquet")
     scores, tests = (part.set_index(["query", "measure", "unit"]).sort_index() for part in (
-        table[table.method == "jvp"], table[table.method == table.measure.map({"pull": "jvp_gls", "norm": "jvp"})]
+        table[table.method == "jvp"], table[table.method == table.measure.map({"pull": "denoised_gls", "norm": "jvp"})]
     ))  # fmt: skip
     best, rows = len(tensors["refined_units"]) // 2, []
     for q, seed in enumerate(tensors["seeds"].tolist()):

@@ -34,6 +34,7 @@ class Bench:
         network: loads a model of the ground truth.
         influence: influence.parquet of the attribution.
         response: its Jacobian, (n, q, *image).
+        denoised: what its members denoise the pictures to, (n, q, *image); p-values are made of it.
         extractor: of features.
         level: of significance.
         phantoms: most phantoms in the null of a unit's influence on the loss.
@@ -47,6 +48,7 @@ class Bench:
     network: Callable[[Training], nn.Module]
     influence: pd.DataFrame
     response: Tensor
+    denoised: Tensor
     extractor: nn.Module
     level: float = 0.05
     phantoms: int = 100_000

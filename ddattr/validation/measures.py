@@ -16,6 +16,7 @@ from ddattr.codebook import Codebook
 
 def linear_measures(
     response: Float[Tensor, "n q *image"],
+    denoised: Float[Tensor, "n q *image"],
     factual: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
     extractor: nn.Module,
@@ -23,9 +24,9 @@ def linear_measures(
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """What every member adds to each measure, on every unit's direction.
 
-    `pixel` is the pull of DESIGN; `feature` the pull in the space of an extractor, to first order; `region` the pull
-    within the bright part of the picture; `loss` the change of the picture's loss, to first order, which has no
-    direction.
+    `denoised` is the pull of what members denoise the picture to, and `pixel` that of the displacement; `feature` is
+    the latter in the space of an extractor, to first order; `region` the pull within the bright part of the picture;
+    `loss` the change of the picture's loss, to first order, which has no direction.
 
     Args:
         loss: `loss_projections` of the queries.
@@ -36,6 +37,7 @@ def linear_measures(
     region = [projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
               for q, mask in enumerate(factual > 0)]  # fmt: skip
     return {
+        "denoised": projections(denoised, factual, unit_images),
         "pixel": projections(response, factual, unit_images),
         "feature": projections(moved, seen, units),
         "region": torch.cat(region, 2),

@@ -18,7 +18,9 @@ from ddattr.validation import peers
 from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
-ENSEMBLE = ("jvp", "jvp_gls", "individual_centred", "individual", "last_step")  # scored by `attribute`, by pull
+ENSEMBLE = (  # scored by `attribute`, by pull
+    "jvp", "jvp_gls", "denoised", "denoised_gls", "individual_centred", "individual", "last_step",
+)  # fmt: skip
 SIMILARITY = ("pixel", "random", "feature")
 
 

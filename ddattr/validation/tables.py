@@ -194,11 +194,15 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         seen = words.sum(1).double()[:, None]
         told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
         words = words & told | ~told & (torch.arange(size) == 0)
-        projected = projections(response, asked.factual, bench.data.unit_images)
-        discounted = Background(words, near * told, bench.background).discount(projected)
-        scored = {"jvp": pull(projected, words) * told, "jvp_gls": pull(discounted, words) * told}
+        others, made = Background(words, near * told, bench.background), bench.denoised[chosen]
+        scored: dict[str, torch.Tensor] = {}
+        discounted = torch.empty(0)
+        for method, answers in (("jvp", response), ("denoised", made - made.mean(0))):  # the last is tested
+            projected = projections(answers, asked.factual, bench.data.unit_images)
+            discounted = others.discount(projected)
+            scored |= {method: pull(projected, words) * told, f"{method}_gls": pull(discounted, words) * told}
         deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
-        z = torch.where(told, scored["jvp_gls"] / deviation, 0)[nearest, queries]
+        z = torch.where(told, scored["denoised_gls"] / deviation, 0)[nearest, queries]
         whole = z if size == n else whole
         change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
         found = {
@@ -220,10 +224,10 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
 
 
 def power_of_measures(bench: Bench) -> pd.DataFrame:
-    """z and attributable queries along pixels, features, a region and the loss."""
+    """z and attributable queries of the denoising, and along pixels, features, a region and the loss."""
     asked, data, level = bench.queries, bench.data, bench.level
     where, sets = asked.kinds()["generated"], data.partitions()
-    found = measures.linear_measures(bench.response, asked.factual, data.unit_images, bench.extractor,
+    found = measures.linear_measures(bench.response, bench.denoised, asked.factual, data.unit_images, bench.extractor,
                                      loss.loss_projections(bench.gram[where]))  # fmt: skip
     alike = pixel(asked.factual, data.unit_images)
     ten = alike.topk(min(10, len(alike)), 0).indices
@@ -250,7 +254,7 @@ def calibration(bench: Bench, redraws: int = 200) -> Pair:
     held, labels = bench.data.held_out.at(bench.data.held_out_units < 0), {}
     if held.labels is not None:
         labels["label"] = held.labels
-    table = controls.calibration(bench.response, bench.queries.factual, held.images, labels, bench.plan.codebook,
+    table = controls.calibration(bench.denoised, bench.queries.factual, held.images, labels, bench.plan.codebook,
                                  redraws, bench.level, background=bench.background)  # fmt: skip
     return table, evaluation.means(table, ["test", "level"], ["rejected"], bench.seed)
 

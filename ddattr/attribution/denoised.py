@@ -1,0 +1,37 @@
+"""What the members denoise a picture to: an answer without a replay, exact in the weights, and for any picture.
+
+The ensemble's noise estimate is the weighted sum of its members', so what it makes of a noised picture is linear in the
+weights: w_i . response is the whole effect of removing unit i, and no first order of it. A replay passes on what a step
+does to all later ones, which adds more noise than signal to the question whether a unit matters at all.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddattr.diffusion.process import Process
+from ddattr.ensemble.ensemble import Ensemble
+
+
+@torch.no_grad()
+def denoised(
+    ensemble: Ensemble,
+    process: Process,
+    pictures: Float[Tensor, "q *image"],
+    times: Int[Tensor, "draws"],
+    noise: Float[Tensor, "draws *image"],
+) -> Float[Tensor, "n q *image"]:
+    """Minus every member's mean noise estimate of the noised pictures, centred over members: a `Response`.
+
+    All draws count the same, as in the simple loss. Its `pull` is how far removing a unit turns the denoising away
+    from the unit's image; it is in units of noise, not of the picture's displacement.
+
+    Args:
+        times, noise: as `loss_draws` makes them, the same for all pictures.
+    """
+    total = pictures.new_zeros(len(ensemble), *pictures.shape)
+    for t, z in zip(times.tolist(), noise, strict=True):
+        each, when = z.to(pictures).expand_as(pictures), torch.full((len(pictures),), t, device=pictures.device)
+        noisy = process.scheduler.add_noise(pictures, each, when)  # type: ignore[arg-type]
+        total -= ensemble.outputs(noisy, t)
+    return (total - total.mean(0)) / len(times)

@@ -1,0 +1,70 @@
+"""What members denoise a picture to: closed forms, and that it is exact in the weights."""
+
+import pytest
+import torch
+
+from ddattr.attribution.denoised import denoised
+from ddattr.attribution.influence import Response, displacement_scores, projections, pull
+from ddattr.attribution.loss import loss_draws
+from ddattr.codebook import Codebook, ablation
+from ddattr.diffusion.noise import noise_tape
+from ddattr.ensemble.ensemble import Ensemble
+
+SMALL, LARGE = (1, 2, 2), (1, 8, 8)
+CODE = Codebook(6, 4, 2)
+
+
+@pytest.fixture
+def pictures():
+    return noise_tape([3, 5, 8], 0, LARGE)[0]
+
+
+def test_linear_denoisers_have_a_closed_form(make_linear, process):
+    """f_k(x_t) = A_k (sqrt(abar) x + sqrt(1 - abar) z) + b_k, averaged over the draws by hand."""
+    ensemble, x = make_linear(4), noise_tape([0, 3], 0, SMALL)[0].double()
+    times, noise = loss_draws(5, process, SMALL, 0)
+    found = denoised(ensemble, process, x, times, noise)
+    bar = process.alphas_cumprod[times][:, None, None]
+    noisy = bar.sqrt() * x.flatten(1) + (1 - bar).sqrt() * noise.flatten(1)[:, None]  # (draws, q, pixels)
+    estimates = torch.stack([noisy.mean(0) @ member.a.T + member.b for member in ensemble.members])
+    torch.testing.assert_close(found.flatten(2), estimates.mean(0) - estimates)
+
+
+def test_an_ablation_is_exact_in_it(make_unets, process, pictures):
+    """No first order: the ensemble without a unit denoises to exactly this much else."""
+    ensemble, words = Ensemble(make_unets(4)).double(), CODE.codewords(torch.arange(6))
+    x, (times, noise) = pictures.double(), loss_draws(3, process, LARGE, 1)
+
+    def estimate(weights):
+        total = 0
+        for t, z in zip(times, noise, strict=True):
+            noisy = process.scheduler.add_noise(x, z.double().expand_as(x), t.expand(len(x)))
+            total = total + ensemble.weighted(weights)(noisy, int(t)) / len(times)
+        return total
+
+    moved = Response(denoised(ensemble, process, x, times, noise)).displacement(words)
+    expected = estimate(ensemble.uniform[None].double()) - estimate(ablation(words).double())
+    torch.testing.assert_close(moved, expected)
+
+
+def test_its_pull_is_that_of_any_displacement(make_unets, process, pictures):
+    response = denoised(Ensemble(make_unets(4)), process, pictures, *loss_draws(3, process, LARGE, 1))
+    words, units = CODE.codewords(torch.arange(6)), noise_tape(range(20, 26), 0, LARGE)[0]
+    expected = displacement_scores(Response(response).displacement(words), pictures, units)["pull"]
+    torch.testing.assert_close(pull(projections(response, pictures, units), words), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_it_sums_to_0_over_members_and_identical_ones_say_nothing(make_unets, process, pictures):
+    draws = loss_draws(3, process, LARGE, 1)
+    found = denoised(Ensemble(make_unets(3)), process, pictures, *draws)
+    assert found.abs().max() > 1e-3
+    torch.testing.assert_close(found.sum(0), torch.zeros_like(found[0]), rtol=0, atol=1e-6)
+    same = denoised(Ensemble(make_unets(1) * 3), process, pictures, *draws)
+    torch.testing.assert_close(same, torch.zeros_like(same), rtol=0, atol=1e-7)
+
+
+def test_a_picture_depends_neither_on_its_neighbours_nor_on_the_batch(make_unets, process, pictures):
+    draws = loss_draws(3, process, LARGE, 1)
+    together = denoised(Ensemble(make_unets(3)), process, pictures, *draws)
+    alone = [denoised(Ensemble(make_unets(3), batch=1), process, one[None], *draws) for one in pictures]
+    torch.testing.assert_close(torch.cat(alone, 1), together, rtol=0, atol=1e-6)
