@@ -198,9 +198,10 @@ def test_seed_0_is_a_seed(ddattr):
 
 
 def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
-    said = ddattr("plan", *TINY)
+    said = ddattr("plan", *TINY, "trainer.accelerator=cpu")
     assert said.status == 0
     assert not said.err
+    assert "time, one cpu process" in said.out
     assert not list(tmp_path.iterdir())
     for words in ("12 units, n=6 members, weight h=2", "15 codewords, 3 phantoms", "smallest q", "memory", "disk"):
         assert words in said.out

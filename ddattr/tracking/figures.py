@@ -24,8 +24,8 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
 }  # fmt: skip
 METHODS = {
-    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "individual_centred": "individuals, centred",
-    "denoised": "denoising", "denoised_gls": "denoising, others discounted",
+    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "denoised": "denoising",
+    "denoised_gls": "denoising, others discounted", "individual_centred": "individuals, centred",
     "individual": "individual members", "last_step": "last step", "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 
@@ -221,7 +221,7 @@ def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
     mean = near.groupby("size").z.mean()
     axis.plot(mean.index, mean, "o-", color=BLUE, markersize=4, label="mean over queries")
     axis.axhline(0, color=GREY, linewidth=0.6)
-    axis.scatter([], [], s=24, color=RED, label=f"resolution: smallest k with p <= {level:g}, and all larger")
+    axis.scatter([], [], s=24, color=RED, label=f"resolution: smallest k with p ≤ {level:g}, and all larger")
     axis.plot([], [], color=GREY, linewidth=0.8, label="a query")
     _members_axis(axis, near["size"])
     axis.set(xlabel="k nearest units, removed together", ylabel="z of their pull")
