@@ -35,6 +35,13 @@ class DieAt(L.Callback):
             raise Died
 
 
+@pytest.fixture(autouse=True)
+def restored():
+    """A Trainer leaves its choice of algorithms to the process; other tests have theirs."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def make_member(make_unets, process):
     """Module of a member, initialised as the app does it; keywords go to it."""
