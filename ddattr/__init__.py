@@ -15,12 +15,16 @@ _HOME = {
     "Ensemble": "ensemble.ensemble",
     "Process": "diffusion.process",
     "counterfactual": "attribution.counterfactual",
+    "denoised": "attribution.denoised",
     "factual": "attribution.counterfactual",
     "first_order": "attribution.jacobian",
     "jacobian": "attribution.jacobian",
+    "loss_draws": "attribution.loss",
     "noise_tape": "diffusion.noise",
     "norm": "attribution.influence",
+    "projections": "attribution.influence",
     "pull": "attribution.influence",
+    "pull_significance": "attribution.significance",
 }
 __all__ = list(_HOME)
 

@@ -65,7 +65,7 @@ def test_every_device_of_a_command_has_work(argv, compose):
 def test_the_notebook_example_runs():
     """README's Python, with the names that it takes for granted, and 5 steps for its 50."""
     code = re.search(r"```python\n(.*?)```", PAGES[0].read_text(), re.S).group(1)
-    assert code.count("50") == 2
+    assert code.count(" 50,") == code.count("(50)") == code.count("(100,") == 1
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
     net = {
         "sample_size": 4,
@@ -79,9 +79,11 @@ def test_the_notebook_example_runs():
         "images": torch.zeros(100, 1, 4, 4), "networks": [UNet(**net) for _ in range(18)], "seed": 0, "unit": 3,
         "shape": (1, 4, 4), "process": Process(DDPMScheduler(1000)),
     }  # fmt: skip
-    exec(code.replace("50", "5"), names)
+    exec(code.replace(" 50,", " 5,").replace("(50)", "(5)").replace("(100,", "(3,"), names)
     assert names["displacement"].shape == (1, 1, 1, 4, 4)
     assert names["displacement"].abs().max() > 0
+    assert names["p"].shape == names["z"].shape == (100, 1)
+    assert ((names["p"] > 0) & (names["p"] <= 1)).all()
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
