@@ -83,7 +83,7 @@ def retraining(folder: Path) -> Figure | None:
     summary, curve = load_table(folder / "agreement_summary.csv"), load_table(folder / "members.csv")
     rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
     methods = [m for m in METHODS if m in set(rows.method)]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.6 + 0.22 * len(methods)), width_ratios=[1.3, 1])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.9 + 0.22 * max(8, len(methods))), width_ratios=[1.3, 1])
     _forest(left, rows, BLUE, 0.0, "mean, 95 % over units and queries", methods)
     ceiling = rows.ceiling.iloc[0]
     if np.isfinite(ceiling):
