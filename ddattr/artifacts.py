@@ -8,26 +8,20 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import resource
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_VERSIONS = ("ddattr", "torch", "lightning", "diffusers", "torchmetrics", "numpy")
+from ddattr.provenance import provenance
 
 
 def first_process() -> bool:
@@ -128,10 +122,7 @@ class Artefact:
             "config": self.config,
             "parents": self.parents,
             "seed": seed,
-            "command": _command(),
-            "commit": _commit(),
-            "versions": {name: _version(name) for name in _VERSIONS},
-            "device": _device(),
+            **provenance(),
             "wall_seconds": round(time.time() - started, 2),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -256,46 +247,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _command() -> str:
-    """The command line as a person types it: the verb first."""
-    verbs = [argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("stage=")]
-    rest = [argument for argument in sys.argv[1:] if not argument.startswith("stage=")]
-    return shlex.join(["ddattr", *verbs[-1:], *rest])
-
-
-def _version(name: str) -> str | None:
-    """Version of an installed package; None of one that runs from a checkout alone."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _device() -> str:
-    """The accelerator, or the processor with the instructions that torch uses: it makes a factor of two in time."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(models or [platform.processor() or 'cpu'])[0]}, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that runs, with a + when it has changes; None when installed without one."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip()

@@ -31,7 +31,5 @@ def denoised(
     """
     total = pictures.new_zeros(len(ensemble), *pictures.shape)
     for t, z in zip(times.tolist(), noise, strict=True):
-        each, when = z.to(pictures).expand_as(pictures), torch.full((len(pictures),), t, device=pictures.device)
-        noisy = process.scheduler.add_noise(pictures, each, when)  # type: ignore[arg-type]
-        total -= ensemble.outputs(noisy, t)
+        total -= ensemble.outputs(process.noised(pictures, z, t), t)
     return (total - total.mean(0)) / len(times)

@@ -38,9 +38,8 @@ def residual_gram(
     n = len(ensemble)
     total = torch.zeros(len(pictures), n, n, dtype=torch.float64)
     for t, z in zip(times.tolist(), noise, strict=True):
-        each, when = z.expand_as(pictures), torch.full((len(pictures),), t)
-        noisy = process.scheduler.add_noise(pictures, each, when)  # type: ignore[arg-type]
-        residual = (ensemble.outputs(noisy, t) - z).flatten(2).transpose(0, 1).double().cpu()
+        estimates = ensemble.outputs(process.noised(pictures, z, t), t)
+        residual = (estimates - z.to(pictures)).flatten(2).transpose(0, 1).double().cpu()
         total += residual @ residual.mT / residual.shape[-1]
     return total / len(times)
 

@@ -18,7 +18,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
-TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # pull that is tested, others discounted, and its tensor
+TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # methods and their tensors; the last is what sets are tested by
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
@@ -83,16 +83,13 @@ def tabulate(
     scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
 
     null, near = codebook.sample_phantoms(phantoms, seed), influence.nearness(-scored["pixel"]["similarity"].double())
-    others, discounted = Background(words, near, background), {}
-    projected = {name: influence.projections(tensors[key], factual, images) for name, key in TESTED.items()}
-    for name in TESTED:
-        discounted[name] = others.discount(projected[name])
-        scored[f"{name}_gls"] = {"pull": influence.pull(discounted[name], words)}
-    norm_null = influence.norm(influence.gram(jacobian), null)
+    others, norm_null = Background(words, near, background), influence.norm(influence.gram(jacobian), null)
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
-    for name, answers in discounted.items():
-        score = scored[f"{name}_gls"]["pull"]
-        tests[f"{name}_gls", "pull"] = significance.pull_significance(score, answers, null, codebook)
+    for method, tensor in TESTED.items():
+        projected = influence.projections(tensors[tensor], factual, images)
+        name, answers = f"{method}_gls", others.discount(projected)
+        scored[name] = {"pull": influence.pull(answers, words)}
+        tests[name, "pull"] = significance.pull_significance(scored[name]["pull"], answers, null, codebook)
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [
@@ -101,7 +98,7 @@ def tabulate(
     ]  # fmt: skip
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(near * projected["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
+    sets, resolved = _sets(near * projected, others, scored["pixel"]["similarity"], codebook, data, seeds,
                            draws, seed, neighbourhoods, level)  # fmt: skip
     q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)

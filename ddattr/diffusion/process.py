@@ -53,6 +53,13 @@ class Process:
         noisy = self.scheduler.add_noise(images, noise, times)
         return (network(noisy, times) - noise).square().flatten(1).mean(1)
 
+    def noised(
+        self, pictures: Float[Tensor, "q *image"], noise: Float[Tensor, "*image"], t: int
+    ) -> Float[Tensor, "q *image"]:
+        """All pictures at timestep t of the forward process, with the same noise: they compare."""
+        each, when = noise.to(pictures).expand_as(pictures), torch.full((len(pictures),), t, device=pictures.device)
+        return self.scheduler.add_noise(pictures, each, when)  # type: ignore[arg-type]
+
     def reverse_steps(self, steps: int, eta: float) -> list[ReverseStep]:
         """Reverse steps on the scheduler's respaced timesteps, from x_T down to x_0.
 
