@@ -70,6 +70,7 @@ def test_every_method_scores_every_unit_on_every_query(tables):
             "pixel": ["similarity"],
             "random": ["similarity"],
             "jvp_gls": ["pull"],
+            "posterior": ["pull"],
             "denoised_gls": ["pull"],
         }.get(method, ["pull", "norm"])
         for measure in measures:

@@ -14,6 +14,7 @@ from ddattr.attribution import agreement, baselines, influence, significance
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
+from ddattr.attribution.posterior import posterior
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
@@ -82,14 +83,18 @@ def tabulate(
     scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
     scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
 
-    null, near = codebook.sample_phantoms(phantoms, seed), influence.nearness(-scored["pixel"]["similarity"].double())
-    others, norm_null = Background(words, near, background), influence.norm(influence.gram(jacobian), null)
+    distance, null = -scored["pixel"]["similarity"].double(), codebook.sample_phantoms(phantoms, seed)
+    near, norm_null = influence.nearness(distance), influence.norm(influence.gram(jacobian), null)
+    others = Background(words, near, background)
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
     for method, tensor in TESTED.items():
         projected = influence.projections(tensors[tensor], factual, images)
         name, answers = f"{method}_gls", others.discount(projected)
         scored[name] = {"pull": influence.pull(answers, words)}
         tests[name, "pull"] = significance.pull_significance(scored[name]["pull"], answers, null, codebook)
+        if method == "jvp":  # what is estimated; the other is tested
+            deviation = significance.null_deviation(answers, codebook)
+            scored["posterior"] = {"pull": posterior(scored[name]["pull"], deviation, distance)}
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [

@@ -12,9 +12,9 @@ from ddattr.artifacts import load_table
 from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
 
 METHODS = {
-    "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "ablation": "exact ablation, pull",
-    "denoised": "denoising, pull", "denoised_gls": "denoising, others discounted",
-    "loss": "ensemble's loss", "member_loss": "members' loss",
+    "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
+    "ablation": "exact ablation, pull", "denoised": "denoising, pull",
+    "denoised_gls": "denoising, others discounted", "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
@@ -90,8 +90,8 @@ def retraining(folder: Path) -> Figure | None:
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
     left.set(xlabel="Spearman with retraining, over units")
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
-    lines = [(f"spearman_{method}", colour, METHODS[method])
-             for method, colour in (("jvp", BLUE), ("jvp_gls", GREEN), ("pixel", ORANGE))]  # fmt: skip
+    colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "pixel": ORANGE}
+    lines = [(f"spearman_{method}", colour, METHODS[method]) for method, colour in colours.items()]
     _growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
     return figure

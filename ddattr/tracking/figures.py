@@ -24,9 +24,10 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
 }  # fmt: skip
 METHODS = {
-    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "denoised": "denoising",
-    "denoised_gls": "denoising, others discounted", "individual_centred": "individuals, centred",
-    "individual": "individual members", "last_step": "last step", "pixel": "pixel similarity", "random": "random",
+    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
+    "denoised": "denoising", "denoised_gls": "denoising, others discounted",
+    "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
+    "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip
 
 

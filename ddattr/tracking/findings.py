@@ -7,8 +7,8 @@ import pandas as pd
 from ddattr.artifacts import load_table
 
 SHOWN = (
-    "jvp", "jvp_gls", "denoised_gls", "ablation", "loss", "datamodel", "individual_centred", "trak", "dtrak",
-    "unlearning", "pixel", "random", "another_seed",
+    "jvp", "jvp_gls", "posterior", "denoised_gls", "ablation", "loss", "datamodel", "individual_centred", "trak",
+    "dtrak", "unlearning", "pixel", "random", "another_seed",
 )  # fmt: skip
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",

@@ -19,7 +19,7 @@ from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
 ENSEMBLE = (  # scored by `attribute`, by pull
-    "jvp", "jvp_gls", "denoised", "denoised_gls", "individual_centred", "individual", "last_step",
+    "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "individual_centred", "individual", "last_step",
 )  # fmt: skip
 SIMILARITY = ("pixel", "random", "feature")
 

@@ -13,6 +13,7 @@ from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.influence import Response, displacement_scores, nearness, projections, pull
+from ddattr.attribution.posterior import posterior
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
@@ -196,12 +197,15 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         words = words & told | ~told & (torch.arange(size) == 0)
         others, made = Background(words, near * told, bench.background), bench.denoised[chosen]
         scored: dict[str, torch.Tensor] = {}
-        discounted = torch.empty(0)
+        deviation = torch.empty(0)
         for method, answers in (("jvp", response), ("denoised", made - made.mean(0))):  # the last is tested
             projected = projections(answers, asked.factual, bench.data.unit_images)
             discounted = others.discount(projected)
+            deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
             scored |= {method: pull(projected, words) * told, f"{method}_gls": pull(discounted, words) * told}
-        deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
+            if method == "jvp":
+                known = torch.where(told, deviation, 0)
+                scored["posterior"] = posterior(scored["jvp_gls"], known, -alike.double())
         z = torch.where(told, scored["denoised_gls"] / deviation, 0)[nearest, queries]
         whole = z if size == n else whole
         change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
