@@ -42,6 +42,7 @@ def conf() -> str:
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         with redirect_stderr(_WithoutPreamble(sys.stderr)), _until_nobody_reads():
             sys.argv[1:] = arguments(sys.argv[1:])
@@ -52,6 +53,11 @@ def main() -> None:
         sys.exit(_say(f"config: {one_line(error)}"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _stop(signum: int, _: Any) -> None:
+    """Ends a process that is asked to, and its children with it: Lightning alone would go on to the end."""
+    sys.exit(128 + signum)
 
 
 @contextmanager

@@ -301,6 +301,32 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, buf
     assert unread(tmp_path, *argv) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.parametrize(("argv", "where"), [
+    (["train", "member=5"], "ddattr.ensemble.member.MemberModule.training_step"),
+    (["evaluate"], "ddattr.ensemble.sampling.SamplingModule.predict_step"),
+    (["attribute"], "ddattr.attribution.module.AttributionModule.predict_step"),
+])  # fmt: skip
+def test_a_process_ends_when_it_is_asked_to(ddattr, copy, monkeypatch, argv, where):
+    """By SIGTERM, of `kill` or of a cluster. Lightning's own handler takes note of it, and goes on to the end."""
+    before, reached = signal.getsignal(signal.SIGTERM), []
+
+    def asked(*_):
+        reached.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(where, asked)
+    if argv[0] == "train":
+        shutil.rmtree(copy / "members" / "005")
+    try:
+        said = ddattr(*argv, *TINY, f"root={copy}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert reached == [True]
+    assert said.status == 128 + signal.SIGTERM
+    assert "Traceback" not in said.err
+
+
 def test_a_refusal_is_heard_though_nobody_reads_stdout(tmp_path):
     status, err = unread(tmp_path, "tain")
     assert status == 2
