@@ -22,6 +22,7 @@ _HOME = {
     "loss_draws": "attribution.loss",
     "noise_tape": "diffusion.noise",
     "norm": "attribution.influence",
+    "posterior": "attribution.posterior",
     "projections": "attribution.influence",
     "pull": "attribution.influence",
     "pull_significance": "attribution.significance",
