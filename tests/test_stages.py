@@ -12,7 +12,6 @@ import torch
 from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, needs_cuda, spawn
 
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.stages import reproduce
 from ddattr.stages.reproduce import _spread
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
@@ -252,41 +251,21 @@ def test_a_gpu_starts_under_ddp_and_makes_the_same_numbers(reproduced, tmp_path,
     pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("overrides", "spare", "accelerator", "expected"), [
-    ([], 1, False, ["trainer=processes"]),
-    ([], 0, False, []),
-    ([], 1, True, []),
-    (["attribution.batch=6"], 1, False, []),  # one shard: a second process would have no work
-    (["trainer=default"], 1, False, []),
-    (["trainer.precision=bf16-mixed"], 1, False, []),
+@pytest.mark.parametrize(("overrides", "cores", "accelerator", "expected"), [
+    ([], 2, False, ["trainer=processes"]),
+    ([], 1, False, []),
+    ([], 2, True, []),
+    (["attribution.batch=6"], 2, False, []),  # one shard: a second process would have no work
+    (["trainer=default"], 2, False, []),
+    (["trainer.precision=bf16-mixed"], 2, False, []),
 ])  # fmt: skip
-def test_reproduce_spreads_queries_over_a_spare_core_unless_a_trainer_is_chosen(
-    compose, monkeypatch, overrides, spare, accelerator, expected
+def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
+    compose, monkeypatch, overrides, cores, accelerator, expected
 ):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     overrides = [f"experiment={SMALL}", *overrides]
-    assert _spread(Run(compose(*overrides), overrides), spare) == expected
-
-
-@pytest.mark.parametrize(("cores", "missing", "expected"), [
-    (1, ["quality", "attribution"], [["evaluate"], ["attribute"]]),
-    (2, ["quality", "attribution"], [["evaluate", "attribute"]]),
-    (3, ["quality", "attribution"], [["evaluate", "attribute trainer=processes"]]),
-    (1, ["attribution"], [["attribute"]]),
-    (2, ["attribution"], [["attribute trainer=processes"]]),
-    (2, ["quality"], [["evaluate"]]),
-    (2, [], []),
-])  # fmt: skip
-def test_reproduce_gives_every_core_a_stage(reproduced, compose, tmp_path, monkeypatch, cores, missing, expected):
-    root, started = clone(reproduced, tmp_path), []
-    for folder in [*missing, "figures"]:
-        shutil.rmtree(root / folder)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(reproduce, "together", lambda steps, run: started.append([" ".join(s) for s in steps]))
-    overrides = [f"experiment={SMALL}", f"root={root}"]
-    reproduce.run(Run(compose(*overrides), overrides))
-    assert started.pop() == ["report"]
-    assert [group for group in started if group] == expected
+    assert _spread(Run(compose(*overrides), overrides)) == expected
 
 
 @pytest.mark.parametrize(("verb", "key", "parts"), [("attribute", "attribution.batch", 2),

@@ -27,10 +27,11 @@ def run(run: Run) -> None:
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
         together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
-    artefacts = {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact}
-    missing = [[stage] for stage, artefact in artefacts.items() if not artefact.done()]
-    if ["attribute"] in missing:
-        missing[-1] += _spread(run, _cores() - len(missing))
+    missing = []
+    if not run.quality_artefact.done():
+        missing.append(["evaluate"])
+    if not run.attribution_artefact.done():
+        missing.append(["attribute", *_spread(run)])
     for group in [missing] if _cores() > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artefact.done():
@@ -41,11 +42,11 @@ def run(run: Run) -> None:
         together([["report"]], run)
 
 
-def _spread(run: Run, spare: int) -> list[str]:
-    """The override by which a stage uses a spare core too: where no accelerator is, and nobody chose a trainer."""
+def _spread(run: Run) -> list[str]:
+    """The override by which a stage uses two cores: where there is no accelerator, and nobody chose a trainer."""
     several = run.config.attribution.queries > run.config.attribution.batch
     chosen = any(override.startswith("trainer") for override in run.overrides)
-    spread = several and not chosen and spare > 0 and not torch.accelerator.is_available()
+    spread = several and not chosen and _cores() > 1 and not torch.accelerator.is_available()
     return ["trainer=processes"] if spread else []
 
 
