@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -42,9 +43,8 @@ def conf() -> str:
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        with redirect_stderr(_WithoutPreamble(sys.stderr)), _until_nobody_reads():
+        with redirect_stderr(_WithoutPreamble(sys.stderr)), _until_terminated(), _until_nobody_reads():
             sys.argv[1:] = arguments(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)()
     except Refusal as refusal:
@@ -55,9 +55,22 @@ def main() -> None:
         sys.exit(130)
 
 
-def _stop(signum: int, _: Any) -> None:
-    """Ends a process that is asked to, and its children with it: Lightning alone would go on to the end."""
-    sys.exit(128 + signum)
+@contextmanager
+def _until_terminated() -> Iterator[None]:
+    """SIGTERM ends the process as an exception does, so that it ends the processes that it started."""
+
+    def stop(signum: int, _: Any) -> None:
+        signal.signal(signum, signal.SIG_IGN)  # once is enough
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -74,6 +74,12 @@ def test_a_table_gives_pull_of_the_ensemble_s_methods_and_similarities_by_unit_a
         assert torch.equal(score, expected[:, [sorted(SEEDS).index(seed) for seed in SEEDS]])
 
 
+def test_a_table_of_another_version_is_refused():
+    table, _ = influence_table()
+    with pytest.raises(ValueError, match="no method posterior, as it was made by another version"):
+        scores.from_table(table[table.method != "posterior"], SEEDS)
+
+
 def test_a_table_gives_no_more_queries_than_are_asked_for():
     table, _ = influence_table()
     some, every = scores.from_table(table, [9]), scores.from_table(table, SEEDS)

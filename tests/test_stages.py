@@ -31,15 +31,15 @@ def clone(reproduced, tmp_path, without: str = "") -> Path:
     return root
 
 
-def kill_when(process, reached) -> None:
-    """SIGKILL as soon as something is reached."""
+def kill_when(process, reached, how=signal.SIGKILL) -> None:
+    """A signal as soon as something is reached."""
     deadline = time.monotonic() + 120
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(process.pid, how)
+    process.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("folder", DONE)
@@ -238,6 +238,25 @@ def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folde
     for table in tables:
         one, two = (load_table(r / folder / table) for r in (reproduced.root, root))
         pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_that_wait_for_each_other_end_when_the_first_is_asked_to(reproduced, tmp_path):
+    """The second shard is its writer's last work: it waits at the barrier, or will."""
+    root = clone(reproduced, tmp_path, without="attribution")
+    argv = ["attribute", f"experiment={SMALL}", f"root={root}", "tracking=none", "trainer=processes"]
+    process = spawn(tmp_path, *argv, start_new_session=True)
+    kill_when(process, lambda: list(root.glob("attribution/shards/*/shard-*.safetensors")), signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            os.killpg(process.pid, 0)  # anybody left?
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (root / "attribution" / "manifest.json").exists()
 
 
 @needs_cuda

@@ -10,6 +10,7 @@ from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import Response, nearness
+from ddattr.attribution.posterior import posterior
 from ddattr.attribution.tables import Tables, summarise, tabulate
 from ddattr.codebook import Codebook, contrast
 
@@ -172,6 +173,16 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
     for size in OPTIONS["neighbourhoods"]:
         rows = tables.sets[tables.sets.set == f"nearest:{size}"].sort_values("query")
         np.testing.assert_allclose(rows.score, expected(order[:size].T), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_expected_is_made_of_the_discounted_pull_of_the_displacement(tables, tensors, data):
+    distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
+    words = CODE.codewords(torch.arange(N))
+    projected = influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images)
+    answers = Background(words, nearness(distance), OPTIONS["background"]).discount(projected)
+    deviation = significance.null_deviation(answers, CODE)
+    expected = posterior(influence.pull(answers, words), deviation, distance)
+    np.testing.assert_allclose(matrix(of(tables, "posterior", "pull")), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):

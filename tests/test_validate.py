@@ -58,7 +58,12 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
     ends = curves[curves.members == 12].set_index("statistic").value
     table = load_table(validated.root / "validation" / "lds_summary.csv")
     table = table[(table.kind == "transfer") & (table.queries == "generated")].set_index(["target", "method"])["mean"]
-    for target, method in (("distance", "member_picture"), ("distance", "jvp"), ("loss", "loss")):
+    for target, method in (
+        ("distance", "member_picture"),
+        ("distance", "jvp"),
+        ("distance", "posterior"),
+        ("loss", "loss"),
+    ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
 
 

@@ -61,17 +61,19 @@ def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]
     Raises:
         ValueError: one of them failed; its own line says why.
     """
-    children = []
-    for step in steps:
-        arguments = [*step, *run.overrides]
-        print(f"$ ddattr {shlex.join(arguments)}", flush=True)
-        children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
+    children: list[subprocess.Popen] = []
     try:
+        for step in steps:
+            arguments = [*step, *run.overrides]
+            print(f"$ ddattr {shlex.join(arguments)}", flush=True)
+            children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
         yield children
         ended = [child.wait() for child in children]
     except BaseException:
         for child in children:
             child.terminate()
+        for child in children:  # the locks are free when this process is gone
+            child.wait()
         raise
     if 128 + signal.SIGPIPE in ended:
         raise BrokenPipeError  # nobody reads what they print, nor what this would

@@ -98,10 +98,12 @@ class Run:
         with seeded_torch(self.seed if seed is None else seed, Stream.INITIALISATION, member):
             return self.build("unet")
 
-    def trainer(self, loggers, **options: Any):
+    def trainer(self, loggers, callbacks: Sequence[Any] = (), **options: Any):
         """A Trainer that writes only where it is told to, and leaves the talking to us."""
         import lightning.fabric
         import lightning.pytorch  # noqa: F401
+
+        from ddattr.ensemble.termination import Termination
 
         for talker in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(talker).setLevel(logging.ERROR)
@@ -109,7 +111,7 @@ class Run:
         # filling what is about to be written costs a twentieth of a small network's training
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return self.build(
-            "trainer", logger=loggers or False, enable_model_summary=False,
+            "trainer", logger=loggers or False, callbacks=[Termination(), *callbacks], enable_model_summary=False,
             log_every_n_steps=1, default_root_dir=str(self.root), **options,
         )  # fmt: skip
 

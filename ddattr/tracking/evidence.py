@@ -25,9 +25,11 @@ METHODS = {
     "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
     "another_seed": "another training seed",
 }  # fmt: skip
-SIBLINGS = (  # of one that is drawn, at the same cost
-    "jvp_gls", "denoised", "individual", "member_loss", "member_picture", "adjusted", "datamodel", "datamodel_trak",
-)  # fmt: skip
+SIBLINGS = {  # of a method that is drawn, at about the same cost
+    "jvp_gls": "posterior", "denoised": "denoised_gls", "individual": "individual_centred", "member_loss": "loss",
+    "member_picture": "datamodel_picture", "adjusted": "datamodel_both", "datamodel": "datamodel_both",
+    "datamodel_trak": "datamodel_both",
+}  # fmt: skip
 
 
 def draw_evidence(folder: Path) -> None:
@@ -198,14 +200,15 @@ def law(folder: Path) -> Figure | None:
 
 
 def cost(folder: Path) -> Figure | None:
-    """Figure 12: accuracy against total cost, training included; one of every family, the others are in cost.csv."""
+    """Figure 12: accuracy against total cost, training included; one of every family, if it is there."""
     if not ((folder / "cost.csv").exists() and (folder / "lds_summary.csv").exists()):
         return None
     costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
     summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
+    siblings = [method for method, drawn in SIBLINGS.items() if drawn in set(summary.method)]
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharex=True)
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
-        rows = summary[(summary.target == target) & ~summary.method.isin(SIBLINGS)].merge(costs, on="method")
+        rows = summary[(summary.target == target) & ~summary.method.isin(siblings)].merge(costs, on="method")
         seconds = rows.seconds.clip(lower=1.0)
         axis.errorbar(seconds, rows["mean"], _reach(rows["mean"], rows.low, rows.high), fmt="o",
                       color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip

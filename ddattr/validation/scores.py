@@ -34,7 +34,16 @@ def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:
-    """Scores that `attribute` has made: pull of the ensemble's methods, and similarities."""
+    """Scores that `attribute` has made: pull of the ensemble's methods, and similarities.
+
+    Raises:
+        ValueError: an `attribute` made them that knew fewer methods.
+    """
+    if missing := {*ENSEMBLE, "pixel", "random"} - set(table.method):
+        raise ValueError(
+            f"validate: influence.parquet has no method {', '.join(sorted(missing))}, as it was made by another "
+            "version. Delete attribution/ and make it again: ddattr attribute."
+        )
     found = {}
     for method in (*ENSEMBLE, "pixel", "random"):
         rows = table[(table.method == method) & (table.measure == ("pull" if method in ENSEMBLE else "similarity"))]
