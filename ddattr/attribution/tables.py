@@ -19,7 +19,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
-TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # methods and their tensors; the last is what sets are tested by
+TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # methods whose pull is tested, others discounted, and its tensor
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
@@ -72,12 +72,7 @@ def tabulate(
     seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
     units = torch.arange(codebook.units)
     words, images = codebook.codewords(units), data.unit_images
-    methods = {
-        "jvp": Response(jacobian),
-        "individual": baselines.individual(tensors["members"], factual, codebook.weight),
-        "individual_centred": baselines.individual_centred(tensors["members"]),
-        "last_step": Response(tensors["last_step"]),
-    }
+    methods = _displacements(tensors, codebook)
     scored = {name: influence.scores(response, factual, images, words) for name, response in methods.items()}
     scored["denoised"] = influence.scores(Response(tensors["denoised"]), factual, images, words)
     scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
@@ -86,10 +81,10 @@ def tabulate(
     distance, null = -scored["pixel"]["similarity"].double(), codebook.sample_phantoms(phantoms, seed)
     near, norm_null = influence.nearness(distance), influence.norm(influence.gram(jacobian), null)
     others = Background(words, near, background)
+    projected = {name: influence.projections(tensors[key], factual, images) for name, key in TESTED.items()}
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
-    for method, tensor in TESTED.items():
-        projected = influence.projections(tensors[tensor], factual, images)
-        name, answers = f"{method}_gls", others.discount(projected)
+    for method in TESTED:
+        name, answers = f"{method}_gls", others.discount(projected[method])
         scored[name] = {"pull": influence.pull(answers, words)}
         tests[name, "pull"] = significance.pull_significance(scored[name]["pull"], answers, null, codebook)
         if method == "jvp":  # what is estimated; the other is tested
@@ -103,7 +98,7 @@ def tabulate(
     ]  # fmt: skip
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(near * projected, others, scored["pixel"]["similarity"], codebook, data, seeds,
+    sets, resolved = _sets(near * projected["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
                            draws, seed, neighbourhoods, level)  # fmt: skip
     q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
@@ -112,6 +107,16 @@ def tabulate(
         _radius(scored["jvp"]["norm"], norm_null, q, codebook, seeds, level, resolved),
         _queries(tensors, exact, words[truth], data),
     )  # fmt: skip
+
+
+def _displacements(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, Response]:
+    """Methods that say where a picture goes, and not only how far."""
+    return {
+        "jvp": Response(tensors["jacobian"]),
+        "individual": baselines.individual(tensors["members"], tensors["factual"], codebook.weight),
+        "individual_centred": baselines.individual_centred(tensors["members"]),
+        "last_step": Response(tensors["last_step"]),
+    }
 
 
 def _scores(method: str, measure: str, score: Tensor, seeds: Tensor, tests, units: Tensor | None = None):
