@@ -1,6 +1,7 @@
 """What the bench and its tables make of models: linear denoisers in which every unit has an effect that is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -100,6 +101,20 @@ def test_the_truth_of_all_members_is_not_scaled(queries, ensemble, make_bench):
 @pytest.fixture
 def bench(plan, make_bench) -> Bench:
     return make_bench(plan)
+
+
+def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, queries, make_bench, ensemble):
+    """Of the measures that need no tape: the same pictures, once real, once as if the ensemble had made them."""
+    swapped = replace(queries, factual=queries.real, real=queries.real[:0], seeds=[5, 6])
+    bench, other = make_bench(plan), replace(make_bench(plan), queries=swapped, response=torch.zeros(8, 2, *SHAPE))
+    other.denoised = swapped.denoised(ensemble, swapped.factual)
+    index = ["queries", "measure", "weighting", "background"]
+    found, expected = (tables.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
+    measured = {kind: set(found.loc[kind].index.get_level_values("measure")) for kind in ("generated", "real")}
+    assert measured == {"generated": {"denoised", "loss", "pixel", "feature", "region"}, "real": {"denoised", "loss"}}
+    real = found.loc["real"]
+    pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)
+    assert (real != found.loc["generated"].loc[real.index]).any(axis=None)
 
 
 @pytest.fixture

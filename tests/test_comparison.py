@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ddattr.artifacts import load_table, save_json, save_table
-from ddattr.tracking.comparison import COLUMNS, compare, draw, growth
+from ddattr.tracking.comparison import COLUMNS, ESTIMATES, compare, draw, growth
 
 STATISTICS = ["spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest", "found_nearest"]
 
@@ -61,16 +61,18 @@ def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
     assert (tmp_path / "to" / "fig14_comparison.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize(("runs", "drawn"), [(("one", "other"), "others discounted"), (("one",), "first order")])
-def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, runs, drawn):
-    """Of the tested one, where every run has it."""
+@pytest.mark.parametrize("score", ["posterior", "jvp_gls"])
+@pytest.mark.parametrize("runs", [("one", "other"), ("one",)])
+def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, score, runs):
+    """Of the best estimate, where every run has it, or else of the first order."""
     tables = [growth(make_run_folder(name, 30)) for name in ("one", "other")]
-    more = [t[t.statistic == "spearman_jvp"].assign(statistic="spearman_jvp_gls", value=9.0)
+    more = [t[t.statistic == "spearman_jvp"].assign(statistic=f"spearman_{score}", value=9.0)
             for t in tables if t.run.iloc[0] in runs]  # fmt: skip
     figure = draw(pd.concat([*tables, *more]))
     axis = figure.axes[2]
-    assert axis.get_ylabel().endswith(drawn)
-    assert (max(max(line.get_ydata()) for line in axis.lines) == 9.0) == (drawn == "others discounted")
+    everywhere = len(runs) == 2
+    assert axis.get_ylabel().endswith(ESTIMATES[f"spearman_{score if everywhere else 'jvp'}"])
+    assert (max(max(line.get_ydata()) for line in axis.lines) == 9.0) == everywhere
 
 
 @pytest.mark.parametrize("gone", ["validation/manifest.json", "validation/members.csv", "codebook/codebook.json",

@@ -87,3 +87,15 @@ def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 13
     assert len({tuple(line.get_xdata()) for line in lines}) == 13
     plt.close(figure)
+
+
+def test_a_removed_set_is_one_point_however_many_methods_name_it_and_chance_has_its_own(tmp_path):
+    """Of two queries: pull and pixels name the same set, D-TRAK another one, and chance that of pull for query 1."""
+    rows = [{"method": m, "size": 5, "query": q, "l2": 1.0, "pull_first_order": pull + q, "pull_retraining": 0.2}
+            for m, pulls in (("jvp", (1, 2)), ("pixel", (1, 2)), ("dtrak", (3, 4)), ("random", (0, 2)))
+            for q, pull in enumerate(pulls)]  # fmt: skip
+    save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
+    figure = evidence.removal(tmp_path)
+    points = {str(drawn.get_label()): len(drawn.get_offsets()) for drawn in figure.axes[1].collections}
+    assert points == {"best 5": 4, "random 5": 2}
+    plt.close(figure)

@@ -50,7 +50,7 @@ def test_lines_say_what_the_tables_say(folder):
         "leave one group out, Spearman with its pull: jvp_gls 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
         "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
-        "planted units found first by the loss, by their share of the data: 1/20 0.98",
+        "planted units found first, by their share of the data: loss 1/20 0.98",
     ]
 
 

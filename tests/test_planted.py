@@ -7,12 +7,20 @@ from conftest import LinearDenoiser, composed
 from scipy import stats
 
 from ddattr.artifacts import load_table
+from ddattr.attribution.denoised import denoised
 from ddattr.attribution.loss import loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
 from ddattr.validation.evaluation import wilson
-from ddattr.validation.planted import Scored, influence_on_loss, planted_tables, ranks, summarise
+from ddattr.validation.planted import (
+    Scored,
+    influence_on_denoising,
+    influence_on_loss,
+    planted_tables,
+    ranks,
+    summarise,
+)
 from ddattr.validation.retraining import Validation
 
 SHAPE = (1, 2, 2)
@@ -57,6 +65,32 @@ def test_a_unit_that_alone_matters_is_found_first(process, method, unit):
     torch.testing.assert_close(p[unit], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[unit] > 2.5).all()
     assert (p.argmin(0) == unit).all()
+
+
+def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew():
+    """As above: members of one picture, eight units that never mattered, and the first one's p in 400 codebooks."""
+    response, picture, images, p = randn(12, 1, *SHAPE), randn(1, *SHAPE, seed=1), randn(8, *SHAPE, seed=2), []
+    response -= response.mean(0)
+    for seed in range(400):
+        codebook = Codebook(8, 12, 5, seed)
+        found = influence_on_denoising(response, picture, images, codebook, codebook.sample_phantoms(10**6), 0.5)
+        p.append(found["denoised_gls"].p[0].item())
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background):
+    """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
+    codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
+    words, phantoms = everything(codebook)
+    noise_estimate = 0.02 * randn(12, 4) - words[7][:, None] * images[7].flatten()
+    ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
+    times, noise = loss_draws(4, process, SHAPE, seed=0)
+    response = denoised(ensemble, process, pictures, times, noise.double())
+    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, background)["denoised_gls"]
+    assert (ranks(score, torch.full((3,), 7)) == 1).all()
+    torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
+    assert (z[7] > 2.5).all()
 
 
 def test_identical_members_find_nothing():
@@ -173,8 +207,8 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         assert said.status == 0, said.err
     folder = tmp_path / "run" / "validation"
     table = load_table(folder / "planted.csv")
-    assert set(table.method) == {"loss", "member_loss", "feature", "pixel"}
-    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 4
+    assert set(table.method) == {"loss", "member_loss", "denoised_gls", "feature", "pixel"}
+    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 5
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]
     assert (table[table.method == "pixel"]["rank"] == 1).all()
@@ -183,7 +217,7 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
     assert not (folder / "scores").exists()
     assert not list(folder.glob("agreement*")) + list(folder.glob("lds*")) + list(folder.glob("members*"))
     assert {path.name for path in (folder / "figures").iterdir()} == {"fig13_planted.png", "fig13_planted.pdf"}
-    assert "planted units found first by the loss" in said.out
+    assert "planted units found first, by their share of the data: denoised_gls 1/" in said.out
     for verb in ("retrain", "validate"):
         said = ddattr(verb, *given)
         assert said.status == 0

@@ -6,11 +6,12 @@ import torch
 from conftest import bends
 from torch import nn
 
+from ddattr.artifacts import save_tensors
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel
 from ddattr.attribution.influence import nearness
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
-from ddattr.codebook import Codebook
+from ddattr.codebook import Codebook, contrast
 from ddattr.data.units import means
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation import peers, scores
@@ -80,6 +81,22 @@ def test_a_table_of_another_version_is_refused():
         scores.from_table(table[table.method != "posterior"], SEEDS)
 
 
+def test_stored_scores_of_another_version_are_refused(tmp_path):
+    """One kind of query and a method to each name; real pictures have a denoising, or there are none."""
+    held = {name: randn(20, 2, seed=i) for i, name in enumerate(["generated/jvp", "real/pixel", "real/denoised_gls"])}
+    save_tensors(tmp_path / "scores.safetensors", held)
+    found = scores.load_scores(tmp_path / "scores.safetensors")
+    assert {kind: set(methods) for kind, methods in found.items()} == {
+        "generated": {"jvp"}, "real": {"pixel", "denoised_gls"}
+    }  # fmt: skip
+    assert torch.equal(found["real"]["pixel"], held["real/pixel"])
+    save_tensors(tmp_path / "scores.safetensors", {"generated/jvp": held["generated/jvp"]})
+    assert set(scores.load_scores(tmp_path / "scores.safetensors")) == {"generated"}
+    save_tensors(tmp_path / "scores.safetensors", {"real/pixel": held["real/pixel"]})
+    with pytest.raises(ValueError, match=r"no method denoised_gls of real pictures.*Delete validation/scores/"):
+        scores.load_scores(tmp_path / "scores.safetensors")
+
+
 def test_a_table_gives_no_more_queries_than_are_asked_for():
     table, _ = influence_table()
     some, every = scores.from_table(table, [9]), scores.from_table(table, SEEDS)
@@ -145,7 +162,7 @@ def test_similarities_are_those_that_ask_no_model_at_all():
     assert not set(scores.SIMILARITY) & {*scores.ENSEMBLE, "gradient_dot", "unlearning", "trak", "dtrak"}
 
 
-def test_real_pictures_have_similarities_only(images, asked):
+def test_real_pictures_have_similarities_that_need_no_tape(images, asked):
     """Those of features come with the peers."""
     found = scores.of_real(asked, images, seed=0)
     assert set(found) == set(scores.SIMILARITY) - {"feature"}
@@ -153,6 +170,18 @@ def test_real_pictures_have_similarities_only(images, asked):
     torch.testing.assert_close(
         found["pixel"].argmax(0), torch.cdist(images.flatten(1), asked.clamp(-1, 1).flatten(1)).argmin(0)
     )
+
+
+def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_of_other_units(images, asked):
+    """The definition of the pull: minus what w_i . response moves along d_i, exact in the weights."""
+    response = randn(8, 3, *SHAPE)
+    found = scores.of_denoising(response, asked, images[:6], WORDS[:6], 0.5)
+    moved = torch.einsum("un,nq...->uq...", contrast(WORDS[:6]).double(), response).flatten(2)
+    toward = nn.functional.normalize(images[:6].flatten(1)[:, None] - asked.flatten(1), dim=-1)
+    torch.testing.assert_close(found["denoised"], -(moved * toward).sum(-1).double(), rtol=1e-4, atol=1e-6)
+    plain = scores.of_denoising(response, asked, images[:6], WORDS[:6], 0.0)
+    torch.testing.assert_close(plain["denoised_gls"], plain["denoised"])
+    assert not torch.allclose(found["denoised_gls"], found["denoised"])
 
 
 def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked):

@@ -13,6 +13,8 @@ from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.tables import Tables, summarise, tabulate
 from ddattr.codebook import Codebook, contrast
+from ddattr.validation.planted import influence_on_denoising
+from ddattr.validation.scores import of_denoising
 
 N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)
 CODE = Codebook(N, n, 2)
@@ -183,6 +185,19 @@ def test_what_is_expected_is_made_of_the_discounted_pull_of_the_displacement(tab
     deviation = significance.null_deviation(answers, CODE)
     expected = posterior(influence.pull(answers, words), deviation, distance)
     np.testing.assert_allclose(matrix(of(tables, "posterior", "pull")), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(tensors, data, background):
+    """`validate` asks about any picture what `attribute` asks about those that it made."""
+    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
+    given, words = (tensors["denoised"], tensors["factual"], data.unit_images), CODE.codewords(torch.arange(N))
+    for method, score in of_denoising(*given, words, background).items():
+        np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
+    null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
+    found = influence_on_denoising(*given, CODE, null, background)["denoised_gls"]
+    for column, value in zip(("score", "z", "p_value"), found, strict=True):
+        np.testing.assert_allclose(matrix(of(tables, "denoised_gls", "pull"), column), value, rtol=1e-5, atol=1e-6)
 
 
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):

@@ -5,10 +5,12 @@ import shutil
 import matplotlib.image
 import pytest
 import torch
-from conftest import SMALL, TINY, contents, manifest
+from conftest import SMALL, TINY, composed, contents, manifest
 
 from ddattr.artifacts import load_table, load_tensors
 from ddattr.stages import retrain
+from ddattr.stages.run import Run
+from ddattr.stages.validate import build
 from ddattr.tracking.evidence import EVIDENCE, METHODS
 from ddattr.validation.retraining import Training
 
@@ -42,7 +44,17 @@ def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
     assert "random" in generated
     assert generated <= set(table.method) <= set(METHODS)
     assert set(table.kind) == {"self", "transfer"}
+    assert {"real/denoised", "real/denoised_gls", "real/pixel", "real/loss"} <= set(scores)
+    assert set(table.queries) == {"generated", "real"}
     assert all(score.shape == (128, 6) for name, score in scores.items() if name.startswith("generated/"))
+
+
+def test_any_picture_is_denoised_as_attribute_has_it(validated):
+    """Another process, the same noise: a generated picture handed over as a real one has the same answer."""
+    run = Run(composed("experiment=digits_small", f"root={validated.root}"))
+    stored = load_tensors(run.attribution_artefact.folder / "denoised.safetensors")["denoised"]
+    bench = build(run)
+    torch.testing.assert_close(bench.queries.denoised(bench.ensemble, bench.queries.factual), stored)
 
 
 def test_the_first_order_foresees_the_reweighted_ensemble(validated):

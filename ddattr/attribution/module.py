@@ -99,7 +99,7 @@ class AttributionModule(L.LightningModule):
             raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
         self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
         self.queries, self.batch, self.jacobian, self.process = queries, batch, jacobian, process
-        # noise that `validate` neither scores on nor holds scores against
+        # noise that `validate` holds no score against; it denoises real pictures with the same
         self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
         self.checked = {first_query + i * queries // check for i in range(check)}
         self.refine, self.first_query = min(refine, codebook.units), first_query

@@ -110,7 +110,8 @@ def build(run: Run) -> Bench:
     folder, plan, data = run.attribution_artefact.folder, run.validation, run.data
     stored = load_tensors(folder / "queries.safetensors")
     queries = Measurement(run.process, run.reverse, stored["seeds"].tolist(), stored["factual"],
-                          data.held_out.images[: plan.real], plan.draws, run.seed)  # fmt: skip
+                          data.held_out.images[: plan.real], plan.draws, run.seed,
+                          run.config.attribution.denoisings)  # fmt: skip
     return Bench(
         plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
         load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],

@@ -129,18 +129,26 @@ def removal(folder: Path) -> Figure | None:
         return None
     table = load_table(folder / "removal.csv")
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))
-    methods, apart = table.method.unique(), 0.015 * table["size"].max()  # so that no error bar hides another
+    sizes = sorted(table["size"].unique())
+    methods, apart = table.method.unique(), 0.015 * sizes[-1]  # so that no error bar hides another
     for place, (method, rows) in enumerate(table.groupby("method", sort=False)):
         colour = GREY if method == "random" else (BLUE, ORANGE, GREEN, SKY, RED)[place % 5]
         marker, part = "osd"[place // 5 % 3], rows.groupby("size").l2
         left.errorbar(part.mean().index + apart * (place - (len(methods) - 1) / 2), part.mean(), part.sem(),
                       fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
                       label=METHODS[str(method)])  # fmt: skip
-        right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker=marker, linewidth=0)
     left.set(xlabel="best units removed", ylabel="picture moved by (L2), ± s.e.", ylim=(0, None))
-    left.set_xticks(sorted(table["size"].unique()))
+    left.set_xticks(sizes)
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
+    sets = table.assign(chance=table.method == "random")  # of the best, methods name the same ones
+    sets = sets.drop_duplicates(["chance", "size", "query", "pull_first_order", "pull_retraining"])
+    for chance, colour, name in ((False, BLUE, "best"), (True, GREY, "random")):
+        for place, size in enumerate(sizes):
+            rows = sets[(sets["size"] == size) & (sets.chance == chance)]
+            right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker="osd^v"[place % 5],
+                          linewidth=0, label=f"{name} {size}")  # fmt: skip
+    right.legend(fontsize=6.5)
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
     figure.legend(*left.get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=5)
     figure.tight_layout(rect=(0, 0, 1, 0.94 if len(methods) <= 5 else 0.9))
@@ -230,17 +238,19 @@ def planted(folder: Path) -> Figure | None:
     if not (folder / "planted_summary.csv").exists():
         return None
     summary = load_table(folder / "planted_summary.csv")
+    colours = {"denoised_gls": RED, "loss": BLUE, "member_loss": ORANGE, "feature": GREEN, "pixel": SKY}
     methods = [m for m in METHODS if m in set(summary.method)]
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
     for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",
                                                                        "z of the unit"), strict=True):  # fmt: skip
-        for shift, (method, colour) in enumerate(zip(methods, (BLUE, ORANGE, GREEN, SKY), strict=False)):
+        for place, method in enumerate(methods):
             rows = summary[(summary.method == method) & (summary.statistic == statistic)].sort_values("share")
             if rows.empty:
                 continue
             errors = [rows["value"] - rows.low, rows.high - rows["value"]]
-            axis.errorbar(rows.share * 1.06 ** (shift - 1.5), rows["value"], np.maximum(errors, 0), fmt="o-",
-                          color=colour, markersize=4, capsize=2, linewidth=1, label=METHODS[method])  # fmt: skip
+            apart = 1.06 ** (place - (len(methods) - 1) / 2)
+            axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), fmt="o-", color=colours[method],
+                          markersize=4, capsize=2, linewidth=1, label=METHODS[method])  # fmt: skip
         axis.set_xscale("log")
         shares = sorted(summary.share.unique())
         axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)

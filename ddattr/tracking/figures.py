@@ -225,7 +225,7 @@ def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
     axis.scatter([], [], s=24, color=RED, label=f"resolution: smallest k with p ≤ {level:g}, and all larger")
     axis.plot([], [], color=GREY, linewidth=0.8, label="a query")
     _members_axis(axis, near["size"])
-    axis.set(xlabel="k nearest units, removed together", ylabel="z of their pull")
+    axis.set(xlabel="k nearest units, as one set", ylabel="z of their pull")
     axis.legend(fontsize=7, loc="upper left")
     axis.set_ylim(top=axis.get_ylim()[1] * 1.35)
     return figure, near.merge(radius.resolution.reset_index(), on="query")

@@ -43,9 +43,12 @@ def findings(folder: Path) -> list[str]:
         rates = ", ".join(f"{row.test} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
         lines.append(f"false positives at {table.level.iloc[0]:g} among pictures that no member saw: {rates}")
     if (table := _table(folder, "planted_summary")) is not None:
-        rows = table[(table.method == "loss") & (table.statistic == "recall_at_1")]
-        found = ", ".join(f"1/{1 / row.share:.0f} {row.value:.2f}" for row in rows.itertuples())
-        lines.append(f"planted units found first by the loss, by their share of the data: {found}")
+        table, found = table[table.statistic == "recall_at_1"], []
+        for method in [method for method in ("denoised_gls", "loss", "pixel") if method in set(table.method)]:
+            rows = table[table.method == method]
+            shares = ", ".join(f"1/{1 / row.share:.0f} {row.value:.2f}" for row in rows.itertuples())
+            found.append(f"{method} {shares}")
+        lines.append(f"planted units found first, by their share of the data: {'; '.join(found)}")
     return lines
 
 

@@ -17,7 +17,7 @@ from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import Peers, datamodels, from_table, of_loss, of_real
+from ddattr.validation.scores import Peers, datamodels, from_table, of_denoising, of_loss, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 
@@ -34,10 +34,10 @@ class Bench:
         network: loads a model of the ground truth.
         influence: influence.parquet of the attribution.
         response: its Jacobian, (n, q, *image).
-        denoised: what its members denoise the pictures to, (n, q, *image); p-values are made of it.
+        denoised: what its members denoise the generated pictures to, (n, q, *image); p-values are made of it.
         extractor: of features.
         level: of significance.
-        phantoms: most phantoms in the null of a unit's influence on the loss.
+        phantoms: most phantoms in a unit's null.
         background: share of the members' variance put down to other units when one is tested.
     """
 
@@ -71,6 +71,11 @@ class Bench:
         return self.queries.gram(self.ensemble)
 
     @cached_property
+    def denoised_real(self) -> Float[Tensor, "n real *image"]:
+        """What the members denoise the real pictures to."""
+        return self.queries.denoised(self.ensemble, self.queries.real)
+
+    @cached_property
     def reweighted(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the self LDS, as `Measurement.reweighted` gives it."""
         count = max(16, self.plan.halves)
@@ -102,6 +107,7 @@ class Bench:
         made: Scores = {"generated": from_table(self.influence, asked.seeds)}
         if "real" in asked.kinds():
             made["real"] = of_real(asked.real, images, self.seed)
+            made["real"] |= of_denoising(self.denoised_real, asked.real, images, self.words, self.background)
         *tuning, full = self.plan.scored_by()
         tuning = tuning or [full]  # nothing is tuned then
         peers = Peers(self.network(full), self.data.images, self.data.unit_of, asked.asked,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddattr.attribution.counterfactual import counterfactual
+from ddattr.attribution.denoised import denoised
 from ddattr.attribution.influence import directions
 from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws, residual_gram
@@ -28,6 +29,7 @@ class Measurement:
         draws: timesteps of the loss that scores are made of. The loss of the truth's models is measured at twice as
             many, with other noise, so that no score is rewarded for foretelling its own draws.
         seed: of the loss's noise and of the sets of the self LDS.
+        denoisings: noised copies of a picture whose denoising is tested.
     """
 
     process: Process
@@ -37,6 +39,7 @@ class Measurement:
     real: Tensor
     draws: int
     seed: int
+    denoisings: int = 100
     names: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,7 @@ class Measurement:
         self.asked = torch.cat([self.factual, self.real])
         self.times, self.noise = loss_draws(self.draws, self.process, self.shape, self.seed)
         self.fresh = loss_draws(2 * self.draws, self.process, self.shape, self.seed, attempt=1)
+        self.copies = loss_draws(self.denoisings, self.process, self.shape, self.seed, attempt=2)  # as in `attribute`
         self.names = {"generated": self.seeds, "real": list(range(len(self.real)))}
 
     def kinds(self) -> dict[str, slice]:
@@ -55,6 +59,10 @@ class Measurement:
     def gram(self, ensemble: Ensemble) -> Float[Tensor, "asked n n"]:
         """Residuals' Gram of an ensemble on all queries."""
         return residual_gram(ensemble, self.process, self.asked, self.times, self.noise)
+
+    def denoised(self, ensemble: Ensemble, pictures: Float[Tensor, "q *image"]) -> Float[Tensor, "n q *image"]:
+        """What members denoise any pictures to, as `attribute` has it of generated ones."""
+        return denoised(ensemble, self.process, pictures, *self.copies)
 
     def losses(self, networks: Sequence[nn.Module]) -> Float[Tensor, "models asked"]:
         """Loss of every model on every query, each alone, at fresh draws."""

@@ -1,4 +1,4 @@
-"""Which measure has most power? The same ensemble's answer along pixels, features, a region and the loss."""
+"""Which measure has most power? The ensemble's denoising, and its answer along pixels, features, a region, the loss."""
 
 import itertools
 
@@ -22,11 +22,10 @@ def linear_measures(
     extractor: nn.Module,
     loss: Float[Tensor, "n q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
-    """What every member adds to each measure, on every unit's direction.
+    """What every member adds to each measure of generated pictures, on every unit's direction.
 
-    `denoised` is the pull of what members denoise the picture to, and `pixel` that of the displacement; `feature` is
-    the latter in the space of an extractor, to first order; `region` the pull within the bright part of the picture;
-    `loss` the change of the picture's loss, to first order, which has no direction.
+    Those of `measures_of_any`; `pixel`, the pull of the displacement; `feature`, the same in the space of an extractor,
+    to first order; `region`, the same within the bright part of the picture.
 
     Args:
         loss: `loss_projections` of the queries.
@@ -36,11 +35,26 @@ def linear_measures(
     seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
     region = [projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
               for q, mask in enumerate(factual > 0)]  # fmt: skip
-    return {
-        "denoised": projections(denoised, factual, unit_images),
+    return measures_of_any(denoised, factual, unit_images, loss) | {
         "pixel": projections(response, factual, unit_images),
         "feature": projections(moved, seen, units),
         "region": torch.cat(region, 2),
+    }
+
+
+def measures_of_any(
+    denoised: Float[Tensor, "n q *image"],
+    pictures: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    loss: Float[Tensor, "n q"],
+) -> dict[str, Float[Tensor, "n units q"]]:
+    """The measures that pictures without a tape have, too.
+
+    `denoised` is the pull of what members denoise the picture to; `loss` the change of the picture's loss, to first
+    order, which has no direction.
+    """
+    return {
+        "denoised": projections(denoised, pictures, unit_images),
         "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
     }
 

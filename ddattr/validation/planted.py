@@ -1,6 +1,7 @@
 """Queries whose unit is known: how high a method ranks it, and how sure it is, as the unit's share of the data falls.
 
-The score is of the loss, so that any picture can be asked: it needs no tape, and no model besides the members.
+The scores are of the loss and of the denoising, so that any picture can be asked: they need no tape, and no model
+besides the members.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,9 +14,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
+from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.loss import loss_change
-from ddattr.attribution.significance import benjamini_hochberg, norm_significance
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
+from ddattr.codebook import Codebook
 from ddattr.validation.evaluation import wilson
 
 
@@ -43,6 +48,21 @@ def influence_on_loss(
         score = method(codewords)
         found[name] = Scored(score, *norm_significance(score, method(phantoms)))
     return found
+
+
+def influence_on_denoising(
+    response: Float[Tensor, "n q *image"],
+    pictures: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    codebook: Codebook,
+    phantoms: Bool[Tensor, "phantoms n"],
+    background: float,
+) -> dict[str, Scored]:
+    """Pull of what members denoise the pictures to, `response`, with z and p: the test that `attribute` makes."""
+    words, near = codebook.codewords(torch.arange(codebook.units)), nearness(-pixel(pictures, unit_images).double())
+    answers = Background(words, near, background).discount(projections(response, pictures, unit_images))
+    score = pull(answers, words)
+    return {"denoised_gls": Scored(score, *pull_significance(score, answers, phantoms, codebook))}
 
 
 def planted_tables(

@@ -44,7 +44,7 @@ class Validation:
         halves: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning: further ones, at one seed, on which whatever has a damping is tuned.
         groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none.
-        real: held-out pictures that are queries of the LDS.
+        real: held-out pictures that are queries, too: of the LDS, the groups and the measures' power.
         removed: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
         removal_methods: whose best units are removed; a random set is always among them.

@@ -9,27 +9,37 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ddattr.artifacts import load_tensors
+from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
-from ddattr.attribution.influence import nearness
+from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.loss import loss_change
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
-ENSEMBLE = (  # scored by `attribute`, by pull
+ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that denoise are scored here
     "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "individual_centred", "individual", "last_step",
 )  # fmt: skip
 SIMILARITY = ("pixel", "random", "feature")
 
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them."""
+    """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them.
+
+    Raises:
+        ValueError: a `validate` stored them that knew fewer methods.
+    """
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in sorted(load_tensors(path).items()):
         kind, _, method = name.partition("/")
         found.setdefault(kind, {})[method] = value
+    if "denoised_gls" not in found.get("real", {"denoised_gls"}):
+        raise ValueError(
+            "validate: scores.safetensors has no method denoised_gls of real pictures, as it was made by another "
+            "version. Delete validation/scores/ and make it again: ddattr validate."
+        )
     return found
 
 
@@ -103,6 +113,19 @@ def of_real(
         "pixel": pixel(pictures, unit_images).double(),
         "random": random(len(unit_images), range(len(pictures)), seed + 1),
     }
+
+
+def of_denoising(
+    response: Float[Tensor, "n q *image"],
+    pictures: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    codewords: Bool[Tensor, "units n"],
+    background: float,
+) -> dict[str, Float[Tensor, "units q"]]:
+    """Pull of what members denoise pictures to, `response`, by plain contrasts and with the other units discounted."""
+    answers, near = projections(response, pictures, unit_images), nearness(-pixel(pictures, unit_images).double())
+    others = Background(codewords, near, background)
+    return {"denoised": pull(answers, codewords), "denoised_gls": pull(others.discount(answers), codewords)}
 
 
 class Peers:

@@ -228,16 +228,22 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
 
 
 def power_of_measures(bench: Bench) -> pd.DataFrame:
-    """z and attributable queries of the denoising, and along pixels, features, a region and the loss."""
-    asked, data, level = bench.queries, bench.data, bench.level
-    where, sets = asked.kinds()["generated"], data.partitions()
-    found = measures.linear_measures(bench.response, bench.denoised, asked.factual, data.unit_images, bench.extractor,
-                                     loss.loss_projections(bench.gram[where]))  # fmt: skip
-    alike = pixel(asked.factual, data.unit_images)
-    ten = alike.topk(min(10, len(alike)), 0).indices
-    own = {kind: torch.searchsorted(of.unique(), of[ten].mode(0).values) for kind, of in sets.items()}
-    return measures.power(found, -alike.double(), sets, own, bench.plan.codebook, level, bench.phantoms, 2000,
-                          bench.seed, bench.background)  # fmt: skip
+    """z and attributable queries of the denoising, the loss, and, of generated ones, pixels, features and a region."""
+    asked, units, sets, tables = bench.queries, bench.data.unit_images, bench.data.partitions(), []
+    for kind, where in asked.kinds().items():
+        pictures, projected = asked.asked[where], loss.loss_projections(bench.gram[where])
+        if kind == "generated":
+            answers = measures.linear_measures(bench.response, bench.denoised, pictures, units, bench.extractor,
+                                               projected)  # fmt: skip
+        else:
+            answers = measures.measures_of_any(bench.denoised_real, pictures, units, projected)
+        alike = pixel(pictures, units)
+        ten = alike.topk(min(10, len(alike)), 0).indices
+        own = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in sets.items()}
+        found = measures.power(answers, -alike.double(), sets, own, bench.plan.codebook, bench.level, bench.phantoms,
+                               2000, bench.seed, bench.background)  # fmt: skip
+        tables.append(found.assign(queries=kind))
+    return pd.concat(tables, ignore_index=True)
 
 
 def false_attribution(bench: Bench) -> Pair:
@@ -270,8 +276,11 @@ def planted_units(bench: Bench) -> Pair:
     pictures, sizes = data.held_out.images[known], data.unit_of.bincount()
     gram = loss.residual_gram(bench.ensemble, asked.process, pictures, asked.times, asked.noise)
     near = over_units(feature_similarity(bench.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
-    methods = planted.influence_on_loss(
-        gram, bench.words, bench.plan.codebook.sample_phantoms(bench.phantoms, bench.seed)
+    codebook = bench.plan.codebook
+    null = codebook.sample_phantoms(bench.phantoms, bench.seed)
+    methods = planted.influence_on_loss(gram, bench.words, null)
+    methods |= planted.influence_on_denoising(
+        asked.denoised(bench.ensemble, pictures), pictures, data.unit_images, codebook, null, bench.background
     )
     methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(pixel(pictures, data.unit_images))}
     return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level)
