@@ -67,19 +67,21 @@ def test_a_unit_that_alone_matters_is_found_first(process, method, unit):
     assert (p.argmin(0) == unit).all()
 
 
-def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew():
+@pytest.mark.parametrize("method", ["denoised_gls", "denoised_own"])
+def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
     """As above: members of one picture, eight units that never mattered, and the first one's p in 400 codebooks."""
     response, picture, images, p = randn(12, 1, *SHAPE), randn(1, *SHAPE, seed=1), randn(8, *SHAPE, seed=2), []
     response -= response.mean(0)
     for seed in range(400):
         codebook = Codebook(8, 12, 5, seed)
         found = influence_on_denoising(response, picture, images, codebook, codebook.sample_phantoms(10**6), 0.5)
-        p.append(found["denoised_gls"].p[0].item())
+        p.append(found[method].p[0].item())
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
 
+@pytest.mark.parametrize("method", ["denoised_gls", "denoised_own"])
 @pytest.mark.parametrize("background", [0.0, 0.5])
-def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background):
+def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background, method):
     """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
     words, phantoms = everything(codebook)
@@ -87,10 +89,23 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, backgr
     ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
     times, noise = loss_draws(4, process, SHAPE, seed=0)
     response = denoised(ensemble, process, pictures, times, noise.double())
-    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, background)["denoised_gls"]
+    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, background)[method]
     assert (ranks(score, torch.full((3,), 7)) == 1).all()
     torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[7] > 2.5).all()
+
+
+def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_by_the_pull():
+    """The picture is unit 7's but for one pixel, and its members denoise towards all that the two have in common."""
+    codebook, images, response = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), 0.02 * randn(12, 1, *SHAPE, seed=5)
+    words, phantoms = everything(codebook)
+    picture = images[7:8].clone()
+    picture[..., 0, 0] += 1
+    shared = images[7] * (picture[0] == images[7])
+    response += words[7].double()[:, None, None, None, None] * shared
+    found = influence_on_denoising(response - response.mean(0), picture, images, codebook, phantoms, 0.5)
+    assert found["denoised_own"].p[7] < 0.01
+    assert found["denoised_gls"].p[7] > 0.05
 
 
 def test_identical_members_find_nothing():
@@ -207,8 +222,8 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         assert said.status == 0, said.err
     folder = tmp_path / "run" / "validation"
     table = load_table(folder / "planted.csv")
-    assert set(table.method) == {"loss", "member_loss", "denoised_gls", "feature", "pixel"}
-    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 5
+    assert set(table.method) == {"loss", "member_loss", "denoised_gls", "denoised_own", "feature", "pixel"}
+    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 6
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]
     assert (table[table.method == "pixel"]["rank"] == 1).all()
@@ -217,7 +232,7 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
     assert not (folder / "scores").exists()
     assert not list(folder.glob("agreement*")) + list(folder.glob("lds*")) + list(folder.glob("members*"))
     assert {path.name for path in (folder / "figures").iterdir()} == {"fig13_planted.png", "fig13_planted.pdf"}
-    assert "planted units found first, by their share of the data: denoised_gls 1/" in said.out
+    assert "planted units found first, by their share of the data: loss 1/" in said.out
     for verb in ("retrain", "validate"):
         said = ddattr(verb, *given)
         assert said.status == 0

@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
-from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, save_figure
 
 METHODS = {
     "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
     "ablation": "exact ablation, pull", "denoised": "denoising, pull",
-    "denoised_gls": "denoising, others discounted", "loss": "ensemble's loss", "member_loss": "members' loss",
+    "denoised_gls": "denoising, others discounted",
+    "denoised_own": "denoising, along the unit's own", "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
@@ -238,7 +239,8 @@ def planted(folder: Path) -> Figure | None:
     if not (folder / "planted_summary.csv").exists():
         return None
     summary = load_table(folder / "planted_summary.csv")
-    colours = {"denoised_gls": RED, "loss": BLUE, "member_loss": ORANGE, "feature": GREEN, "pixel": SKY}
+    colours = {"denoised_gls": RED, "denoised_own": PINK, "loss": BLUE, "member_loss": ORANGE, "feature": GREEN,
+               "pixel": SKY}  # fmt: skip
     methods = [m for m in METHODS if m in set(summary.method)]
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
     for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",
@@ -258,8 +260,8 @@ def planted(folder: Path) -> Figure | None:
         axis.set(xlabel="the unit's share of the pictures", ylabel=label)
     axes[1].axhline(0, color=GREY, linewidth=0.6)
     axes[0].set_ylim(-0.03, 1.03)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=len(methods))
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=3)
+    figure.tight_layout(rect=(0, 0, 1, 0.9))
     return figure
 
 

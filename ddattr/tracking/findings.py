@@ -44,10 +44,10 @@ def findings(folder: Path) -> list[str]:
         lines.append(f"false positives at {table.level.iloc[0]:g} among pictures that no member saw: {rates}")
     if (table := _table(folder, "planted_summary")) is not None:
         table, found = table[table.statistic == "recall_at_1"], []
-        for method in [method for method in ("denoised_gls", "loss", "pixel") if method in set(table.method)]:
+        for method in ("loss", "denoised_own", "denoised_gls", "pixel"):
             rows = table[table.method == method]
             shares = ", ".join(f"1/{1 / row.share:.0f} {row.value:.2f}" for row in rows.itertuples())
-            found.append(f"{method} {shares}")
+            found += [f"{method} {shares}"] if shares else []
         lines.append(f"planted units found first, by their share of the data: {'; '.join(found)}")
     return lines
 

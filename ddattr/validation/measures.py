@@ -50,11 +50,14 @@ def measures_of_any(
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """The measures that pictures without a tape have, too.
 
-    `denoised` is the pull of what members denoise the picture to; `loss` the change of the picture's loss, to first
-    order, which has no direction.
+    `denoised` is the pull of what members denoise the picture to; `denoised_own` the same along the unit's image less
+    the mean of all units' images, which does not vanish where the picture has what the unit has; `loss` the change of
+    the picture's loss, to first order, which has no direction.
     """
+    mean = unit_images.mean(0).expand_as(pictures)
     return {
         "denoised": projections(denoised, pictures, unit_images),
+        "denoised_own": projections(denoised, mean, unit_images),
         "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
     }
 

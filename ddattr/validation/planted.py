@@ -58,11 +58,18 @@ def influence_on_denoising(
     phantoms: Bool[Tensor, "phantoms n"],
     background: float,
 ) -> dict[str, Scored]:
-    """Pull of what members denoise the pictures to, `response`, with z and p: the test that `attribute` makes."""
+    """Pull of what members denoise the pictures to, `response`, with z and p.
+
+    `denoised_gls` is the test that `attribute` makes; it asks about what the unit has and the picture lacks.
+    `denoised_own` is the same along what the unit has and others lack: its image less the mean of all units'.
+    """
     words, near = codebook.codewords(torch.arange(codebook.units)), nearness(-pixel(pictures, unit_images).double())
-    answers = Background(words, near, background).discount(projections(response, pictures, unit_images))
-    score = pull(answers, words)
-    return {"denoised_gls": Scored(score, *pull_significance(score, answers, phantoms, codebook))}
+    others, found = Background(words, near, background), {}
+    for name, origin in (("denoised_gls", pictures), ("denoised_own", unit_images.mean(0).expand_as(pictures))):
+        answers = others.discount(projections(response, origin, unit_images))
+        score = pull(answers, words)
+        found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
+    return found
 
 
 def planted_tables(
