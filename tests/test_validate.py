@@ -61,7 +61,7 @@ def test_the_first_order_foresees_the_reweighted_ensemble(validated):
     """The self LDS is the first order's own: it must be near 1 on whatever ensemble."""
     table = load_table(validated.root / "validation" / "lds_summary.csv").set_index(["kind", "target", "method"])
     assert table.loc[("self", "picture", "jvp"), "mean"].item() > 0.9
-    assert table.loc[("self", "loss", "loss"), "mean"].item() > 0.8
+    assert (table.loc[("self", "loss", "loss"), "mean"] > 0.8).all()  # of generated pictures, and of real ones
 
 
 def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
