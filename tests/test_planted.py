@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import LinearDenoiser, composed
+from conftest import TINY_SIZES, LinearDenoiser, composed
 from scipy import stats
 
 from ddattr.artifacts import load_table
@@ -203,14 +203,10 @@ def test_too_few_to_be_of_use_is_refused(size, possible):
 
 
 TINY_PLANTED = (
-    "experiment=planted", "tracking=none", "data.source.source._target_=ddattr.data.sources.first",
+    "experiment=planted", *TINY_SIZES, "data.source.source._target_=ddattr.data.sources.first",
     "+data.source.source.source._target_=ddattr.data.sources.digits", "+data.source.source.count=24",
-    "data.source.copies=[6,1]", "data.source.queries=2", "data.clusters=6", "codebook.members=6", "codebook.weight=2",
-    "unet.block_out_channels=[4,8]", "unet.norm_num_groups=2", "training.steps=20", "training.batch=4",
-    "training.warmup=5", "training.epoch_steps=10", "sampler.steps=3", "quality.pictures=4", "quality.batch=4",
-    "quality.sizes=[1,2,6]", "quality.extractor_steps=5", "attribution.queries=2", "attribution.truth_units=3",
-    "attribution.draws=50", "attribution.neighbourhoods=[1,2]", "validation.draws=4", "validation.members=3",
-    "validation.removed=[1]",
+    "data.source.copies=[6,1]", "data.source.queries=2", "data.clusters=6", "attribution.queries=2",
+    "attribution.truth_units=3", "validation.draws=4", "validation.members=3", "validation.removed=[1]",
 )  # fmt: skip
 
 
