@@ -14,6 +14,7 @@ _HOME = {
     "DDPM": "diffusion.sampler",
     "Ensemble": "ensemble.ensemble",
     "Process": "diffusion.process",
+    "along_own": "attribution.denoised",
     "counterfactual": "attribution.counterfactual",
     "denoised": "attribution.denoised",
     "factual": "attribution.counterfactual",

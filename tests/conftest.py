@@ -280,8 +280,8 @@ COLUMNS = {
     "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
     "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],
 }
-METHODS = ["jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "individual", "individual_centred", "last_step",
-           "pixel", "random"]  # fmt: skip
+METHODS = ["jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual",
+           "individual_centred", "last_step", "pixel", "random"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     index = ["queries", "measure", "weighting", "background"]
     found, expected = (tables.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
     measured = {kind: set(found.loc[kind].index.get_level_values("measure")) for kind in ("generated", "real")}
-    any_picture = {"denoised", "denoised_own", "loss"}
+    any_picture = {"denoised", "denoised_toward", "loss"}
     assert measured == {"generated": any_picture | {"pixel", "feature", "region"}, "real": any_picture}
     real = found.loc["real"]
     pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddattr.attribution.denoised import denoised
+from ddattr.attribution.denoised import along_own, denoised
 from ddattr.attribution.influence import Response, displacement_scores, projections, pull
 from ddattr.attribution.loss import loss_draws
 from ddattr.codebook import Codebook, ablation
@@ -45,6 +45,19 @@ def test_an_ablation_is_exact_in_it(make_unets, process, pictures):
     moved = Response(denoised(ensemble, process, x, times, noise)).displacement(words)
     expected = estimate(ensemble.uniform[None].double()) - estimate(ablation(words).double())
     torch.testing.assert_close(moved, expected)
+
+
+def test_along_the_units_own_a_member_is_asked_about_its_images_less_the_mean_and_not_about_the_picture():
+    """The definition, in double precision, for any response; and what every unit has in common is nobody's own."""
+    response, units = noise_tape(range(15), 0, LARGE)[0].reshape(5, 3, *LARGE), noise_tape(range(6), 0, LARGE)[0]
+    own = units.double() - units.double().mean(0)
+    expected = torch.einsum("nqchw,uchw->nuq", response.double(), own) / own.flatten(1).norm(dim=1)[:, None]
+    found = along_own(response, units)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(along_own(response, units + 3 * units[0]), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(along_own(response, 2 * units), found, rtol=1e-5, atol=1e-5)
+    assert torch.equal(along_own(response, units[:1].expand(6, -1, -1, -1)), torch.zeros(5, 6, 3).double())
 
 
 def test_its_pull_is_that_of_any_displacement(make_unets, process, pictures):

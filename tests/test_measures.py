@@ -39,9 +39,9 @@ def test_pixels_are_the_pull_and_the_loss_has_no_direction(given):
     response, made, factual, units, loss = given
     found = linear_measures(response, made, factual, units, Linear(4), loss)
     torch.testing.assert_close(found["pixel"], projections(response, factual, units))
-    torch.testing.assert_close(found["denoised"], projections(made, factual, units))
+    torch.testing.assert_close(found["denoised_toward"], projections(made, factual, units))
     own = nn.functional.normalize((units - units.mean(0)).flatten(1).double(), dim=-1)
-    torch.testing.assert_close(found["denoised_own"], torch.einsum("nqp,up->nuq", made.flatten(2).double(), own))
+    torch.testing.assert_close(found["denoised"], torch.einsum("nqp,up->nuq", made.flatten(2).double(), own))
     assert torch.equal(found["loss"][:, 0], loss)
     assert torch.equal(found["loss"], found["loss"][:, :1].expand(-1, 30, -1))
 

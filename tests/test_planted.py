@@ -67,7 +67,7 @@ def test_a_unit_that_alone_matters_is_found_first(process, method, unit):
     assert (p.argmin(0) == unit).all()
 
 
-@pytest.mark.parametrize("method", ["denoised_gls", "denoised_own"])
+@pytest.mark.parametrize("method", ["denoised_gls", "denoised_toward"])
 def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
     """As above: members of one picture, eight units that never mattered, and the first one's p in 400 codebooks."""
     response, picture, images, p = randn(12, 1, *SHAPE), randn(1, *SHAPE, seed=1), randn(8, *SHAPE, seed=2), []
@@ -79,7 +79,7 @@ def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("method", ["denoised_gls", "denoised_own"])
+@pytest.mark.parametrize("method", ["denoised_gls", "denoised_toward"])
 @pytest.mark.parametrize("background", [0.0, 0.5])
 def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background, method):
     """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
@@ -95,7 +95,7 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, backgr
     assert (z[7] > 2.5).all()
 
 
-def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_by_the_pull():
+def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_from_picture_to_unit():
     """The picture is unit 7's but for one pixel, and its members denoise towards all that the two have in common."""
     codebook, images, response = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), 0.02 * randn(12, 1, *SHAPE, seed=5)
     words, phantoms = everything(codebook)
@@ -104,8 +104,10 @@ def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_by_the
     shared = images[7] * (picture[0] == images[7])
     response += words[7].double()[:, None, None, None, None] * shared
     found = influence_on_denoising(response - response.mean(0), picture, images, codebook, phantoms, 0.5)
-    assert found["denoised_own"].p[7] < 0.01
-    assert found["denoised_gls"].p[7] > 0.05
+    assert found["denoised_gls"].p[7] < 0.01
+    assert found["denoised_toward"].p[7] > 0.05
+    assert found["denoised_posterior"].score[:, 0].argmax() == 7
+    assert found["denoised_posterior"].p is None
 
 
 def test_identical_members_find_nothing():
@@ -218,7 +220,15 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         assert said.status == 0, said.err
     folder = tmp_path / "run" / "validation"
     table = load_table(folder / "planted.csv")
-    assert set(table.method) == {"loss", "member_loss", "denoised_gls", "denoised_own", "feature", "pixel"}
+    assert set(table.method) == {
+        "loss",
+        "member_loss",
+        "denoised_gls",
+        "denoised_posterior",
+        "denoised_toward",
+        "feature",
+        "pixel",
+    }
     assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 6
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]

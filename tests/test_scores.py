@@ -82,19 +82,21 @@ def test_a_table_of_another_version_is_refused():
 
 
 def test_stored_scores_of_another_version_are_refused(tmp_path):
-    """One kind of query and a method to each name; real pictures have a denoising, or there are none."""
-    held = {name: randn(20, 2, seed=i) for i, name in enumerate(["generated/jvp", "real/pixel", "real/denoised_gls"])}
+    """One kind of query and a method to each name; all queries have a denoising, or there are none of their kind."""
+    names = ["generated/denoised_posterior", "real/pixel", "real/denoised_posterior"]
+    held = {name: randn(20, 2, seed=i) for i, name in enumerate(names)}
     save_tensors(tmp_path / "scores.safetensors", held)
     found = scores.load_scores(tmp_path / "scores.safetensors")
     assert {kind: set(methods) for kind, methods in found.items()} == {
-        "generated": {"jvp"}, "real": {"pixel", "denoised_gls"}
+        "generated": {"denoised_posterior"}, "real": {"pixel", "denoised_posterior"}
     }  # fmt: skip
     assert torch.equal(found["real"]["pixel"], held["real/pixel"])
-    save_tensors(tmp_path / "scores.safetensors", {"generated/jvp": held["generated/jvp"]})
-    assert set(scores.load_scores(tmp_path / "scores.safetensors")) == {"generated"}
-    save_tensors(tmp_path / "scores.safetensors", {"real/pixel": held["real/pixel"]})
-    with pytest.raises(ValueError, match=r"no method denoised_gls of real pictures.*Delete validation/scores/"):
-        scores.load_scores(tmp_path / "scores.safetensors")
+    save_tensors(tmp_path / "scores.safetensors", {names[0]: held[names[0]], "dampings/trak": randn(3, 20, 2)})
+    assert set(scores.load_scores(tmp_path / "scores.safetensors")) == {"generated", "dampings"}
+    for name in ("generated/denoised_gls", "real/denoised_gls"):  # of a version that tested along another direction
+        save_tensors(tmp_path / "scores.safetensors", {name: held["real/pixel"]})
+        with pytest.raises(ValueError, match=r"no method denoised_posterior.*Delete validation/scores/"):
+            scores.load_scores(tmp_path / "scores.safetensors")
 
 
 def test_a_table_gives_no_more_queries_than_are_asked_for():
@@ -173,13 +175,14 @@ def test_real_pictures_have_similarities_that_need_no_tape(images, asked):
 
 
 def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_of_other_units(images, asked):
-    """The definition of the pull: minus what w_i . response moves along d_i, exact in the weights."""
-    response = randn(8, 3, *SHAPE)
-    found = scores.of_denoising(response, asked, images[:6], WORDS[:6], 0.5)
-    moved = torch.einsum("un,nq...->uq...", contrast(WORDS[:6]).double(), response).flatten(2)
-    toward = nn.functional.normalize(images[:6].flatten(1)[:, None] - asked.flatten(1), dim=-1)
-    torch.testing.assert_close(found["denoised"], -(moved * toward).sum(-1).double(), rtol=1e-4, atol=1e-6)
-    plain = scores.of_denoising(response, asked, images[:6], WORDS[:6], 0.0)
+    """The definition: minus what w_i . response moves along what is the unit's own, exact in the weights."""
+    response, code = randn(8, 3, *SHAPE), Codebook(6, 8, 3)
+    words = code.codewords(torch.arange(6))
+    found = scores.of_denoising(response, asked, images[:6], code, 0.5)
+    moved = torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2)
+    own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)
+    torch.testing.assert_close(found["denoised"], -torch.einsum("uqp,up->uq", moved, own), rtol=1e-4, atol=1e-6)
+    plain = scores.of_denoising(response, asked, images[:6], code, 0.0)
     torch.testing.assert_close(plain["denoised_gls"], plain["denoised"])
     assert not torch.allclose(found["denoised_gls"], found["denoised"])
 

@@ -106,6 +106,7 @@ def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
         "posterior",
         "denoised",
         "denoised_gls",
+        "denoised_posterior",
         "ablation",
         "individual",
         "individual_centred",

@@ -9,6 +9,7 @@ from conftest import COLUMNS, METHODS
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.background import Background
+from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.tables import Tables, summarise, tabulate
@@ -74,7 +75,9 @@ def test_every_method_scores_every_unit_on_every_query(tables):
             "random": ["similarity"],
             "jvp_gls": ["pull"],
             "posterior": ["pull"],
+            "denoised": ["pull"],
             "denoised_gls": ["pull"],
+            "denoised_posterior": ["pull"],
         }.get(method, ["pull", "norm"])
         for measure in measures:
             table = of(tables, method, measure)
@@ -154,7 +157,7 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
     tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
     words, near = CODE.codewords(torch.arange(N)), nearness(distance)
-    weighted = near * influence.projections(tensors["denoised"], tensors["factual"], data.unit_images)
+    weighted = near * along_own(tensors["denoised"], data.unit_images)
     others = Background(words, near, background)
 
     def expected(units: torch.Tensor) -> np.ndarray:
@@ -177,22 +180,24 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
         np.testing.assert_allclose(rows.score, expected(order[:size].T), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_expected_is_made_of_the_discounted_pull_of_the_displacement(tables, tensors, data):
+@pytest.mark.parametrize("method", ["posterior", "denoised_posterior"])
+def test_what_is_expected_is_made_of_the_discounted_pull_of_its_tensor(tables, tensors, data, method):
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
     words = CODE.codewords(torch.arange(N))
-    projected = influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images)
-    answers = Background(words, nearness(distance), OPTIONS["background"]).discount(projected)
+    along = {"posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
+             "denoised_posterior": along_own(tensors["denoised"], data.unit_images)}[method]  # fmt: skip
+    answers = Background(words, nearness(distance), OPTIONS["background"]).discount(along)
     deviation = significance.null_deviation(answers, CODE)
     expected = posterior(influence.pull(answers, words), deviation, distance)
-    np.testing.assert_allclose(matrix(of(tables, "posterior", "pull")), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(matrix(of(tables, method, "pull")), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("background", [0.0, 0.5])
 def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(tensors, data, background):
     """`validate` asks about any picture what `attribute` asks about those that it made."""
     tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
-    given, words = (tensors["denoised"], tensors["factual"], data.unit_images), CODE.codewords(torch.arange(N))
-    for method, score in of_denoising(*given, words, background).items():
+    given = tensors["denoised"], tensors["factual"], data.unit_images
+    for method, score in of_denoising(*given, CODE, background).items():
         np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
     null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
     found = influence_on_denoising(*given, CODE, null, background)["denoised_gls"]
@@ -203,13 +208,14 @@ def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(ten
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):
     plain = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": 0.0})
     null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
-    for method, tensor in (("jvp", "jacobian"), ("denoised", "denoised")):
-        for measure in ("pull", "norm"):
+    along = {"jvp": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
+             "denoised": along_own(tensors["denoised"], data.unit_images)}  # fmt: skip
+    for method, projected in along.items():
+        for measure in ("pull", "norm") if method == "jvp" else ("pull",):
             pd.testing.assert_frame_equal(of(tables, method, measure), of(plain, method, measure))
         score = matrix(of(plain, method, "pull"))
         np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull")), score, atol=1e-6)
         assert not np.allclose(matrix(of(tables, f"{method}_gls", "pull")), score)
-        projected = influence.projections(tensors[tensor], tensors["factual"], data.unit_images)
         _, p = significance.pull_significance(torch.from_numpy(score.copy()), projected, null, CODE)
         np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull"), "p_value"), p)
 

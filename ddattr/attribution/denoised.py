@@ -23,8 +23,7 @@ def denoised(
 ) -> Float[Tensor, "n q *image"]:
     """Minus every member's mean noise estimate of the noised pictures, centred over members: a `Response`.
 
-    All draws count the same, as in the simple loss. Its `pull` is how far removing a unit turns the denoising away
-    from the unit's image; it is in units of noise, not of the picture's displacement.
+    All draws count the same, as in the simple loss. It is in units of noise, not of the picture's displacement.
 
     Args:
         times, noise: as `loss_draws` makes them, the same for all pictures.
@@ -33,3 +32,15 @@ def denoised(
     for t, z in zip(times.tolist(), noise, strict=True):
         total -= ensemble.outputs(process.noised(pictures, z, t), t)
     return (total - total.mean(0)) / len(times)
+
+
+def along_own(
+    response: Float[Tensor, "n q *image"], unit_images: Float[Tensor, "units *image"]
+) -> Float[Tensor, "n units q"]:
+    """a: what every member's denoising has of what is each unit's own, its image less the mean of all units' images.
+
+    Its `pull` is how far removing a unit turns the denoising away from what tells this unit from the others. A
+    direction from the picture to the unit's image would be blind to what the picture has of the unit already.
+    """
+    own = torch.nn.functional.normalize((unit_images.double() - unit_images.double().mean(0)).flatten(1), dim=1)
+    return torch.einsum("nqp,up->nuq", response.flatten(2).double(), own)

@@ -14,8 +14,8 @@ from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import last_step, pixel
 from ddattr.attribution.counterfactual import counterfactual
-from ddattr.attribution.denoised import denoised
-from ddattr.attribution.influence import gram, nearness, norm, projections, pull
+from ddattr.attribution.denoised import along_own, denoised
+from ddattr.attribution.influence import gram, nearness, norm, pull
 from ddattr.attribution.jacobian import relative_error
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.significance import null_deviation, pull_significance
@@ -153,7 +153,7 @@ class AttributionModule(L.LightningModule):
         """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""
         images = self.data.unit_images
         others = Background(self.codewords, nearness(-pixel(picture, images).double()), self.options["background"])
-        by_pull = self._surest(others.discount(projections(made, picture, images)))
+        by_pull = self._surest(others.discount(along_own(made, images)))
         by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
         top = torch.cat([by_pull, by_norm])
         words = self.codewords[top]

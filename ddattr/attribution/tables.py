@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddattr.attribution import agreement, baselines, influence, significance
 from ddattr.attribution.background import Background
+from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
 from ddattr.attribution.posterior import posterior
@@ -19,7 +20,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
-TESTED = {"jvp": "jacobian", "denoised": "denoised"}  # methods whose pull is tested, others discounted, and its tensor
+POSTERIOR = {"jvp": "posterior", "denoised": "denoised_posterior"}  # by the method whose pull it is of
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
@@ -74,22 +75,22 @@ def tabulate(
     words, images = codebook.codewords(units), data.unit_images
     methods = _displacements(tensors, codebook)
     scored = {name: influence.scores(response, factual, images, words) for name, response in methods.items()}
-    scored["denoised"] = influence.scores(Response(tensors["denoised"]), factual, images, words)
     scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
     scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
 
     distance, null = -scored["pixel"]["similarity"].double(), codebook.sample_phantoms(phantoms, seed)
     near, norm_null = influence.nearness(distance), influence.norm(influence.gram(jacobian), null)
     others = Background(words, near, background)
-    projected = {name: influence.projections(tensors[key], factual, images) for name, key in TESTED.items()}
+    along = {
+        "jvp": influence.projections(jacobian, factual, images), "denoised": along_own(tensors["denoised"], images)
+    }  # fmt: skip
+    scored["denoised"] = {"pull": influence.pull(along["denoised"], words)}
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
-    for method in TESTED:
-        name, answers = f"{method}_gls", others.discount(projected[method])
-        scored[name] = {"pull": influence.pull(answers, words)}
-        tests[name, "pull"] = significance.pull_significance(scored[name]["pull"], answers, null, codebook)
-        if method == "jvp":  # what is estimated; the other is tested
-            deviation = significance.null_deviation(answers, codebook)
-            scored["posterior"] = {"pull": posterior(scored[name]["pull"], deviation, distance)}
+    for method, name in POSTERIOR.items():
+        answers = others.discount(along[method])
+        score, deviation = influence.pull(answers, words), significance.null_deviation(answers, codebook)
+        scored |= {f"{method}_gls": {"pull": score}, name: {"pull": posterior(score, deviation, distance)}}
+        tests[f"{method}_gls", "pull"] = significance.pull_significance(score, answers, null, codebook)
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [
@@ -98,7 +99,7 @@ def tabulate(
     ]  # fmt: skip
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(near * projected["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
+    sets, resolved = _sets(near * along["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
                            draws, seed, neighbourhoods, level)  # fmt: skip
     q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)

@@ -13,9 +13,9 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, S
 
 METHODS = {
     "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
-    "ablation": "exact ablation, pull", "denoised": "denoising, pull",
-    "denoised_gls": "denoising, others discounted",
-    "denoised_own": "denoising, along the unit's own", "loss": "ensemble's loss", "member_loss": "members' loss",
+    "ablation": "exact ablation, pull", "denoised": "denoising, pull", "denoised_gls": "denoising, others discounted",
+    "denoised_posterior": "denoising, posterior", "denoised_toward": "denoising, from picture to unit",
+    "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
@@ -27,7 +27,8 @@ METHODS = {
     "another_seed": "another training seed",
 }  # fmt: skip
 SIBLINGS = {  # of a method that is drawn, at about the same cost
-    "jvp_gls": "posterior", "denoised": "denoised_gls", "individual": "individual_centred", "member_loss": "loss",
+    "jvp_gls": "posterior", "denoised": "denoised_posterior",
+    "denoised_gls": "denoised_posterior", "individual": "individual_centred", "member_loss": "loss",
     "member_picture": "datamodel_picture", "adjusted": "datamodel_both", "datamodel": "datamodel_both",
     "datamodel_trak": "datamodel_both",
 }  # fmt: skip
@@ -96,7 +97,7 @@ def retraining(folder: Path) -> Figure | None:
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
     left.set(xlabel="Spearman with retraining, over units")
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
-    colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "pixel": ORANGE}
+    colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
     lines = [(f"spearman_{method}", colour, METHODS[method]) for method, colour in colours.items()]
     _growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
@@ -239,8 +240,8 @@ def planted(folder: Path) -> Figure | None:
     if not (folder / "planted_summary.csv").exists():
         return None
     summary = load_table(folder / "planted_summary.csv")
-    colours = {"denoised_gls": RED, "denoised_own": PINK, "loss": BLUE, "member_loss": ORANGE, "feature": GREEN,
-               "pixel": SKY}  # fmt: skip
+    colours = {"denoised_gls": RED, "denoised_posterior": GREY, "denoised_toward": PINK, "loss": BLUE,
+               "member_loss": ORANGE, "feature": GREEN, "pixel": SKY}  # fmt: skip
     methods = [m for m in METHODS if m in set(summary.method)]
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
     for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",

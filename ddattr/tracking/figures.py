@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {
 METHODS = {
     "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
     "denoised": "denoising", "denoised_gls": "denoising, others discounted",
+    "denoised_posterior": "denoising, posterior",
     "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
     "pixel": "pixel similarity", "random": "random",
 }  # fmt: skip

@@ -7,8 +7,8 @@ import pandas as pd
 from ddattr.artifacts import load_table
 
 SHOWN = (
-    "jvp", "jvp_gls", "posterior", "denoised_gls", "ablation", "loss", "datamodel", "individual_centred", "trak",
-    "dtrak", "unlearning", "pixel", "random", "another_seed",
+    "jvp", "jvp_gls", "posterior", "denoised_gls", "denoised_posterior", "ablation", "loss", "datamodel",
+    "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random", "another_seed",
 )  # fmt: skip
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
@@ -44,7 +44,7 @@ def findings(folder: Path) -> list[str]:
         lines.append(f"false positives at {table.level.iloc[0]:g} among pictures that no member saw: {rates}")
     if (table := _table(folder, "planted_summary")) is not None:
         table, found = table[table.statistic == "recall_at_1"], []
-        for method in ("loss", "denoised_own", "denoised_gls", "pixel"):
+        for method in ("loss", "denoised_gls", "denoised_toward", "pixel"):
             rows = table[table.method == method]
             shares = ", ".join(f"1/{1 / row.share:.0f} {row.value:.2f}" for row in rows.itertuples())
             found += [f"{method} {shares}"] if shares else []

@@ -107,7 +107,8 @@ class Bench:
         made: Scores = {"generated": from_table(self.influence, asked.seeds)}
         if "real" in asked.kinds():
             made["real"] = of_real(asked.real, images, self.seed)
-            made["real"] |= of_denoising(self.denoised_real, asked.real, images, self.words, self.background)
+            made["real"] |= of_denoising(self.denoised_real, asked.real, images, self.plan.codebook,
+                                         self.background)  # fmt: skip
         *tuning, full = self.plan.scored_by()
         tuning = tuning or [full]  # nothing is tuned then
         peers = Peers(self.network(full), self.data.images, self.data.unit_of, asked.asked,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
-from ddattr.attribution.influence import nearness, projections, pull
+from ddattr.attribution.denoised import along_own
+from ddattr.attribution.influence import nearness, pull
 from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
 from ddattr.codebook import Codebook
 
@@ -39,7 +40,7 @@ def calibration(
         background: share of the variance put down to other strangers, as in an attribution.
     """
     phantoms = phantoms or math.ceil(10 * len(strangers) / level)
-    projected, rows = projections(response, factual, strangers), []
+    projected, rows = along_own(response, strangers), []
     queries, near = len(factual), nearness(-pixel(factual, strangers).double())
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from ddattr.attribution.background import Background
+from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
 from ddattr.codebook import Codebook
@@ -50,14 +51,13 @@ def measures_of_any(
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """The measures that pictures without a tape have, too.
 
-    `denoised` is the pull of what members denoise the picture to; `denoised_own` the same along the unit's image less
-    the mean of all units' images, which does not vanish where the picture has what the unit has; `loss` the change of
-    the picture's loss, to first order, which has no direction.
+    `denoised` is what `attribute` tests; `denoised_toward` the same from the picture to the unit's image, which is
+    blind to what the picture has of the unit; `loss` the change of the picture's loss, to first order, which has no
+    direction.
     """
-    mean = unit_images.mean(0).expand_as(pictures)
     return {
-        "denoised": projections(denoised, pictures, unit_images),
-        "denoised_own": projections(denoised, mean, unit_images),
+        "denoised": along_own(denoised, unit_images),
+        "denoised_toward": projections(denoised, pictures, unit_images),
         "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
     }
 

@@ -17,9 +17,11 @@ from torch import Tensor
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import nearness, projections, pull
 from ddattr.attribution.loss import loss_change
-from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
+from ddattr.attribution.posterior import posterior
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance, null_deviation, pull_significance
 from ddattr.codebook import Codebook
 from ddattr.validation.evaluation import wilson
 
@@ -58,17 +60,21 @@ def influence_on_denoising(
     phantoms: Bool[Tensor, "phantoms n"],
     background: float,
 ) -> dict[str, Scored]:
-    """Pull of what members denoise the pictures to, `response`, with z and p.
+    """Pull of what members denoise the pictures to, `response`, with z and p where it is a test.
 
-    `denoised_gls` is the test that `attribute` makes; it asks about what the unit has and the picture lacks.
-    `denoised_own` is the same along what the unit has and others lack: its image less the mean of all units'.
+    `denoised_gls` is the test that `attribute` makes, along what the unit has and others lack. `denoised_toward` is the
+    same along what the unit has and the picture lacks; `denoised_posterior` is no test.
     """
-    words, near = codebook.codewords(torch.arange(codebook.units)), nearness(-pixel(pictures, unit_images).double())
-    others, found = Background(words, near, background), {}
-    for name, origin in (("denoised_gls", pictures), ("denoised_own", unit_images.mean(0).expand_as(pictures))):
-        answers = others.discount(projections(response, origin, unit_images))
+    words, distance = codebook.codewords(torch.arange(codebook.units)), -pixel(pictures, unit_images).double()
+    others, found = Background(words, nearness(distance), background), {}
+    along = {"denoised_gls": along_own(response, unit_images),
+             "denoised_toward": projections(response, pictures, unit_images)}  # fmt: skip
+    for name, plain in along.items():
+        answers = others.discount(plain)
         score = pull(answers, words)
         found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
+        if name == "denoised_gls":
+            found["denoised_posterior"] = Scored(posterior(score, null_deviation(answers, codebook), distance))
     return found
 
 

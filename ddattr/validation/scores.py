@@ -12,15 +12,20 @@ from ddattr.artifacts import load_tensors
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
-from ddattr.attribution.influence import nearness, projections, pull
+from ddattr.attribution.denoised import along_own
+from ddattr.attribution.influence import nearness, pull
 from ddattr.attribution.loss import loss_change
+from ddattr.attribution.posterior import posterior
+from ddattr.attribution.significance import null_deviation
+from ddattr.codebook import Codebook
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
 from ddattr.validation.retraining import TUNED
 
 ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that denoise are scored here
-    "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "individual_centred", "individual", "last_step",
+    "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual_centred", "individual",
+    "last_step",
 )  # fmt: skip
 SIMILARITY = ("pixel", "random", "feature")
 
@@ -35,10 +40,10 @@ def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
     for name, value in sorted(load_tensors(path).items()):
         kind, _, method = name.partition("/")
         found.setdefault(kind, {})[method] = value
-    if "denoised_gls" not in found.get("real", {"denoised_gls"}):
+    if not all("denoised_posterior" in of for kind, of in found.items() if kind in ("generated", "real")):
         raise ValueError(
-            "validate: scores.safetensors has no method denoised_gls of real pictures, as it was made by another "
-            "version. Delete validation/scores/ and make it again: ddattr validate."
+            "validate: scores.safetensors has no method denoised_posterior, as it was made by another version. "
+            "Delete validation/scores/ and make it again: ddattr validate."
         )
     return found
 
@@ -119,13 +124,16 @@ def of_denoising(
     response: Float[Tensor, "n q *image"],
     pictures: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
-    codewords: Bool[Tensor, "units n"],
+    codebook: Codebook,
     background: float,
 ) -> dict[str, Float[Tensor, "units q"]]:
-    """Pull of what members denoise pictures to, `response`, by plain contrasts and with the other units discounted."""
-    answers, near = projections(response, pictures, unit_images), nearness(-pixel(pictures, unit_images).double())
-    others = Background(codewords, near, background)
-    return {"denoised": pull(answers, codewords), "denoised_gls": pull(others.discount(answers), codewords)}
+    """Pull of what members denoise pictures to, `response`: plain, with the other units discounted, and posterior."""
+    words, distance = codebook.codewords(torch.arange(codebook.units)), -pixel(pictures, unit_images).double()
+    answers = along_own(response, unit_images)
+    discounted = Background(words, nearness(distance), background).discount(answers)
+    score = pull(discounted, words)
+    return {"denoised": pull(answers, words), "denoised_gls": score,
+            "denoised_posterior": posterior(score, null_deviation(discounted, codebook), distance)}  # fmt: skip
 
 
 class Peers:

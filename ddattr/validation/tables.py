@@ -12,8 +12,10 @@ from ddattr.attribution.agreement import spearman
 from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import Response, displacement_scores, nearness, projections, pull
 from ddattr.attribution.posterior import posterior
+from ddattr.attribution.tables import POSTERIOR
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
@@ -198,14 +200,13 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         others, made = Background(words, near * told, bench.background), bench.denoised[chosen]
         scored: dict[str, torch.Tensor] = {}
         deviation = torch.empty(0)
-        for method, answers in (("jvp", response), ("denoised", made - made.mean(0))):  # the last is tested
-            projected = projections(answers, asked.factual, bench.data.unit_images)
-            discounted = others.discount(projected)
+        along = {"jvp": projections(response, asked.factual, bench.data.unit_images),
+                 "denoised": along_own(made - made.mean(0), bench.data.unit_images)}  # fmt: skip
+        for method, name in POSTERIOR.items():  # the last is tested
+            discounted = others.discount(along[method])
             deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
-            scored |= {method: pull(projected, words) * told, f"{method}_gls": pull(discounted, words) * told}
-            if method == "jvp":
-                known = torch.where(told, deviation, 0)
-                scored["posterior"] = posterior(scored["jvp_gls"], known, -alike.double())
+            scored |= {method: pull(along[method], words) * told, f"{method}_gls": pull(discounted, words) * told}
+            scored[name] = posterior(scored[f"{method}_gls"], torch.where(told, deviation, 0), -alike.double())
         z = torch.where(told, scored["denoised_gls"] / deviation, 0)[nearest, queries]
         whole = z if size == n else whole
         change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
