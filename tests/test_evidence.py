@@ -25,7 +25,8 @@ def folder(tmp_path):
                               for r in rows],
         "members": [{"members": n, "order": 0, "statistic": s, "value": 0.1 * n} for n in (3, 6) for s in
                     ("spearman_jvp", "spearman_pixel", "lds_loss_loss", "law_loss", "lds_distance_jvp", "law_distance",
-                     "lds_distance_member_picture",
+                     "lds_distance_member_picture", "lds_loss_jvp", "lds_loss_denoised_posterior",
+                     "lds_distance_denoised_posterior",
                      "found_nearest", "found_nearest_foretold")],
         "cost": [{"method": m, "seconds": s} for m, s in (("jvp", 100.0), ("pixel", 0.0))],
         "planted_summary": [{"method": "loss", "statistic": s, "share": share, "value": 0.9, "low": 0.95, "high": 1.0}

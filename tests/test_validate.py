@@ -74,6 +74,10 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         ("distance", "member_picture"),
         ("distance", "jvp"),
         ("distance", "posterior"),
+        ("distance", "denoised_posterior"),
+        ("loss", "denoised_posterior"),
+        ("loss", "denoised_gls"),
+        ("loss", "jvp"),
         ("loss", "loss"),
     ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)

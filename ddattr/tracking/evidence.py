@@ -189,16 +189,20 @@ def groups(folder: Path) -> Figure | None:
 def law(folder: Path) -> Figure | None:
     """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive.
 
-    The members' pictures are subset means of distances; the JVP's pull is none, and is drawn to be held against them.
+    The loss and the members' pictures are subset means of what is foretold; the others are none, and are drawn to be
+    held against them.
     """
     if not (folder / "members.csv").exists():
         return None
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.9))
     panels = (
-        (axes[0], (("lds_loss_loss", BLUE, "ensemble's loss"), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[1], (("lds_distance_member_picture", BLUE, "members' pictures"),
-                   ("lds_distance_jvp", ORANGE, "JVP, pull"), ("law_distance", GREY, "law")), "LDS, distance"),
+        (axes[0], (("lds_loss_loss", BLUE, METHODS["loss"]),
+                   ("lds_loss_denoised_posterior", PINK, METHODS["denoised_posterior"]),
+                   ("lds_loss_jvp", ORANGE, METHODS["jvp"]), ("law_loss", GREY, "law")), "LDS, loss"),
+        (axes[1], (("lds_distance_member_picture", BLUE, METHODS["member_picture"]),
+                   ("lds_distance_denoised_posterior", PINK, METHODS["denoised_posterior"]),
+                   ("lds_distance_jvp", ORANGE, METHODS["jvp"]), ("law_distance", GREY, "law")), "LDS, distance"),
         (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
          "nearest unit found, p ≤ 0.05"),
     )  # fmt: skip

@@ -217,7 +217,8 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
                for method, score in scored.items()},
             "lds_distance_member_picture": lds(subset_means(apart[chosen], words) * told, targets["distance"], masks)
             .nanmean(),
-            "lds_loss_loss": lds(change, targets["loss"][:, where], masks).nanmean(),
+            **{f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
+               for method, score in {**scored, "loss": change}.items()},
             "law_distance": law(count, size, noise["distance"], plan.replicates),
             "law_loss": law(count, size, noise["loss"], plan.replicates),
             "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
