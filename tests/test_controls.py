@@ -3,6 +3,11 @@
 import pytest
 import torch
 
+from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.denoised import along_own
+from ddattr.attribution.influence import nearness, pull
+from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook
 from ddattr.validation import controls
 from ddattr.validation.controls import calibration, false_attribution
@@ -28,6 +33,25 @@ def test_strangers_are_rejected_at_the_level(table):
         rates = table[table.test == test].rejected
         assert len(rates) == 150
         assert abs(rates.mean() - 0.05) < 4 * rates.sem()
+
+
+def test_strangers_are_tested_as_units_are():
+    """Along what is each stranger's own, the others discounted, sets by nearness; at a level that about half pass."""
+    response, factual, strangers = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2)
+    sets, level, phantoms = torch.arange(15) % 5, 0.5, 400
+    found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, phantoms, background=0.8)
+    found = found.pivot(index="redraw", columns="test", values="rejected")
+    near = nearness(-pixel(factual, strangers))
+    for redraw in (0, 1):
+        code = Codebook(15, 14, 6, CODE.seed + 1 + redraw)
+        words, along = code.codewords(torch.arange(15)), along_own(response, strangers)
+        others = Background(words, near, 0.8)
+        answers = others.discount(along)
+        _, p = pull_significance(pull(answers, words), answers, code.sample_phantoms(phantoms, redraw), code)
+        assert found.unit[redraw] == pytest.approx((p <= level).double().mean().item())
+        groups = torch.stack([(sets == s).nonzero()[:, 0] for s in range(5)])[:, None].expand(-1, 4, -1)
+        _, _, p = set_significance(groups, others.discount_sets(near * along, groups), code, 1000, redraw)
+        assert found.label[redraw] == pytest.approx((p <= level).double().mean().item())
 
 
 def test_discoveries_are_false_in_no_more_than_the_level(table):

@@ -10,6 +10,7 @@ import torch
 from conftest import bends
 
 from ddattr.artifacts import load_tensors
+from ddattr.attribution.background import Background
 from ddattr.attribution.counterfactual import counterfactual, factual
 from ddattr.attribution.denoised import denoised
 from ddattr.attribution.jacobian import first_order, jacobian
@@ -86,7 +87,11 @@ def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
     torch.testing.assert_close(tensors["jacobian"].sum(0), torch.zeros(QUERIES, *SHAPE), rtol=0, atol=1e-5)
 
 
-def test_the_best_units_are_replayed_exactly(attribute, process):
+@pytest.mark.parametrize("reversed_", [False, True])
+def test_the_best_units_are_replayed_exactly(attribute, process, monkeypatch, reversed_):
+    """By the tables' own tests: a discount that turns every answer round turns the order of the units, too."""
+    if reversed_:
+        monkeypatch.setattr(Background, "discount", lambda self, projected: -projected)
     module, reverse = attribute(), DDPM(3).reverse(process)
     ensemble, units = Ensemble(bends(n)), module.tensors["refined_units"]
     assert units.shape == (4, QUERIES)

@@ -8,6 +8,7 @@ from scipy import stats
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.denoised import denoised
+from ddattr.attribution.influence import Response, displacement_scores
 from ddattr.attribution.loss import loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.ensemble.ensemble import Ensemble
@@ -22,6 +23,7 @@ from ddattr.validation.planted import (
     summarise,
 )
 from ddattr.validation.retraining import Validation
+from ddattr.validation.scores import of_denoising
 
 SHAPE = (1, 2, 2)
 
@@ -93,6 +95,21 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, backgr
     assert (ranks(score, torch.full((3,), 7)) == 1).all()
     torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[7] > 2.5).all()
+
+
+@pytest.mark.parametrize("background", [0.0, 0.5])
+def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(background):
+    """Against their definitions elsewhere; the pull is that of the displacement towards the unit's image."""
+    codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
+    words, phantoms = everything(codebook)
+    response = randn(12, 3, *SHAPE)
+    found = influence_on_denoising(response, pictures, images, codebook, phantoms, background)
+    for method in ("denoised_gls", "denoised_posterior"):
+        expected = of_denoising(response, pictures, images, codebook, background)[method]
+        torch.testing.assert_close(found[method].score, expected)
+    if not background:
+        moved = displacement_scores(Response(response).displacement(words), pictures, images)
+        torch.testing.assert_close(found["denoised_toward"].score, moved["pull"])
 
 
 def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_from_picture_to_unit():
