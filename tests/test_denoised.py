@@ -57,6 +57,10 @@ def test_along_the_units_own_a_member_is_asked_about_its_images_less_the_mean_an
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(along_own(response, units + 3 * units[0]), found, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(along_own(response, 1e-3 * units), found, rtol=1e-4, atol=1e-5)
+    middle = torch.cat([units, units.mean(0, keepdim=True)])  # of a seventh unit only rounding is left
+    torch.testing.assert_close(along_own(response, middle)[:, :6], found, rtol=1e-4, atol=1e-5)
+    assert (along_own(response, middle)[:, 6] == 0).all()
+    assert (along_own(response, units[:1]) == 0).all()
     assert torch.equal(along_own(response, units[:1].expand(6, -1, -1, -1)), torch.zeros(5, 6, 3).double())
 
 

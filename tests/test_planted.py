@@ -246,7 +246,7 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         "feature",
         "pixel",
     }
-    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 6
+    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 7
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]
     assert (table[table.method == "pixel"]["rank"] == 1).all()

@@ -81,6 +81,10 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         ("loss", "loss"),
     ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
+    scored = load_table(validated.root / "attribution" / "influence.parquet")
+    nearest = scored[scored.method == "pixel"].sort_values("score").groupby("query").unit.last()
+    tested = scored[scored.method == "denoised_gls"].set_index(["query", "unit"]).z
+    assert ends["z_nearest"] == pytest.approx(tested[list(nearest.items())].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in EVIDENCE if name != "fig13_planted"])  # nothing is planted here

@@ -2,7 +2,8 @@
 
 Every linear method is a response (n, Q, C, H, W): removing unit i displaces the picture by offset + w_i . response.
 With codewords of constant weight all N scores follow from the response's Gram matrix (`norm`) or from its projections
-on the units' directions (`pull`), streamed in blocks of units.
+on one direction a unit (`pull`), streamed in blocks of units. Of displacements that is d_i, from the picture to the
+unit's image; of what is tested, `denoised.along_own`.
 """
 
 from typing import NamedTuple
@@ -56,7 +57,12 @@ def pull(
     codewords: Bool[Tensor, "units n"],
     offset: Float[Tensor, "units q"] | None = None,
 ) -> Float[Tensor, "units q"]:
-    """Minus the displacement along d_i: positive when removing the unit moves the picture *away* from its image."""
+    """Minus the displacement along each unit's direction: positive when removing the unit moves the picture away.
+
+    Args:
+        projected: of the members' responses, on d_i or any other direction that no codeword has a part in.
+        offset: projected likewise, if there is one.
+    """
     moved = torch.einsum("un,nuq->uq", contrast(codewords).to(projected), projected)
     return -moved if offset is None else -moved - offset
 

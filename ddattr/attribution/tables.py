@@ -20,7 +20,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
 MEASURES = ("pull", "norm")
-POSTERIOR = {"jvp": "posterior", "denoised": "denoised_posterior"}  # by the method whose pull it is of
+POSTERIOR = {"jvp": "posterior", "denoised": "denoised_posterior"}  # of what is measured with the others discounted
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 
 
@@ -183,7 +183,10 @@ def _pad(sets: list[Tensor]) -> Tensor:
 
 
 def _agreement(methods, scored, ablated, exact, words, truth, seeds, seed):
-    """Agreement with exact ablation, per query and as means with bootstrap intervals."""
+    """Agreement with exact ablation, per query and as means with bootstrap intervals.
+
+    The truth's pull is along d_i; `denoised*` foretell it with scores along what is the unit's own.
+    """
     frames = []
     for name, scores in scored.items():
         moved = methods[name].displacement(words) if name in methods else None

@@ -13,7 +13,7 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, S
 
 METHODS = {
     "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
-    "ablation": "exact ablation, pull", "denoised": "denoising, pull", "denoised_gls": "denoising, others discounted",
+    "ablation": "exact ablation, pull", "denoised": "denoising", "denoised_gls": "denoising, others discounted",
     "denoised_posterior": "denoising, posterior", "denoised_toward": "denoising, from picture to unit",
     "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",

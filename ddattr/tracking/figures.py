@@ -166,7 +166,7 @@ def _correlations(axis, queries: pd.DataFrame, summary: pd.DataFrame, methods: l
 
 
 def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
-    """Figure 5: the four queries whose best unit by pull has the smallest q, with counterfactuals."""
+    """Figure 5: the four queries whose best unit has the smallest q, with counterfactuals."""
     rows = panels(root / "attribution")
     best = [row for row in rows if row["rank"] == 1]
     sure = sorted((row for row in best if row["measure"] == "pull"), key=lambda row: row["q_value"])[:4]
@@ -227,7 +227,7 @@ def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
     axis.scatter([], [], s=24, color=RED, label=f"resolution: smallest k with p ≤ {level:g}, and all larger")
     axis.plot([], [], color=GREY, linewidth=0.8, label="a query")
     _members_axis(axis, near["size"])
-    axis.set(xlabel="k nearest units, as one set", ylabel="z of their pull")
+    axis.set(xlabel="k nearest units, as one set", ylabel="z of their denoising")
     axis.legend(fontsize=7, loc="upper left")
     axis.set_ylim(top=axis.get_ylim()[1] * 1.35)
     return figure, near.merge(radius.resolution.reset_index(), on="query")

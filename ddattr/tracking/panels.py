@@ -11,9 +11,9 @@ from ddattr.codebook import Codebook, contrast
 
 
 def panels(folder: Path) -> list[dict[str, Any]]:
-    """A row for every query and each of its best units by p of `pull` and by `norm`, read from attribution/.
+    """A row for every query and each of its best units by what is tested and by `norm`, read from attribution/.
 
-    p of `pull` is that of `denoised_gls`; its score is that of `jvp`, which the pictures show.
+    z, p and q of `pull` are those of `denoised_gls`; its score is that of `jvp`, which the pictures show.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
     displacement.

@@ -15,10 +15,12 @@ CAPTIONS = {
     "fig2_fid": "Figure 2. Quality of individual members and of ensembles, at equal numbers of pictures.",
     "fig3_convergence": "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures).",
     "fig4_correlation": "Figure 4. Agreement over units with exact ablation, and with retraining where it was "
-    "validated; a dot a query, means with 95 % bootstrap intervals.",
-    "fig5_attribution": "Figure 5. Four queries, each with the unit of smallest q by pull, and the unit of "
+    "validated; a dot a query, means with 95 % bootstrap intervals. The denoising is along what is the unit's own, the "
+    "pull from picture to unit.",
+    "fig5_attribution": "Figure 5. Four queries, each with the unit of smallest q, by its denoising, and the unit of "
     "largest norm; influence.parquet has all units.",
-    "fig6_resolution": "Figure 6. Significance of the k nearest units as a set; dots mark each query's resolution.",
+    "fig6_resolution": "Figure 6. Significance of the k nearest units as a set, by the denoising; dots mark each "
+    "query's resolution.",
 }
 
 EVIDENCE_CAPTIONS = {

@@ -73,9 +73,9 @@ def influence_on_denoising(
         answers = others.discount(plain)
         score = pull(answers, words)
         found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
-        if name == "denoised_gls":
-            found["denoised_posterior"] = Scored(posterior(score, null_deviation(answers, codebook), distance))
-    return found
+    answers = others.discount(along["denoised_gls"])
+    expected = posterior(found["denoised_gls"].score, null_deviation(answers, codebook), distance)
+    return found | {"denoised_posterior": Scored(expected)}
 
 
 def planted_tables(

@@ -59,7 +59,7 @@ def of_removals(bench: Bench, removals: list[Removal]) -> Iterator[tuple[str, pd
 
 
 def agreement(bench: Bench, scores: Scores) -> Pair:
-    """Every method's scores of the truth's units against retraining without them."""
+    """Every method's scores of the truth's units against retraining without them: its pull along d_i, and its norm."""
     units, asked = bench.plan.truth_units, bench.queries
     words, images = bench.words[units], bench.data.unit_images[units]
     moved = {"jvp": Response(bench.response).displacement(words), "ablation": asked.ablations(bench.ensemble, words)}
@@ -197,17 +197,18 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         seen = words.sum(1).double()[:, None]
         told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
         words = words & told | ~told & (torch.arange(size) == 0)
-        others, made = Background(words, near * told, bench.background), bench.denoised[chosen]
+        others = Background(words, near * told, bench.background)
         scored: dict[str, torch.Tensor] = {}
-        deviation = torch.empty(0)
+        deviation: dict[str, torch.Tensor] = {}
         along = {"jvp": projections(response, asked.factual, bench.data.unit_images),
-                 "denoised": along_own(made - made.mean(0), bench.data.unit_images)}  # fmt: skip
-        for method, name in POSTERIOR.items():  # the last is tested
+                 "denoised": along_own(bench.denoised[chosen], bench.data.unit_images)}  # fmt: skip
+        for method, name in POSTERIOR.items():
             discounted = others.discount(along[method])
-            deviation = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
+            deviation[method] = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
             scored |= {method: pull(along[method], words) * told, f"{method}_gls": pull(discounted, words) * told}
-            scored[name] = posterior(scored[f"{method}_gls"], torch.where(told, deviation, 0), -alike.double())
-        z = torch.where(told, scored["denoised_gls"] / deviation, 0)[nearest, queries]
+            known = torch.where(told, deviation[method], 0)
+            scored[name] = posterior(scored[f"{method}_gls"], known, -alike.double())
+        z = torch.where(told, scored["denoised_gls"] / deviation["denoised"], 0)[nearest, queries]
         whole = z if size == n else whole
         change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
         found = {
