@@ -13,7 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddattr.attribution.background import Background
+from ddattr.attribution.influence import pull
+from ddattr.attribution.significance import null_deviation
+from ddattr.codebook import Codebook
+
 _ROUNDS = 20  # the variance weighs the mean; more rounds move no score by a hundredth of its deviation
+
+
+def measured(
+    along: Float[Tensor, "n units q"], others: Background, codebook: Codebook, distance: Float[Tensor, "units q"]
+) -> tuple[Float[Tensor, "n units q"], Float[Tensor, "units q"], Float[Tensor, "units q"]]:
+    """(answers, pull, posterior): `along` with the other units discounted, its pull, and what to expect of it."""
+    answers = others.discount(along)
+    score = pull(answers, codebook.codewords(torch.arange(codebook.units)))
+    return answers, score, posterior(score, null_deviation(answers, codebook), distance)
 
 
 def posterior(

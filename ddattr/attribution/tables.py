@@ -15,7 +15,7 @@ from ddattr.attribution.background import Background
 from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
-from ddattr.attribution.posterior import posterior
+from ddattr.attribution.posterior import measured
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 
@@ -87,9 +87,8 @@ def tabulate(
     scored["denoised"] = {"pull": influence.pull(along["denoised"], words)}
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
     for method, name in POSTERIOR.items():
-        answers = others.discount(along[method])
-        score, deviation = influence.pull(answers, words), significance.null_deviation(answers, codebook)
-        scored |= {f"{method}_gls": {"pull": score}, name: {"pull": posterior(score, deviation, distance)}}
+        answers, score, expected = measured(along[method], others, codebook, distance)
+        scored |= {f"{method}_gls": {"pull": score}, name: {"pull": expected}}
         tests[f"{method}_gls", "pull"] = significance.pull_significance(score, answers, null, codebook)
     exact = tensors["ablations"] - factual
     ablated = influence.displacement_scores(exact, factual, images[truth])

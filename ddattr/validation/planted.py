@@ -18,10 +18,10 @@ from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import nearness, projections, pull
+from ddattr.attribution.influence import nearness, projections
 from ddattr.attribution.loss import loss_change
-from ddattr.attribution.posterior import posterior
-from ddattr.attribution.significance import benjamini_hochberg, norm_significance, null_deviation, pull_significance
+from ddattr.attribution.posterior import measured
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
 from ddattr.codebook import Codebook
 from ddattr.validation.evaluation import wilson
 
@@ -69,13 +69,11 @@ def influence_on_denoising(
     others, found = Background(words, nearness(distance), background), {}
     along = {"denoised_gls": along_own(response, unit_images),
              "denoised_toward": projections(response, pictures, unit_images)}  # fmt: skip
+    expected = {}
     for name, plain in along.items():
-        answers = others.discount(plain)
-        score = pull(answers, words)
+        answers, score, expected[name] = measured(plain, others, codebook, distance)
         found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
-    answers = others.discount(along["denoised_gls"])
-    expected = posterior(found["denoised_gls"].score, null_deviation(answers, codebook), distance)
-    return found | {"denoised_posterior": Scored(expected)}
+    return found | {"denoised_posterior": Scored(expected["denoised_gls"])}
 
 
 def planted_tables(

@@ -15,8 +15,7 @@ from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kerne
 from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import nearness, pull
 from ddattr.attribution.loss import loss_change
-from ddattr.attribution.posterior import posterior
-from ddattr.attribution.significance import null_deviation
+from ddattr.attribution.posterior import measured
 from ddattr.codebook import Codebook
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
@@ -130,10 +129,8 @@ def of_denoising(
     """Pull of what members denoise pictures to, `response`: plain, with the other units discounted, and posterior."""
     words, distance = codebook.codewords(torch.arange(codebook.units)), -pixel(pictures, unit_images).double()
     answers = along_own(response, unit_images)
-    discounted = Background(words, nearness(distance), background).discount(answers)
-    score = pull(discounted, words)
-    return {"denoised": pull(answers, words), "denoised_gls": score,
-            "denoised_posterior": posterior(score, null_deviation(discounted, codebook), distance)}  # fmt: skip
+    _, score, expected = measured(answers, Background(words, nearness(distance), background), codebook, distance)
+    return {"denoised": pull(answers, words), "denoised_gls": score, "denoised_posterior": expected}
 
 
 class Peers:
