@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 
 import pandas as pd
 import pytest
@@ -78,7 +79,9 @@ def test_the_truth_is_what_a_unit_does_whatever_the_truth_s_members_that_saw_it(
     """Of five members one to five saw a unit; were it removed from the 3 of 8 that see every unit of the whole
     ensemble, one step would move by 3/8 of its effect. At every seed."""
     if forked:
-        plan = Validation(BOOK, {"label": LABELS}, 0, units=12, members=5, replicates=2, removed=(5,), forked=True)
+        plan = Validation(
+            BOOK, {"label": LABELS}, 0, units=12, members=5, replicates=2, removed=(5,), fork=Fraction(1, 4)
+        )
     saw = BOOK.codewords(plan.truth_units)[:, plan.truth_members].sum(1)
     assert len(saw.unique()) > 1
     (step,) = queries.reverse
@@ -111,8 +114,8 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     index = ["queries", "measure", "weighting", "background"]
     found, expected = (tables.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
     measured = {kind: set(found.loc[kind].index.get_level_values("measure")) for kind in ("generated", "real")}
-    any_picture = {"denoised", "denoised_toward", "loss"}
-    assert measured == {"generated": any_picture | {"pixel", "feature", "region"}, "real": any_picture}
+    any_picture = {"denoised", "denoised_toward", "denoised_norm", "loss"}
+    assert measured == {"generated": any_picture | {"pixel", "feature", "region", "norm"}, "real": any_picture}
     real = found.loc["real"]
     pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)
     assert (real != found.loc["generated"].loc[real.index]).any(axis=None)

@@ -83,6 +83,18 @@ def test_members_that_are_forks_cost_their_own_steps_and_their_base_once(root, p
         assert forks.disk_mb[method] == pytest.approx(whole.disk_mb[method] + 3e-3 * more)
 
 
+@pytest.mark.parametrize(("fork", "others", "steps"), [(None, 0, 500), (30, 1, 250)])
+def test_part_of_the_ensemble_costs_its_members_and_its_own_scoring(root, plan, fork, others, steps):
+    """And the base that forks have in common; nothing of `attribute`, which asks all members."""
+    seconds = {"denoised_posterior@5": 4.0, "denoised_posterior": 1.0, "dtrak": 7.0, "adjusted": 1.0}
+    table = costs(root, plan, 100, seconds, ["denoised_posterior@5", "denoised_posterior"], fork).set_index("method")
+    assert table.trainings.tolist() == [5 + others, 6 + others]
+    assert table.training_steps.tolist()[0] == steps
+    assert table.scoring_seconds.tolist() == [4.0, 51.0]
+    assert table.memory_mb.tolist() == [700.0, 900.0]
+    assert table.disk_mb.tolist() == pytest.approx([5e-3 + 3e-3 * others, 6e-3 + 3e-3 * others])
+
+
 @pytest.mark.parametrize("fork", [None, 30])
 def test_similarities_ask_no_model(root, plan, fork):
     table = costs(root, plan, 100, SECONDS, FREE, fork).set_index("method")

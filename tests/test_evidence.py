@@ -56,6 +56,12 @@ def test_a_table_that_was_not_asked_for_has_no_figure(tmp_path):
     assert all(draw(tmp_path) is None for draw in evidence.EVIDENCE.values())
 
 
+def test_methods_of_part_of_the_ensemble_are_named_and_follow_the_whole_one_s():
+    drawn = evidence.ordered(["random", "denoised@9", "pixel", "denoised", "jvp", "pixel"])
+    assert drawn == ["jvp", "denoised", "denoised@9", "pixel", "random"]
+    assert [evidence.named(m) for m in drawn[1:3]] == ["denoising", "denoising, 9 members"]
+
+
 def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
     names, x = pd.Series(list("abcdef")), pd.Series([1.0, 1.0, 50.0, 2000.0, 2100.0, 1900.0])
     y = pd.Series([0.1, 0.9, 0.5, 0.40, 0.41, 0.42])

@@ -1,6 +1,7 @@
 """Forked members: one base, trained once, of which every member is a short fork; and a truth that is none."""
 
 import shutil
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -109,7 +110,7 @@ def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
 def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
     """Every displacement is between models trained alike: the ensemble's own members only stand in when not forked."""
     plan = make_run(*(FORKED if forked else ()), *SIZES).validation
-    assert plan.forked == forked
+    assert plan.fork == (Fraction(7, 20) if forked else None)
     assert {m.replicate for m in plan.bases()} == ({0, 1} if forked else {1})
     assert {m.name for m in plan.bases()} <= {m.name for m in plan.models()}
     shown = []

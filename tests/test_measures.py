@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from ddattr.attribution.influence import projections
-from ddattr.codebook import Codebook
-from ddattr.validation.measures import linear_measures, power
+from ddattr.codebook import Codebook, contrast
+from ddattr.validation.measures import linear_measures, power, power_of_norm
 
 CODE = Codebook(30, 12, 5)
 WORDS = CODE.codewords(torch.arange(30))
@@ -84,3 +84,23 @@ def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not(ba
     assert table.z_nearest["noise"].abs().max() < 2
     assert (table.attributable_label["planted"] == 1).all()
     assert table.z_label["planted", "nearness"] > table.z_label["planted", "equal"]  # the nearest of the set is the one
+
+
+def test_the_length_of_a_response_is_tested_against_the_phantoms_lengths():
+    """By hand: no sign, and the null of a query is the same for all units. Unit 0 moves query 0, whichever way."""
+    response, distance = randn(12, 3, 1, 3, 3, seed=4), torch.rand(30, 3, generator=torch.Generator().manual_seed(5))
+    distance[0] = 0
+    seen = WORDS[0].float() - WORDS[0].float().mean()
+    response[:, 0] += 3 * seen[:, None, None, None] * randn(1, 3, 3, seed=6)
+    given = distance, CODE, 0.05, 700, 0
+    found = power_of_norm({"norm": response, "turned": -response}, *given)
+    lengths, null = (torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2).norm(dim=2)
+                     for words in (WORDS, CODE.sample_phantoms(700, 0)))  # fmt: skip
+    z = (lengths - null.mean(0)) / null.std(0)
+    p = (1 + (null >= lengths[:, None]).sum(1)) / 701
+    least = (p.sort(0).values * 30 / torch.arange(1, 31)[:, None]).min(0).values  # the smallest q
+    assert found.z_nearest.tolist() == pytest.approx([z[0].mean().item()] * 2)
+    assert found.attributable.tolist() == pytest.approx([(least <= 0.05).double().mean().item()] * 2)
+    assert least[0] <= 0.05 < least[1:].min()
+    assert found.weighting.tolist() == ["equal"] * 2
+    assert found.background.tolist() == [0, 0]

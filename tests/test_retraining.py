@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 import torch
@@ -236,6 +237,40 @@ def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is
     with pytest.raises(ValueError, match=r"^validation: removal_methods=trak, [^\n]*\. Add it to validation\.peers\.$"):
         plan(**given, removal_queries=1)
     plan(**given, removal_queries=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 5),  # tuned on 4, and one that scores
+        ({"tuning": 6}, 7),
+        ({"tuning": 7}, 0),  # eight are the whole ensemble
+        ({"peers": ("dtrak",)}, 5),
+        ({"peers": ("gradient_dot",)}, 0),  # one training is no ensemble
+        ({"peers": ()}, 0),
+        ({"fork": Fraction(2, 3)}, 6),  # a base, and forks for the four that are left
+        ({"fork": Fraction(3, 5)}, 6),
+        ({"fork": Fraction(1, 2)}, 0),
+    ],
+)
+def test_a_tuned_peer_s_trainings_buy_as_many_members(given, expected):
+    """Never more than they cost, and one more would be."""
+    found = plan(**{"tuning": 4, **given})
+    assert found.affordable == expected
+    if expected:
+        share, base = (1, 0) if found.fork is None else (found.fork, 1)
+        assert base + expected * share <= len(found.scored_by()) < base + (expected + 1) * share
+
+
+def test_a_removal_by_members_at_a_peer_s_cost_has_their_number_in_its_name():
+    asked = ("loss@affordable", "jvp", "loss", "loss@affordable", "trak")
+    assert plan(removal_methods=asked, tuning=4).removed_by() == ["loss@5", "jvp", "loss", "trak"]
+    assert plan(removal_methods=asked, tuning=4, fork=Fraction(2, 3)).removed_by()[0] == "loss@6"
+
+
+@pytest.mark.parametrize("given", [{"peers": ("gradient_dot",)}, {"tuning": 7}])
+def test_a_removal_by_members_that_are_no_part_of_the_ensemble_is_left_out(given):
+    assert plan(removal_methods=("loss@affordable", "jvp"), **given).removed_by() == ["jvp"]
 
 
 def test_the_largest_sizes_that_can_be_are_taken():

@@ -9,6 +9,7 @@ from torch import nn
 from ddattr.artifacts import save_tensors
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel
+from ddattr.attribution.denoised import along_own, denoised
 from ddattr.attribution.influence import nearness
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.codebook import Codebook, contrast
@@ -16,6 +17,7 @@ from ddattr.data.units import means
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation import peers, scores
 from ddattr.validation.lds import lds
+from ddattr.validation.part import Part
 
 SHAPE, SEEDS = (1, 4, 4), [4, 0, 9]
 WORDS = Codebook(20, 8, 3).codewords(torch.arange(20))
@@ -81,22 +83,16 @@ def test_a_table_of_another_version_is_refused():
         scores.from_table(table[table.method != "posterior"], SEEDS)
 
 
-def test_stored_scores_of_another_version_are_refused(tmp_path):
-    """One kind of query and a method to each name; all queries have a denoising, or there are none of their kind."""
-    names = ["generated/denoised_posterior", "real/pixel", "real/denoised_posterior"]
-    held = {name: randn(20, 2, seed=i) for i, name in enumerate(names)}
+def test_stored_scores_are_read_by_kind_of_query_and_method(tmp_path):
+    held = {name: randn(20, 2, seed=i) for i, name in enumerate(["generated/loss@4", "real/pixel", "dampings/trak"])}
     save_tensors(tmp_path / "scores.safetensors", held)
     found = scores.load_scores(tmp_path / "scores.safetensors")
-    assert {kind: set(methods) for kind, methods in found.items()} == {
-        "generated": {"denoised_posterior"}, "real": {"pixel", "denoised_posterior"}
+    assert {kind: set(of) for kind, of in found.items()} == {
+        "generated": {"loss@4"}, "real": {"pixel"}, "dampings": {"trak"}
     }  # fmt: skip
-    assert torch.equal(found["real"]["pixel"], held["real/pixel"])
-    save_tensors(tmp_path / "scores.safetensors", {names[0]: held[names[0]], "dampings/trak": randn(3, 20, 2)})
-    assert set(scores.load_scores(tmp_path / "scores.safetensors")) == {"generated", "dampings"}
-    for name in ("generated/denoised_gls", "real/denoised_gls"):  # of a version that tested along another direction
-        save_tensors(tmp_path / "scores.safetensors", {name: held["real/pixel"]})
-        with pytest.raises(ValueError, match=r"no method denoised_posterior.*Delete validation/scores/"):
-            scores.load_scores(tmp_path / "scores.safetensors")
+    for name, value in held.items():
+        kind, _, method = name.partition("/")
+        assert torch.equal(found[kind][method], value)
 
 
 def test_a_table_gives_no_more_queries_than_are_asked_for():
@@ -185,6 +181,30 @@ def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_o
     plain = scores.of_denoising(response, asked, images[:6], code, 0.0)
     torch.testing.assert_close(plain["denoised_gls"], plain["denoised"])
     assert not torch.allclose(found["denoised_gls"], found["denoised"])
+
+
+def test_part_of_the_ensemble_is_scored_as_an_ensemble_of_its_own(process, images, asked, features):
+    """Under names that say of how many members; every method from its own module, on the members' own words."""
+    networks, part = bends(8), Part(torch.tensor([1, 2, 5, 7]), WORDS)
+    few, draws = Ensemble([networks[k] for k in (1, 2, 5, 7)]), loss_draws(3, process, SHAPE, seed=0)
+    response, gram = denoised(few, process, asked, *draws), residual_gram(few, process, asked, *draws)
+    unit_images = randn(20, *SHAPE, seed=8).float()
+    given = {"features": features["features"]}
+    found = scores.of_part(part, response, gram, asked, unit_images, given, 0.5)
+    assert set(found) == {"denoised@4", "denoised_posterior@4", "loss@4", "datamodel@4"}
+    by = part.measured(along_own(response, unit_images), -pixel(asked, unit_images).double(), 0.5)
+    assert torch.equal(found["denoised@4"], by.plain)
+    assert torch.equal(found["denoised_posterior@4"], by.posterior)
+    told = part.told[:, 0]
+    assert 0 < told.sum() < 20
+    torch.testing.assert_close(found["loss@4"][told], loss_change(gram, WORDS[:, [1, 2, 5, 7]][told]))
+    assert all((found[f"{method}@4"][~told] == 0).all() for method in ("denoised", "denoised_posterior", "loss"))
+    outputs = -gram.diagonal(dim1=1, dim2=2).T
+    expected = scores.datamodels(outputs, part.words, given)["datamodel"]
+    torch.testing.assert_close(found["datamodel@4"], expected)
+    whole = denoised(Ensemble(networks), process, asked, *draws)  # centred over all: a contrast does not see it
+    other = part.measured(along_own(whole[part.members], unit_images), -pixel(asked, unit_images).double(), 0.5)
+    torch.testing.assert_close(found["denoised_posterior@4"], other.posterior, rtol=1e-4, atol=1e-6)
 
 
 def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked):

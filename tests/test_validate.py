@@ -42,7 +42,8 @@ def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
     scores = load_tensors(validated.root / "validation" / "scores" / "scores.safetensors")
     generated = {name.partition("/")[2] for name in scores if name.startswith("generated/")}
     assert "random" in generated
-    assert generated <= set(table.method) <= set(METHODS)
+    assert generated <= set(table.method)
+    assert {method.partition("@")[0] for method in table.method} <= set(METHODS)
     assert set(table.kind) == {"self", "transfer"}
     assert {"real/denoised", "real/denoised_gls", "real/pixel", "real/loss"} <= set(scores)
     assert set(table.queries) == {"generated", "real"}
@@ -85,6 +86,26 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
     nearest = scored[scored.method == "pixel"].sort_values("score").groupby("query").unit.last()
     tested = scored[scored.method == "denoised_gls"].set_index(["query", "unit"]).z
     assert ends["z_nearest"] == pytest.approx(tested[list(nearest.items())].mean(), abs=1e-6)
+
+
+def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):
+    """Five of twelve: tuned on four halves, and the model of all units. The curves have the same five."""
+    tables = {name: load_table(validated.root / "validation" / f"{name}.csv")
+              for name in ("members", "lds_summary", "agreement_summary", "groups", "removal", "cost")}  # fmt: skip
+    methods = {f"{method}@5" for method in ("denoised", "denoised_posterior", "loss", "datamodel")}
+    for name in ("lds_summary", "agreement_summary", "groups", "cost"):
+        assert {method for method in tables[name].method if "@" in method} == methods
+    assert "denoised_posterior@5" in set(tables["removal"].method)
+    few = tables["members"].query("members == 5 and order == 0").set_index("statistic").value
+    table = tables["lds_summary"].query("kind == 'transfer' and queries == 'generated'")
+    table = table.set_index(["target", "method"])["mean"]
+    for target, method in (("loss", "denoised_posterior"), ("distance", "denoised_posterior"), ("loss", "denoised"),
+                           ("distance", "denoised"), ("loss", "loss")):  # fmt: skip
+        assert few[f"lds_{target}_{method}"] == pytest.approx(table[target, f"{method}@5"], abs=1e-6)
+    real = tables["lds_summary"].query("queries == 'real'")
+    assert methods <= set(real.method)
+    cost = tables["cost"].set_index("method")
+    assert (cost.training_steps[list(methods)] == cost.training_steps["unlearning"]).all()
 
 
 @pytest.mark.parametrize("name", [name for name in EVIDENCE if name != "fig13_planted"])  # nothing is planted here

@@ -57,7 +57,7 @@ def removal_plan(run: Run) -> list[Removal]:
     if not run.scores_artefact.done():
         return []
     plan, scores = run.validation, load_scores(run.scores_artefact.verified("scores.safetensors"))["generated"]
-    methods = [*dict.fromkeys([*plan.removal_methods, "random"])]
+    methods = [*dict.fromkeys([*plan.removed_by(), "random"])]
     if unknown := [method for method in methods if method not in scores]:
         raise ValueError(
             f"validation: removal_methods={unknown[0]}, expected some of {', '.join(scores)}. "

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -14,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 from ddattr.schema import check_keys
+
+SCORED = 2  # raised when `validate` knows another method, so that scores without it are refused
 
 
 class Run:
@@ -67,8 +70,8 @@ class Run:
 
     @cached_property
     def validation(self):
-        sets, forked = self.data.partitions(), self.fork is not None
-        return self.build("validation", codebook=self.codebook, sets=sets, seed=self.seed, forked=forked)
+        fork = None if self.fork is None else Fraction(self.fork.steps, self.config.training.steps)
+        return self.build("validation", codebook=self.codebook, sets=self.data.partitions(), seed=self.seed, fork=fork)
 
     @cached_property
     def fork(self):
@@ -226,7 +229,7 @@ class Run:
     def scores_artefact(self) -> Artefact:
         keys = ("real", "draws", "peers", "tuning", "halves")  # halves: those for tuning come after them
         validation = self.plain("validation")
-        config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}}
+        config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}, "methods": SCORED}
         parents = {"attribution": self.attribution_artefact.fingerprint, "quality": self.quality_artefact.fingerprint}
         return Artefact(self.root / "validation" / "scores", config, parents, self.command("validate"))
 

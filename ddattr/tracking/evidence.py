@@ -1,6 +1,6 @@
 """Figures 7 to 13, of the validation: each a .png and a .pdf, from its tables alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,6 +34,18 @@ SIBLINGS = {  # of a method that is drawn, at about the same cost
 }  # fmt: skip
 
 
+def named(method: str) -> str:
+    """A method in words; METHOD@m is that of m members."""
+    base, _, size = method.partition("@")
+    return METHODS[base] + (f", {size} members" if size else "")
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Methods as `METHODS` has them, those of part of the ensemble behind the whole one's."""
+    places = list(METHODS)
+    return sorted(set(methods), key=lambda method: (places.index(method.partition("@")[0]), "@" in method))
+
+
 def draw_evidence(folder: Path) -> None:
     """Every figure of a validation into validation/figures."""
     for name, draw in EVIDENCE.items():
@@ -52,7 +64,7 @@ def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, met
                           xerr=np.reshape(_reach(row["mean"], row.low, row.high), (2, 1)))  # fmt: skip
     axis.errorbar([], [], [], fmt="o", color=colour, markersize=4, label=label)
     axis.axvline(0, color=GREY, linewidth=0.6)
-    axis.set_yticks(range(len(methods), 0, -1), [METHODS[method] for method in methods])
+    axis.set_yticks(range(len(methods), 0, -1), [named(method) for method in methods])
 
 
 def _growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
@@ -89,7 +101,7 @@ def retraining(folder: Path) -> Figure | None:
         return None
     summary, curve = load_table(folder / "agreement_summary.csv"), load_table(folder / "members.csv")
     rows = summary[(summary.statistic == "spearman") & (summary.measure == "pull")]
-    methods = [m for m in METHODS if m in set(rows.method)]
+    methods = ordered(rows.method)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.9 + 0.22 * max(8, len(methods))), width_ratios=[1.3, 1])
     _forest(left, rows, BLUE, 0.0, "mean, 95 % over units and queries", methods)
     ceiling = rows.ceiling.iloc[0]
@@ -110,7 +122,7 @@ def lds(folder: Path) -> Figure | None:
         return None
     summary = load_table(folder / "lds_summary.csv")
     summary = summary[summary.kind == "transfer"]
-    methods = [m for m in METHODS if m in set(summary.method)]
+    methods = ordered(summary.method)
     panels = [key for key, _ in summary.groupby(["target", "queries"], sort=False)]
     figure, axes = plt.subplots(1, len(panels), figsize=(2.4 * len(panels) + 1.2, 0.8 + 0.22 * len(methods)),
                                 sharey=True, squeeze=False)  # fmt: skip
@@ -138,7 +150,7 @@ def removal(folder: Path) -> Figure | None:
         marker, part = "osd"[place // 5 % 3], rows.groupby("size").l2
         left.errorbar(part.mean().index + apart * (place - (len(methods) - 1) / 2), part.mean(), part.sem(),
                       fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
-                      label=METHODS[str(method)])  # fmt: skip
+                      label=named(str(method)))  # fmt: skip
     left.set(xlabel="best units removed", ylabel="picture moved by (L2), ± s.e.", ylim=(0, None))
     left.set_xticks(sizes)
     right.axhline(0, color=GREY, linewidth=0.6)
@@ -163,7 +175,7 @@ def groups(folder: Path) -> Figure | None:
         return None
     summary, sets = load_table(folder / "groups_summary.csv"), load_table(folder / "sets.csv")
     summary = summary[summary.queries == "generated"]
-    methods = [m for m in METHODS if m in set(summary.method)]
+    methods = ordered(summary.method)
     figure, axes = plt.subplots(1, 4, figsize=(11.4, 0.8 + 0.24 * len(methods)))
     for axis in axes[1:3]:
         axis.sharey(axes[0])
@@ -220,6 +232,7 @@ def cost(folder: Path) -> Figure | None:
     costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
     summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
     siblings = [method for method, drawn in SIBLINGS.items() if drawn in set(summary.method)]
+    siblings += [m for m in set(summary.method) if "@" in m and not m.startswith("denoised_posterior@")]
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharex=True)
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         rows = summary[(summary.target == target) & ~summary.method.isin(siblings)].merge(costs, on="method")
@@ -228,7 +241,7 @@ def cost(folder: Path) -> Figure | None:
                       color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
         for method, x, y in _labels(rows.method, seconds, rows["mean"], 0.032 * (rows.high.max() - rows.low.min())):
             i = rows.method.tolist().index(method)
-            axis.annotate(METHODS[method], (seconds.iloc[i], rows["mean"].iloc[i]), (x, y), fontsize=6, va="center",
+            axis.annotate(named(method), (seconds.iloc[i], rows["mean"].iloc[i]), (x, y), fontsize=6, va="center",
                           ha="left" if x > seconds.iloc[i] else "right",
                           arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkB": 3})  # fmt: skip
         axis.set_xlim(0.5, 100 * seconds.max())
@@ -246,7 +259,7 @@ def planted(folder: Path) -> Figure | None:
     summary = load_table(folder / "planted_summary.csv")
     colours = {"denoised_gls": RED, "denoised_posterior": GREY, "denoised_toward": PINK, "loss": BLUE,
                "member_loss": ORANGE, "feature": GREEN, "pixel": SKY}  # fmt: skip
-    methods = [m for m in METHODS if m in set(summary.method)]
+    methods = ordered(summary.method)
     figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
     for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",
                                                                        "z of the unit"), strict=True):  # fmt: skip
@@ -257,7 +270,7 @@ def planted(folder: Path) -> Figure | None:
             errors = [rows["value"] - rows.low, rows.high - rows["value"]]
             apart = 1.06 ** (place - (len(methods) - 1) / 2)
             axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), fmt="o-", color=colours[method],
-                          markersize=4, capsize=2, linewidth=1, label=METHODS[method])  # fmt: skip
+                          markersize=4, capsize=2, linewidth=1, label=named(method))  # fmt: skip
         axis.set_xscale("log")
         shares = sorted(summary.share.unique())
         axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.loss import residual_gram
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.measurement import Measurement
+from ddattr.validation.part import Part
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import Peers, datamodels, from_table, of_denoising, of_loss, of_real
+from ddattr.validation.scores import Peers, datamodels, from_table, of_denoising, of_loss, of_part, of_real
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 
@@ -82,17 +83,20 @@ class Bench:
         return self.queries.reweighted(self.ensemble, self.response, self.words, self.data.unit_images, count)
 
     @cached_property
-    def parts(self) -> list[tuple[int, int, Tensor, Tensor]]:
-        """Sub-ensembles in several orders, the whole one first: (size, order, members, their Jacobian)."""
+    def parts(self) -> list[tuple[Part, int, Tensor]]:
+        """Sub-ensembles in several orders, the whole one first: (part, order, its Jacobian)."""
         n, found = len(self.ensemble), []
         for size in sorted({*self.plan.members_sizes, n}, reverse=True):
             for order in range(self.plan.orders if size < n else 1):
-                draw = generator(self.seed, Stream.MEMBER_ORDER, step=order).permutation(n)[:size]
-                chosen = torch.from_numpy(draw).sort().values
-                networks = [self.ensemble.members[k] for k in chosen.tolist()]
+                part = Part.draw(size, self.words, self.seed, order)
+                networks = self.networks(part)
                 response = self.response if size == n else self.queries.jacobian(networks, self.plan.members_per_step)
-                found.append((size, order, chosen, response))
+                found.append((part, order, response))
         return found
+
+    def networks(self, part: Part) -> list[nn.Module]:
+        """Members of a part."""
+        return [self.ensemble.members[k] for k in part.members.tolist()]
 
     def prepare(self) -> None:
         """Computes, and keeps, what the members alone can tell; the other models may still be in training."""
@@ -129,10 +133,30 @@ class Bench:
         made["generated"]["member_picture"] = subset_means(apart, self.words)
         made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
         peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
+        for kind, where in asked.kinds().items() if self.plan.affordable else ():
+            found, seconds = self.affordable(asked.asked[where], units, pictures[where])
+            made[kind] |= found
+            peers.seconds |= {method: peers.seconds.get(method, 0.0) + seconds for method in found}
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()
         } | {"dampings": peers.dampings}, {"tuned": notes, "seconds": peers.seconds}  # fmt: skip
+
+    def affordable(self, pictures: Tensor, units: Tensor, features: Tensor) -> tuple[dict[str, Tensor], float]:
+        """Scores of pictures by as many members as the tuned peers' trainings would buy, and how long they took.
+
+        Those that ask no replay: METHOD@m is METHOD of m members, as if these were all.
+
+        Args:
+            units, features: features of the units and of the pictures.
+        """
+        started, asked = time.process_time(), self.queries
+        part = Part.draw(self.plan.affordable, self.words, self.seed)
+        ensemble = Ensemble(self.networks(part))
+        gram = residual_gram(ensemble, asked.process, pictures, asked.times, asked.noise)
+        found = of_part(part, asked.denoised(ensemble, pictures), gram, pictures, self.data.unit_images,
+                        {"features": (units, features)}, self.background)  # fmt: skip
+        return found, time.process_time() - started
 
     @cached_property
     def truth(self) -> Float[Tensor, "seeds units q *image"]:

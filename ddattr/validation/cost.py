@@ -17,7 +17,8 @@ def costs(
 
     Seconds are of one process: of training the models that a method asks (and those that its damping is tuned on), all
     at the members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of
-    the ensemble's answers on generated queries at once, exact ablations for the agreement included.
+    the ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m
+    members alone, is scored and timed apart.
 
     Args:
         root: the run's folder.
@@ -35,8 +36,9 @@ def costs(
     beside = {"adjusted": ["dtrak"], "datamodel_trak": features, "datamodel_both": features}
     rows = []
     for method in methods:
-        peer = method in PEERS
-        ours = [] if method in SIMILARITY or peer else members
+        name, _, size = method.partition("@")
+        peer = name in PEERS
+        ours = [] if name in SIMILARITY or peer else members[: int(size or len(members))]
         others = full + tuning * (method in TUNED) if peer else []
         if method == "adjusted" and "dtrak" in seconds:
             others = full + tuning

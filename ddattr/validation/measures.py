@@ -10,8 +10,8 @@ from torch.func import jvp
 
 from ddattr.attribution.background import Background
 from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import nearness, projections, pull
-from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
+from ddattr.attribution.influence import gram, nearness, norm, projections, pull
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance, set_significance
 from ddattr.codebook import Codebook
 
 
@@ -106,6 +106,28 @@ def power(
                 found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
                           f"attributable_{kind}": _reached(p, level)}  # fmt: skip
             rows.append({**found, "background": share})
+    return pd.DataFrame(rows)
+
+
+def power_of_norm(
+    responses: dict[str, Float[Tensor, "n q *image"]],
+    distance: Float[Tensor, "units q"],
+    codebook: Codebook,
+    level: float,
+    phantoms: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row a response: how far removing a unit moves it at all, as `power` has it for directions.
+
+    A length has no sign, and no sum over a set: it has plain contrasts and single units alone.
+    """
+    words, null, rows = codebook.codewords(torch.arange(codebook.units)), codebook.sample_phantoms(phantoms, seed), []
+    queries = torch.arange(distance.shape[1])
+    for name, response in responses.items():
+        products = gram(response)
+        z, p = norm_significance(norm(products, words), norm(products, null))
+        rows.append({"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
+                     "attributable": _reached(p, level), "weighting": "equal", "background": 0.0})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -7,6 +7,7 @@ pictures on one tape is the unit's, not the seed's. Other training seeds (replic
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
 
 PEERS = ("gradient_dot", "unlearning", "trak", "dtrak")
+AFFORDABLE = "@affordable"
 TUNED = ("unlearning", "trak", "dtrak")  # their dampings, on held-out halves
 
 
@@ -47,13 +49,14 @@ class Validation:
         real: held-out pictures that are queries, too: of the LDS, the groups and the measures' power.
         removed: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
-        removal_methods: whose best units are removed; a random set is always among them.
+        removal_methods: whose best units are removed; a random set is always among them. METHOD@affordable is METHOD of
+            as many members as a tuned peer's trainings would buy, left out where these are no part of the ensemble.
         peers: methods of one model of all units: gradient_dot, unlearning, trak, dtrak.
         members_sizes: sizes of sub-ensembles for the curves against n; the whole one is always among them.
         orders: sub-ensembles of each size.
         members_per_step: of their Jacobians.
         draws: timesteps, each with its noise, at which a picture's loss is measured.
-        forked: whether the ensemble's members are forks of a base; the truth's are trained whole.
+        fork: a member's steps as a share of a whole training, when members are forks of a base; the truth's never are.
     Raises:
         ValueError: a size is out of range; says what would be possible.
     """
@@ -76,7 +79,7 @@ class Validation:
     orders: int = 2
     members_per_step: int | None = 2
     draws: int = 32
-    forked: bool = False
+    fork: Fraction | None = None
 
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
@@ -136,9 +139,10 @@ class Validation:
 
     def bases(self) -> list[Training]:
         """The truth's ensemble at every training seed; at the first it is the ensemble's own members, unless forked."""
+        first, seeds = 1 if self.fork is None else 0, self.replicates if self.units else 0
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(0 if self.forked else 1, self.replicates if self.units else 0) for k in self.truth_members
+            for r in range(first, seeds) for k in self.truth_members
         ]  # fmt: skip
 
     def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:
@@ -222,6 +226,18 @@ class Validation:
     def scored_by(self) -> list[Training]:
         """The models that scores are made with; they are trained first."""
         return [*(self.tuning_models() if set(TUNED) & set(self.peers) else []), self.full(0)]
+
+    @property
+    def affordable(self) -> int:
+        """Members that the trainings of a tuned peer would buy; 0 when these are no ensemble, or the whole one."""
+        trainings = len(self.scored_by())
+        members = trainings if self.fork is None else int((trainings - 1) / self.fork)  # one is the base
+        return members if 3 <= members < self.codebook.members else 0
+
+    def removed_by(self) -> list[str]:
+        """Methods whose best units are removed, as scores are named: METHOD@m is of m members."""
+        named = [name.replace(AFFORDABLE, f"@{self.affordable}") for name in dict.fromkeys(self.removal_methods)]
+        return [name for name in named if not name.endswith("@0")]
 
     def models(self) -> list[Training]:
         """All models that depend on no score, seed by seed; none when nothing is asked of them."""

@@ -20,6 +20,7 @@ from ddattr.codebook import Codebook
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
+from ddattr.validation.part import Part
 from ddattr.validation.retraining import TUNED
 
 ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that denoise are scored here
@@ -30,20 +31,11 @@ SIMILARITY = ("pixel", "random", "feature")
 
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them.
-
-    Raises:
-        ValueError: a `validate` stored them that knew fewer methods.
-    """
+    """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in sorted(load_tensors(path).items()):
         kind, _, method = name.partition("/")
         found.setdefault(kind, {})[method] = value
-    if not all("denoised_posterior" in of for kind, of in found.items() if kind in ("generated", "real")):
-        raise ValueError(
-            "validate: scores.safetensors has no method denoised_posterior, as it was made by another version. "
-            "Delete validation/scores/ and make it again: ddattr validate."
-        )
     return found
 
 
@@ -85,6 +77,28 @@ def of_loss(
     found = {"loss": loss_change(gram, codewords), "member_loss": subset_means(outputs, codewords),
              "adjusted": adjusted_means(outputs, codewords, surrogate)}  # fmt: skip
     return found | datamodels(outputs, codewords, features)
+
+
+def of_part(
+    part: Part,
+    response: Float[Tensor, "m q *image"],
+    gram: Float[Tensor, "q m m"],
+    pictures: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    features: dict[str, tuple[Tensor, Tensor]],
+    background: float,
+) -> dict[str, Float[Tensor, "units q"]]:
+    """Any pictures by part of the ensemble, METHOD@m: its denoising, plain and posterior, its loss, and a datamodel.
+
+    Args:
+        response, gram: of these members alone, as `denoised` and `residual_gram` have them.
+    """
+    found = part.measured(along_own(response, unit_images), -pixel(pictures, unit_images).double(), background)
+    outputs = -gram.diagonal(dim1=1, dim2=2).T
+    scores = datamodels(outputs, part.words, features)
+    scores |= {"denoised": found.plain, "denoised_posterior": found.posterior,
+               "loss": loss_change(gram, part.words) * part.told}  # fmt: skip
+    return {f"{method}@{part.size}": score for method, score in scores.items()}
 
 
 def datamodels(

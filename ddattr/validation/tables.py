@@ -9,12 +9,10 @@ from torch import Tensor
 
 from ddattr.attribution import loss, power
 from ddattr.attribution.agreement import spearman
-from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import Response, displacement_scores, nearness, projections, pull
-from ddattr.attribution.posterior import posterior
+from ddattr.attribution.influence import Response, displacement_scores, projections
 from ddattr.attribution.tables import POSTERIOR
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
@@ -188,36 +186,29 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
     truth = displacement_scores(bench.truth.mean(0), asked.factual, images)["pull"]
     masks, targets = plan.half_masks()[: plan.halves], {k: v.mean(0) for k, v in bench.half_targets.items()}
     noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
-    alike, queries = pixel(asked.factual, bench.data.unit_images), torch.arange(len(asked.seeds))
-    nearest, near = alike.argmax(0), nearness(-alike.double())
+    distance, queries = -pixel(asked.factual, bench.data.unit_images).double(), torch.arange(len(asked.seeds))
+    nearest = distance.argmin(0)
     apart = -asked.distances(list(bench.ensemble.members))
     whole = torch.empty(0)  # z of the whole ensemble, which comes first
-    for size, order, chosen, response in bench.parts:
-        words = bench.words[:, chosen]  # of no constant weight
-        seen = words.sum(1).double()[:, None]
-        told = (seen > 0) & (seen < size)  # of the other units these members cannot say anything
-        words = words & told | ~told & (torch.arange(size) == 0)
-        others = Background(words, near * told, bench.background)
-        scored: dict[str, torch.Tensor] = {}
-        deviation: dict[str, torch.Tensor] = {}
+    for part, order, response in bench.parts:
+        size, chosen = part.size, part.members
         along = {"jvp": projections(response, asked.factual, bench.data.unit_images),
                  "denoised": along_own(bench.denoised[chosen], bench.data.unit_images)}  # fmt: skip
+        measured = {method: part.measured(along[method], distance, bench.background) for method in along}
+        scored: dict[str, torch.Tensor] = {}
         for method, name in POSTERIOR.items():
-            discounted = others.discount(along[method])
-            deviation[method] = (discounted.var(0) * seen / (size * (size - seen))).sqrt()
-            scored |= {method: pull(along[method], words) * told, f"{method}_gls": pull(discounted, words) * told}
-            known = torch.where(told, deviation[method], 0)
-            scored[name] = posterior(scored[f"{method}_gls"], known, -alike.double())
-        z = torch.where(told, scored["denoised_gls"] / deviation["denoised"], 0)[nearest, queries]
+            by = measured[method]
+            scored |= {method: by.plain, f"{method}_gls": by.discounted, name: by.posterior}
+        z = (measured["denoised"].discounted / measured["denoised"].deviation)[nearest, queries].nan_to_num(0)
         whole = z if size == n else whole
-        change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], words)[:, where] * told
+        change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], part.words)[:, where] * part.told
+        alone = subset_means(apart[chosen], part.words) * part.told
         found = {
             **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
             "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
             **{f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
                for method, score in scored.items()},
-            "lds_distance_member_picture": lds(subset_means(apart[chosen], words) * told, targets["distance"], masks)
-            .nanmean(),
+            "lds_distance_member_picture": lds(alone, targets["distance"], masks).nanmean(),
             **{f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
                for method, score in {**scored, "loss": change}.items()},
             "law_distance": law(count, size, noise["distance"], plan.replicates),
@@ -231,21 +222,26 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
 
 
 def power_of_measures(bench: Bench) -> pd.DataFrame:
-    """z and attributable queries of the denoising, the loss, and, of generated ones, pixels, features and a region."""
+    """z and attributable queries of the denoising, its length, the loss; of generated ones also of the displacement in
+    pixels, in features, in a region, and of its length."""
     asked, units, sets, tables = bench.queries, bench.data.unit_images, bench.data.partitions(), []
     for kind, where in asked.kinds().items():
         pictures, projected = asked.asked[where], loss.loss_projections(bench.gram[where])
         if kind == "generated":
             answers = measures.linear_measures(bench.response, bench.denoised, pictures, units, bench.extractor,
                                                projected)  # fmt: skip
+            lengths = {"norm": bench.response, "denoised_norm": bench.denoised}
         else:
             answers = measures.measures_of_any(bench.denoised_real, pictures, units, projected)
+            lengths = {"denoised_norm": bench.denoised_real}
         alike = pixel(pictures, units)
         ten = alike.topk(min(10, len(alike)), 0).indices
         own = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in sets.items()}
         found = measures.power(answers, -alike.double(), sets, own, bench.plan.codebook, bench.level, bench.phantoms,
                                2000, bench.seed, bench.background)  # fmt: skip
-        tables.append(found.assign(queries=kind))
+        length = measures.power_of_norm(lengths, -alike.double(), bench.plan.codebook, bench.level, bench.phantoms,
+                                        bench.seed)  # fmt: skip
+        tables += [found.assign(queries=kind), length.assign(queries=kind)]
     return pd.concat(tables, ignore_index=True)
 
 

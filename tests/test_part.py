@@ -1,0 +1,90 @@
+"""Part of an ensemble: all members are the ensemble itself, and some are an ensemble of their own."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddattr.attribution.background import Background
+from ddattr.attribution.influence import nearness, pull
+from ddattr.attribution.posterior import measured
+from ddattr.codebook import Codebook
+from ddattr.validation.part import Part
+
+CODE = Codebook(40, 12, 5)
+WORDS = CODE.codewords(torch.arange(40))
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+DISTANCE = 1 + torch.rand(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_all_members_are_the_ensemble(share):
+    """Words of constant weight: scores, posterior and the null's deviation are those that `attribute` has."""
+    along, part = randn(12, 40, 3), Part(torch.arange(12), WORDS)
+    answers, score, expected = measured(along, Background(WORDS, nearness(DISTANCE), share), CODE, DISTANCE)
+    found = part.measured(along, DISTANCE, share)
+    torch.testing.assert_close(found.plain, pull(along, WORDS))
+    torch.testing.assert_close(found.discounted, score)
+    torch.testing.assert_close(found.posterior, expected)
+    torch.testing.assert_close(found.deviation, (answers.var(0) * CODE.contrast_variance).sqrt())
+
+
+@given(size=st.integers(3, 11), order=st.integers(0, 3))
+def test_a_plain_contrast_is_what_those_that_saw_a_unit_have_more_than_those_that_did_not(size, order):
+    part = Part.draw(size, WORDS, seed=0, order=order)
+    along = randn(12, 40, 3)[part.members]
+    found, words = part.measured(along, DISTANCE, 0.0), WORDS[:, part.members]
+    for unit, word in enumerate(words):
+        if word.all() or not word.any():
+            assert all((values[unit] == 0).all() for values in found)
+        else:  # the ensemble without the unit is the mean of those that never saw it
+            expected = along[:, unit].mean(0) - along[~word, unit].mean(0)
+            torch.testing.assert_close(found.plain[unit], expected)
+            torch.testing.assert_close(found.discounted[unit], found.plain[unit])
+    assert all(values.isfinite().all() for values in found)
+
+
+@given(size=st.integers(3, 11))
+def test_orders_are_nested_and_their_members_distinct(size):
+    small, large = (Part.draw(m, WORDS, seed=3, order=1).members for m in (size, size + 1))
+    assert len(small.unique()) == size
+    assert set(small.tolist()) < set(large.tolist()) <= set(range(12))
+    other = [Part.draw(size, WORDS, seed=3, order=order).members.tolist() for order in range(6)]
+    assert len({tuple(members) for members in other}) > 1
+
+
+def test_the_order_of_members_changes_nothing():
+    along, shuffled = randn(12, 40, 3), torch.tensor([7, 2, 9, 0, 11])
+    one, other = (Part(members, WORDS).measured(along[members], DISTANCE, 0.5)
+                  for members in (shuffled, shuffled.sort().values))  # fmt: skip
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_deviation_is_that_of_scores_without_influence():
+    """10,000 draws of members' answers that have nothing to do with words: within 4 standard errors of 0.7 %."""
+    part = Part(torch.tensor([0, 3, 4, 8, 10, 11, 2]), WORDS)
+    along = randn(7, 40, 10_000, seed=2)
+    found = part.measured(along, torch.ones(40, 10_000, dtype=torch.float64), 0.0)
+    told = part.told[:, 0]
+    assert 0 < told.sum() <= 40
+    deviation = found.deviation.square().mean(1).sqrt()[told]
+    assert (found.plain[told].std(1) / deviation - 1).abs().max() < 0.028
+
+
+def test_units_that_the_part_cannot_tell_are_no_background():
+    """All of them saw it, or none did: however near or far it is, no other unit's score moves."""
+    part, along = Part(torch.tensor([0, 1, 2, 3]), WORDS), randn(4, 40, 3)
+    told = part.told[:, 0]
+    assert 0 < (~told).sum() < 10
+    at = [torch.where(told[:, None], DISTANCE, far) for far in (3.0, 4.0)]  # beyond the median, which sets the scale
+    one, other = (part.measured(along, distance, 0.5) for distance in at)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b)
+    inside = Background(part.words, nearness(at[0]), 0.5).discount(along)  # as if what stands for their words were one
+    assert not torch.allclose(pull(inside, part.words)[told], one.discounted[told])
