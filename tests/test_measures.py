@@ -81,6 +81,10 @@ def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not(ba
     assert (table.attributable["planted"] == 1).all()
     assert (table.attributable["noise"] < 1).all()
     assert (table.z_nearest["planted"] > 3).all()
+    assert (table.found_nearest["planted"] == 1).all()
+    assert (table.units["planted"] >= 1).all()
+    assert (table.units["planted"] < 3).all()
+    assert (table.units["noise"] < 1).all()
     assert table.z_nearest["noise"].abs().max() < 2
     assert (table.attributable_label["planted"] == 1).all()
     assert table.z_label["planted", "nearness"] > table.z_label["planted", "equal"]  # the nearest of the set is the one
@@ -102,5 +106,8 @@ def test_the_length_of_a_response_is_tested_against_the_phantoms_lengths():
     assert found.z_nearest.tolist() == pytest.approx([z[0].mean().item()] * 2)
     assert found.attributable.tolist() == pytest.approx([(least <= 0.05).double().mean().item()] * 2)
     assert least[0] <= 0.05 < least[1:].min()
+    assert found.found_nearest.tolist() == pytest.approx([(p[0] <= 0.05).double().mean().item()] * 2)
+    passing = [max((k for k in range(31) if (p[:, q] <= 0.05 * k / 30).sum() >= k), default=0) for q in range(3)]
+    assert found.units.tolist() == pytest.approx([sum(passing) / 3] * 2)
     assert found.weighting.tolist() == ["equal"] * 2
     assert found.background.tolist() == [0, 0]

@@ -1,6 +1,7 @@
 """Which measure has most power? The ensemble's denoising, and its answer along pixels, features, a region, the loss."""
 
 import itertools
+from typing import Any
 
 import pandas as pd
 import torch
@@ -78,8 +79,10 @@ def power(
 
     Every measure is tested by plain contrasts (background 0) and with the other units discounted.
 
-    `z_nearest`: mean z of the nearest unit. `attributable`: share of queries with a unit of q <= level. For every kind
-    of set: mean z of the query's own set (`z_<kind>`) and the share of queries with a set of q <= level.
+    `z_nearest`: mean z of the nearest unit; `found_nearest`: share of queries where it has p <= level. `attributable`:
+    share of queries with a unit of q <= level; `units`: mean number of such units. For every kind of set: mean z of the
+    query's own set (`z_<kind>`) and the share of queries with a set of q <= level. Compare z only between measures of
+    one kind of null: a pull's is normal, a length's is skewed.
 
     Args:
         distance: of every unit to every query, for nearness.
@@ -93,8 +96,7 @@ def power(
         projected = others.discount(plain)
         score = pull(projected, words)
         z, p = pull_significance(score, projected, null, codebook)
-        row = {"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
-               "attributable": _reached(p, level)}  # fmt: skip
+        row, counts = _of_units(name, z, p, distance, level)
         for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
             found = dict(row, weighting=weighting)
             for kind, of in sets.items():
@@ -105,7 +107,7 @@ def power(
                 _, z, p = set_significance(asked, answers, codebook, draws, seed)
                 found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
                           f"attributable_{kind}": _reached(p, level)}  # fmt: skip
-            rows.append({**found, "background": share})
+            rows.append({**found, "background": share, **counts})
     return pd.DataFrame(rows)
 
 
@@ -122,13 +124,28 @@ def power_of_norm(
     A length has no sign, and no sum over a set: it has plain contrasts and single units alone.
     """
     words, null, rows = codebook.codewords(torch.arange(codebook.units)), codebook.sample_phantoms(phantoms, seed), []
-    queries = torch.arange(distance.shape[1])
     for name, response in responses.items():
         products = gram(response)
         z, p = norm_significance(norm(products, words), norm(products, null))
-        rows.append({"measure": name, "z_nearest": z[distance.argmin(0), queries].mean().item(),
-                     "attributable": _reached(p, level), "weighting": "equal", "background": 0.0})  # fmt: skip
+        row, counts = _of_units(name, z, p, distance, level)
+        rows.append({**row, "weighting": "equal", "background": 0.0, **counts})
     return pd.DataFrame(rows)
+
+
+def _of_units(
+    name: str,
+    z: Float[Tensor, "units q"],
+    p: Float[Tensor, "units q"],
+    distance: Float[Tensor, "units q"],
+    level: float,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a table says of single units: a row's first columns, and its last."""
+    nearest = distance.argmin(0), torch.arange(distance.shape[1])
+    return (
+        {"measure": name, "z_nearest": z[nearest].mean().item(), "attributable": _reached(p, level)},
+        {"found_nearest": (p[nearest] <= level).double().mean().item(),
+         "units": (benjamini_hochberg(p) <= level).sum(0).double().mean().item()},
+    )  # fmt: skip
 
 
 def _reached(p: Float[Tensor, "tests q"], level: float) -> float:
