@@ -233,7 +233,7 @@ def cost(folder: Path) -> Figure | None:
     summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
     siblings = [method for method, drawn in SIBLINGS.items() if drawn in set(summary.method)]
     siblings += [m for m in set(summary.method) if "@" in m and not m.startswith("denoised_posterior@")]
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharex=True)
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         rows = summary[(summary.target == target) & ~summary.method.isin(siblings)].merge(costs, on="method")
         seconds = rows.seconds.clip(lower=1.0)
@@ -244,7 +244,7 @@ def cost(folder: Path) -> Figure | None:
             axis.annotate(named(method), (seconds.iloc[i], rows["mean"].iloc[i]), (x, y), fontsize=6, va="center",
                           ha="left" if x > seconds.iloc[i] else "right",
                           arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkB": 3})  # fmt: skip
-        axis.set_xlim(0.5, 100 * seconds.max())
+        axis.set_xlim(0.1, 30 * seconds.max())  # labels need room on either side
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.set_xscale("log")
         axis.set(xlabel="seconds of one process, training included", ylabel=f"LDS, {target}, generated queries")
