@@ -94,9 +94,10 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _ticks(values: np.ndarray) -> list[int]:
-    """Some of the values, none within a third of another: labels would touch."""
+    """Some of the values, none within a fifth of the logarithmic axis of another: labels would touch."""
     kept: list[int] = []
+    apart = (values.max() / values.min()) ** 0.19
     for value in sorted(values.tolist()):
-        if not kept or value > 1.34 * kept[-1]:
+        if not kept or value > apart * kept[-1]:
             kept.append(value)
     return kept

@@ -165,7 +165,7 @@ def removal(folder: Path) -> Figure | None:
     right.legend(fontsize=6.5)
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
     figure.legend(*left.get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=5)
-    figure.tight_layout(rect=(0, 0, 1, 0.94 if len(methods) <= 5 else 0.9))
+    figure.tight_layout(rect=(0, 0, 1, 0.99 - 0.05 * -(-len(methods) // 5)))
     return figure
 
 
