@@ -6,7 +6,7 @@ import pandas as pd
 
 from ddattr.artifacts import Artefact, load_json
 from ddattr.stages.run import Run
-from ddattr.tracking.comparison import compare, growth
+from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
 from ddattr.tracking.wandb import log_figures
 
 
@@ -45,10 +45,11 @@ def folders(run: Run) -> list[Path]:
 
 def _compare(run: Run, artefact: Artefact, table: pd.DataFrame) -> None:
     compare(table, artefact.folder)
+    agreement = best_estimate(table)
     for (name, steps), rows in table.groupby(["run", "training_steps"], sort=False):
         found = rows.groupby("statistic")["value"].mean()
-        print(f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining "
-              f"{found['spearman_jvp']:.2f}, LDS on loss {found['lds_loss_loss']:.2f} (law {found['law_loss']:.2f}), "
-              f"z of the nearest {found['z_nearest']:.1f}")  # fmt: skip
+        print(f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining, "
+              f"{ESTIMATES[agreement]} {found[agreement]:.2f}, LDS on loss {found['lds_loss_loss']:.2f} "
+              f"(law {found['law_loss']:.2f}), z of the nearest {found['z_nearest']:.1f}")  # fmt: skip
     with run.tracking.run(run.root, run.config.name, "compare", artefact.fingerprint, run.resolved()) as loggers:
         log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))

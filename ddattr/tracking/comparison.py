@@ -54,16 +54,20 @@ def growth(root: Path) -> pd.DataFrame:
     return table.assign(training_steps=base + each * table.members)[COLUMNS]
 
 
+def best_estimate(table: pd.DataFrame) -> str:
+    """Statistic of the agreement of the best estimate that every run has."""
+    return next(name for name in ESTIMATES if table[table.statistic == name].run.nunique() == table.run.nunique())
+
+
 def draw(table: pd.DataFrame) -> Figure:
     """LDS against members and units beside the law; agreement with retraining, and z, against training.
 
-    Agreement is that of the best estimate that every run has; z is that of the score that is tested.
+    Agreement is that of `best_estimate`; z is that of the score that is tested.
     """
     figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.2))
     colours = dict(zip(table.run.unique(), (BLUE, ORANGE, GREEN, RED, SKY, GREY) * len(table), strict=False))
     lds, law = "lds_loss_loss", "law_loss"
-    everywhere = [name for name in ESTIMATES if table[table.statistic == name].run.nunique() == table.run.nunique()]
-    agreement = everywhere[0]
+    agreement = best_estimate(table)
     for run, rows in table.groupby("run", sort=False):
         marker, label = ("s" if rows.forked.iloc[0] else "o"), f"{run}, {rows.units.iloc[0]:,} units"
         over_orders(axes[0, 0], rows, "members", lds, marker + "-", color=colours[run], label=label)
