@@ -20,8 +20,8 @@ from ddattr.validation import tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.measurement import Measurement
+from ddattr.validation.methods import SIMILARITY
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import SIMILARITY
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
 BOOK = Codebook(30, 8, 3)

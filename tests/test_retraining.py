@@ -12,7 +12,8 @@ from scipy import stats
 
 from ddattr.attribution.agreement import pearson, spearman
 from ddattr.codebook import Codebook
-from ddattr.validation.retraining import PEERS, Validation, ceiling, reliability
+from ddattr.validation.methods import PEERS
+from ddattr.validation.retraining import Validation, ceiling, reliability
 
 BOOK = Codebook(30, 8, 3)
 LABELS = torch.arange(30) % 5 + 2  # sets are named by any number
@@ -225,6 +226,8 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
         ("members_sizes", (9,), "expected 3 to 8"),
         ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(PEERS)}"),
         ("groups", "cluster", "expected unit, label, null"),
+        ("removal_methods", ("jvp", "astrology"), "expected some of jvp, .* loss@affordable"),
+        ("removal_methods", ("jvp@affordable",), "expected some of jvp, .* loss@affordable"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):

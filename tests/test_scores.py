@@ -15,7 +15,7 @@ from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.units import means
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.validation import peers, scores
+from ddattr.validation import methods, peers, scores
 from ddattr.validation.lds import lds
 from ddattr.validation.part import Part
 
@@ -31,7 +31,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 def influence_table() -> tuple[pd.DataFrame, dict[tuple[str, str], torch.Tensor]]:
     """influence.parquet of 20 units on queries 0, 4 and 9, shuffled, and what it holds by method and measure."""
     held, frames = {}, []
-    names = [(m, measure) for m in scores.ENSEMBLE for measure in ("pull", "norm")]
+    names = [(m, measure) for m in methods.ENSEMBLE for measure in ("pull", "norm")]
     for i, (method, measure) in enumerate([*names, *((m, "similarity") for m in ("pixel", "random"))]):
         held[method, measure] = randn(20, 3, seed=i)
         frames += [
@@ -71,9 +71,9 @@ def panel(process, images, asked) -> scores.Peers:
 def test_a_table_gives_pull_of_the_ensemble_s_methods_and_similarities_by_unit_and_seed():
     table, held = influence_table()
     found = scores.from_table(table, SEEDS)
-    assert list(found) == [*scores.ENSEMBLE, "pixel", "random"]
+    assert list(found) == [*methods.ENSEMBLE, "pixel", "random"]
     for method, score in found.items():
-        expected = held[method, "pull" if method in scores.ENSEMBLE else "similarity"]
+        expected = held[method, "pull" if method in methods.ENSEMBLE else "similarity"]
         assert torch.equal(score, expected[:, [sorted(SEEDS).index(seed) for seed in SEEDS]])
 
 
@@ -156,14 +156,14 @@ def test_datamodels_are_blind_to_the_length_of_features(features):
 
 def test_similarities_are_those_that_ask_no_model_at_all():
     """Of pixels and chance, which `attribute` makes, and of features, which `validate` does."""
-    assert set(scores.SIMILARITY) == {"pixel", "random", "feature"}
-    assert not set(scores.SIMILARITY) & {*scores.ENSEMBLE, "gradient_dot", "unlearning", "trak", "dtrak"}
+    assert set(methods.SIMILARITY) == {"pixel", "random", "feature"}
+    assert not set(methods.SIMILARITY) & {*methods.ENSEMBLE, "gradient_dot", "unlearning", "trak", "dtrak"}
 
 
 def test_real_pictures_have_similarities_that_need_no_tape(images, asked):
     """Those of features come with the peers."""
     found = scores.of_real(asked, images, seed=0)
-    assert set(found) == set(scores.SIMILARITY) - {"feature"}
+    assert set(found) == set(methods.SIMILARITY) - {"feature"}
     torch.testing.assert_close(found["pixel"], pixel(asked, images).double())
     torch.testing.assert_close(
         found["pixel"].argmax(0), torch.cdist(images.flatten(1), asked.clamp(-1, 1).flatten(1)).argmin(0)

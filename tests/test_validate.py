@@ -12,8 +12,10 @@ from ddattr.stages import retrain
 from ddattr.stages.run import Run
 from ddattr.stages.validate import build
 from ddattr.tracking.evidence import EVIDENCE, METHODS
+from ddattr.validation.methods import AFFORDABLE, KNOWN
 from ddattr.validation.retraining import Training
 
+GRADIENTS = {"trak", "dtrak", "datamodel_trak", "datamodel_both"}  # methods of the extra `peers`
 TABLES = {
     "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
     "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries", "ceiling",
@@ -42,6 +44,7 @@ def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
     scores = load_tensors(validated.root / "validation" / "scores" / "scores.safetensors")
     generated = {name.partition("/")[2] for name in scores if name.startswith("generated/")}
     assert "random" in generated
+    assert {method.replace("@5", AFFORDABLE) for method in generated} == set(KNOWN) - GRADIENTS
     assert generated <= set(table.method)
     assert {method.partition("@")[0] for method in table.method} <= set(METHODS)
     assert set(table.kind) == {"self", "transfer"}

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.validation.retraining import PEERS, TUNED, Training, Validation
-from ddattr.validation.scores import ENSEMBLE, SIMILARITY
+from ddattr.validation.methods import ENSEMBLE, PEERS, SIMILARITY, TUNED
+from ddattr.validation.retraining import Training, Validation
 
 
 def costs(

@@ -17,10 +17,7 @@ from torch import Tensor
 from ddattr.attribution.agreement import spearman
 from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
-
-PEERS = ("gradient_dot", "unlearning", "trak", "dtrak")
-AFFORDABLE = "@affordable"
-TUNED = ("unlearning", "trak", "dtrak")  # their dampings, on held-out halves
+from ddattr.validation.methods import AFFORDABLE, KNOWN, PEERS, TUNED
 
 
 class Training(NamedTuple):
@@ -100,6 +97,9 @@ class Validation:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
         for method in self.removal_methods if self.removal_queries else ():
+            if method not in KNOWN:
+                raise ValueError(f"validation: removal_methods={method}, expected some of {', '.join(KNOWN)}. "
+                                 "Set validation.removal_methods.")  # fmt: skip
             if method in PEERS and method not in self.peers:
                 raise ValueError(f"validation: removal_methods={method}, expected it among peers={list(self.peers)} "
                                  "too. Add it to validation.peers.")  # fmt: skip

@@ -20,14 +20,8 @@ from ddattr.codebook import Codebook
 from ddattr.diffusion.process import Process
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
+from ddattr.validation.methods import ENSEMBLE, TUNED
 from ddattr.validation.part import Part
-from ddattr.validation.retraining import TUNED
-
-ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that denoise are scored here
-    "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual_centred", "individual",
-    "last_step",
-)  # fmt: skip
-SIMILARITY = ("pixel", "random", "feature")
 
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:

@@ -18,9 +18,9 @@ from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, evaluation, measures, planted
 from ddattr.validation.bench import Bench, Scores
 from ddattr.validation.lds import joint_interval, law, lds, noise_ratio
+from ddattr.validation.methods import ENSEMBLE, SIMILARITY
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.removal import Removal
-from ddattr.validation.scores import ENSEMBLE, SIMILARITY
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]
 
