@@ -1,5 +1,7 @@
 """Part of an ensemble: all members are the ensemble itself, and some are an ensemble of their own."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -66,15 +68,15 @@ def test_the_order_of_members_changes_nothing():
         torch.testing.assert_close(a, b)
 
 
-def test_the_deviation_is_that_of_scores_without_influence():
-    """10,000 draws of members' answers that have nothing to do with words: within 4 standard errors of 0.7 %."""
-    part = Part(torch.tensor([0, 3, 4, 8, 10, 11, 2]), WORDS)
-    along = randn(7, 40, 10_000, seed=2)
-    found = part.measured(along, torch.ones(40, 10_000, dtype=torch.float64), 0.0)
-    told = part.told[:, 0]
-    assert 0 < told.sum() <= 40
-    deviation = found.deviation.square().mean(1).sqrt()[told]
-    assert (found.plain[told].std(1) / deviation - 1).abs().max() < 0.028
+def test_the_deviation_is_that_over_all_words_of_as_many_ones():
+    """Had the unit never mattered, any of these members might have seen it: all ways are tried."""
+    part, along = Part(torch.tensor([0, 2, 3, 4, 8, 10, 11]), WORDS), randn(7, 40, 3, seed=2)
+    found, ones = part.measured(along, DISTANCE, 0.0), WORDS[:, part.members].sum(1).tolist()
+    assert set(ones) >= {1, 2, 3, 4}
+    for unit in part.told[:, 0].nonzero()[:, 0].tolist():
+        unseen = list(itertools.combinations(range(7), 7 - ones[unit]))
+        pulls = torch.stack([along[:, unit].mean(0) - along[list(those), unit].mean(0) for those in unseen])
+        torch.testing.assert_close(found.deviation[unit], pulls.std(0, correction=0))
 
 
 def test_units_that_the_part_cannot_tell_are_no_background():
