@@ -37,12 +37,15 @@ class Artefact:
         config: what the result depends on, plain containers. Only this and the parents are fingerprinted.
         parents: fingerprints of what was read.
         remedy: how to make it, for errors: a command line.
+        discard: what to delete before it is made with another config.
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None, remedy: str = ""
-    ):
+        self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None, remedy: str = "",
+        discard: str = "that folder",
+    ):  # fmt: skip
         self.folder, self.config, self.parents, self.remedy = folder, dict(config), dict(parents or {}), remedy
+        self.discard = discard
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
     @property
@@ -139,7 +142,7 @@ class Artefact:
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         return (
             f"{self.folder.name}: {self.folder} was made with {differences}{more}. "
-            "Choose another name=, or delete that folder."
+            f"Choose another name=, or delete {self.discard}."
         )
 
 

@@ -11,6 +11,7 @@ from conftest import LinearDenoiser
 from torch import nn
 
 from ddattr.attribution.agreement import spearman
+from ddattr.attribution.loss import residual_gram
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
@@ -20,8 +21,10 @@ from ddattr.validation import tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.measurement import Measurement
-from ddattr.validation.methods import SIMILARITY
+from ddattr.validation.methods import IN_PART, SIMILARITY
+from ddattr.validation.part import Part
 from ddattr.validation.retraining import Training, Validation
+from ddattr.validation.scores import of_part
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
 BOOK = Codebook(30, 8, 3)
@@ -119,6 +122,23 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     real = found.loc["real"]
     pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)
     assert (real != found.loc["generated"].loc[real.index]).any(axis=None)
+
+
+def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(plan, queries, make_bench, ensemble):
+    """Five of eight, tuned on four halves: what is generated, or real, from these members' own answers alone."""
+    bench = make_bench(replace(plan, tuning=4))
+    part = Part.draw(5, bench.words, bench.seed)
+    few = Ensemble([ensemble.members[k] for k in part.members.tolist()])
+    units, features = randn(30, 6, seed=11), randn(5, 6, seed=12)
+    for where in queries.kinds().values():
+        pictures = queries.asked[where]
+        found, seconds = bench.scores_of_part(pictures, units, features[where])
+        gram = residual_gram(few, queries.process, pictures, queries.times, queries.noise)
+        expected = of_part(part, queries.denoised(few, pictures), gram, pictures, bench.data.unit_images,
+                           {"features": (units, features[where])}, bench.background)  # fmt: skip
+        assert set(found) == {f"{method}@5" for method in IN_PART}
+        assert all(torch.equal(found[method], score) for method, score in expected.items())
+        assert seconds > 0
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from ddattr.artifacts import save_table
-from ddattr.tracking import evidence
+from ddattr.tracking import evidence, names
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_a_table_that_was_not_asked_for_has_no_figure(tmp_path):
 
 
 def test_methods_of_part_of_the_ensemble_are_named_and_follow_the_whole_one_s():
-    drawn = evidence.ordered(["random", "denoised@9", "pixel", "denoised", "jvp", "pixel"])
+    drawn = names.ordered(["random", "denoised@9", "pixel", "denoised", "jvp", "pixel"])
     assert drawn == ["jvp", "denoised", "denoised@9", "pixel", "random"]
-    assert [evidence.named(m) for m in drawn[1:3]] == ["denoising", "denoising, 9 members"]
+    assert [names.named(m) for m in drawn[1:3]] == ["denoising", "denoising, 9 members"]
 
 
 def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
@@ -87,7 +87,7 @@ def test_labels_that_face_each_other_are_apart():
 def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
     """All that there are, by colour and marker, none over another."""
     rows = [{"method": m, "size": size, "query": q, "l2": 1.0 + q, "pull_first_order": 0.1, "pull_retraining": 0.2}
-            for m in ("random", *list(evidence.METHODS)[:12]) for size in (1, 5) for q in (0, 1)]  # fmt: skip
+            for m in ("random", *list(names.METHODS)[:12]) for size in (1, 5) for q in (0, 1)]  # fmt: skip
     save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
     figure = evidence.removal(tmp_path)
     lines = [container.lines[0] for container in figure.axes[0].containers]

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import nearness, pull
+from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import measured
 from ddattr.codebook import Codebook
 from ddattr.validation.part import Part
 
 CODE = Codebook(40, 12, 5)
 WORDS = CODE.codewords(torch.arange(40))
+ROUNDED = {"rtol": 1e-5, "atol": 1e-6}  # contrasts are float32
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,17 +40,49 @@ def test_all_members_are_the_ensemble(share):
 
 @given(size=st.integers(3, 11), order=st.integers(0, 3))
 def test_a_plain_contrast_is_what_those_that_saw_a_unit_have_more_than_those_that_did_not(size, order):
+    """As often as a unit is seen on average, 5 of 12: effects that are equal are scored alike, whoever saw the unit."""
     part = Part.draw(size, WORDS, seed=0, order=order)
     along = randn(12, 40, 3)[part.members]
     found, words = part.measured(along, DISTANCE, 0.0), WORDS[:, part.members]
     for unit, word in enumerate(words):
         if word.all() or not word.any():
             assert all((values[unit] == 0).all() for values in found)
-        else:  # the ensemble without the unit is the mean of those that never saw it
-            expected = along[:, unit].mean(0) - along[~word, unit].mean(0)
-            torch.testing.assert_close(found.plain[unit], expected)
-            torch.testing.assert_close(found.discounted[unit], found.plain[unit])
+        else:
+            expected = 5 / 12 * (along[word, unit].mean(0) - along[~word, unit].mean(0))
+            torch.testing.assert_close(found.plain[unit], expected, **ROUNDED)
+            torch.testing.assert_close(found.discounted[unit], found.plain[unit], **ROUNDED)
     assert all(values.isfinite().all() for values in found)
+
+
+def test_units_of_equal_effect_are_scored_equally_however_many_saw_them():
+    """Members answer on every unit's own direction with 1 if they saw it."""
+    part = Part.draw(5, WORDS, seed=0)
+    along = WORDS[:, part.members].T.double()[..., None].expand(-1, -1, 3)
+    found, told = part.measured(along, DISTANCE, 0.0), part.told[:, 0]
+    assert len(part.seen[told].unique()) > 2
+    torch.testing.assert_close(found.plain[told], torch.full((int(told.sum()), 3), 5 / 12, dtype=torch.float64),
+                               **ROUNDED)  # fmt: skip
+
+
+def test_the_loss_of_all_members_is_the_ensemble_s_but_for_what_fewer_members_lose():
+    """The same for all units at constant weight; so that the order of units is the exact change's."""
+    residual = randn(3, 12, 20)
+    gram = residual @ residual.mT / 20
+    found, exact = Part(torch.arange(12), WORDS).loss_change(gram), loss_change(gram, WORDS)
+    torch.testing.assert_close(found - found.mean(0), exact - exact.mean(0))
+
+
+@pytest.mark.parametrize("members", [[0, 2, 3, 4, 8, 10], [1, 5, 7]])
+def test_the_loss_of_a_unit_without_influence_is_0_in_the_mean_over_all_words_of_as_many_ones(members):
+    residual = randn(2, len(members), 20)
+    gram, size = residual @ residual.mT / 20, len(members)
+    for ones in range(1, size):
+        chosen = itertools.combinations(range(size), ones)
+        words = torch.stack([torch.tensor([k in those for k in range(size)]) for those in chosen])
+        part = Part(torch.arange(size), words)
+        mean = part.loss_change(gram).mean(0)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), **ROUNDED)
+        assert (loss_change(gram, words).mean(0) > 1e-3).all()  # what is taken off
 
 
 @given(size=st.integers(3, 11))
@@ -76,7 +110,8 @@ def test_the_deviation_is_that_over_all_words_of_as_many_ones():
     for unit in part.told[:, 0].nonzero()[:, 0].tolist():
         unseen = list(itertools.combinations(range(7), 7 - ones[unit]))
         pulls = torch.stack([along[:, unit].mean(0) - along[list(those), unit].mean(0) for those in unseen])
-        torch.testing.assert_close(found.deviation[unit], pulls.std(0, correction=0))
+        usual = 7 * 5 / 12
+        torch.testing.assert_close(found.deviation[unit], usual / ones[unit] * pulls.std(0, correction=0))
 
 
 def test_units_that_the_part_cannot_tell_are_no_background():

@@ -254,6 +254,8 @@ def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is
         ({"fork": Fraction(2, 3)}, 6),  # a base, and forks for the four that are left
         ({"fork": Fraction(3, 5)}, 6),
         ({"fork": Fraction(1, 2)}, 0),
+        ({"fork": Fraction(4, 3)}, 3),
+        ({"fork": Fraction(2)}, 0),  # two are no ensemble
     ],
 )
 def test_a_tuned_peer_s_trainings_buy_as_many_members(given, expected):

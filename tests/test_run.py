@@ -11,6 +11,7 @@ from omegaconf import open_dict
 
 from ddattr.artifacts import load_json
 from ddattr.schema import check_keys
+from ddattr.stages import run as stages_run
 from ddattr.stages.run import Run
 
 
@@ -35,6 +36,23 @@ def test_every_seed_seeds_and_0_is_one(make_run, seed):
     assert same(run.network(None), twin.network(None))
     assert not same(run.network(None), other.network(None))
     assert not torch.equal(run.codebook.codewords(torch.arange(12)), other.codebook.codewords(torch.arange(12)))
+
+
+@pytest.mark.parametrize(("version", "scored_again"), [("SCORED", True), ("TABLED", False)])
+def test_scores_and_tables_of_another_version_are_refused_and_trained_models_are_kept(
+    make_run, tmp_path, monkeypatch, version, scored_again
+):
+    old = make_run(*TINY, f"root={tmp_path}")
+    for artefact in (old.scores_artefact, old.validation_artefact):
+        artefact.make(0, lambda: None)
+    monkeypatch.setattr(stages_run, version, getattr(stages_run, version) + 1)
+    new = make_run(*TINY, f"root={tmp_path}")
+    assert (new.scores_artefact.fingerprint != old.scores_artefact.fingerprint) == scored_again
+    kept = r"Choose another name=, or delete its manifest\.json and its folder scores/: trained models are kept\.$"
+    with pytest.raises(ValueError, match=kept):
+        new.validation_artefact.done()
+    assert new.retrained_artefact(new.validation.full(0)).fingerprint == old.retrained_artefact(
+        old.validation.full(0)).fingerprint  # fmt: skip
 
 
 def same(a, b) -> bool:

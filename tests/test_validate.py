@@ -11,7 +11,8 @@ from ddattr.artifacts import load_table, load_tensors
 from ddattr.stages import retrain
 from ddattr.stages.run import Run
 from ddattr.stages.validate import build
-from ddattr.tracking.evidence import EVIDENCE, METHODS
+from ddattr.tracking.evidence import EVIDENCE
+from ddattr.tracking.names import METHODS
 from ddattr.validation.methods import AFFORDABLE, KNOWN
 from ddattr.validation.retraining import Training
 

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 from ddattr.schema import check_keys
 
-SCORED = 2  # raised when `validate` knows another method, so that scores without it are refused
+SCORED = 3  # raised whenever `validate` would score otherwise, so that older scores are refused
+TABLED = 1  # and this whenever it would write other tables of the same scores
 
 
 class Run:
@@ -235,11 +236,12 @@ class Run:
 
     @cached_property
     def validation_artefact(self) -> Artefact:
-        config = {"seed": self.seed, "validation": self.plain("validation")}
+        config = {"seed": self.seed, "validation": self.plain("validation"), "tables": TABLED}
         if self.data.planted_fingerprint != "none":
             config["planted"] = self.data.planted_fingerprint  # queries that no parent depends on
         parents = {"scores": self.scores_artefact.fingerprint}
-        return Artefact(self.root / "validation", config, parents, self.command("validate"))
+        return Artefact(self.root / "validation", config, parents, self.command("validate"),
+                        "its manifest.json and its folder scores/: trained models are kept")  # fmt: skip
 
     @cached_property
     def figures_artefact(self) -> Artefact:

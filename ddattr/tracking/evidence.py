@@ -1,6 +1,6 @@
 """Figures 7 to 13, of the validation: each a .png and a .pdf, from its tables alone."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,40 +10,14 @@ from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
 from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, save_figure
+from ddattr.tracking.names import named, ordered
 
-METHODS = {
-    "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
-    "ablation": "exact ablation, pull", "denoised": "denoising", "denoised_gls": "denoising, others discounted",
-    "denoised_posterior": "denoising, posterior", "denoised_toward": "denoising, from picture to unit",
-    "loss": "ensemble's loss", "member_loss": "members' loss",
-    "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
-    "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
-    "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
-    "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
-    "trak": "TRAK", "trak_oracle": "TRAK, oracle damping",
-    "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle damping", "gradient_dot": "gradient dot",
-    "unlearning": "unlearning", "unlearning_oracle": "unlearning, oracle damping",
-    "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
-    "another_seed": "another training seed",
-}  # fmt: skip
 SIBLINGS = {  # of a method that is drawn, at about the same cost
     "jvp_gls": "posterior", "denoised": "denoised_posterior",
     "denoised_gls": "denoised_posterior", "individual": "individual_centred", "member_loss": "loss",
     "member_picture": "datamodel_picture", "adjusted": "datamodel_both", "datamodel": "datamodel_both",
     "datamodel_trak": "datamodel_both",
 }  # fmt: skip
-
-
-def named(method: str) -> str:
-    """A method in words; METHOD@m is that of m members."""
-    base, _, size = method.partition("@")
-    return METHODS[base] + (f", {size} members" if size else "")
-
-
-def ordered(methods: Iterable[str]) -> list[str]:
-    """Methods as `METHODS` has them, those of part of the ensemble behind the whole one's."""
-    places = list(METHODS)
-    return sorted(set(methods), key=lambda method: (places.index(method.partition("@")[0]), "@" in method))
 
 
 def draw_evidence(folder: Path) -> None:
@@ -110,7 +84,7 @@ def retraining(folder: Path) -> Figure | None:
     left.set(xlabel="Spearman with retraining, over units")
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
     colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
-    lines = [(f"spearman_{method}", colour, METHODS[method]) for method, colour in colours.items()]
+    lines = [(f"spearman_{method}", colour, named(method)) for method, colour in colours.items()]
     _growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
     return figure
@@ -209,12 +183,12 @@ def law(folder: Path) -> Figure | None:
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.9))
     panels = (
-        (axes[0], (("lds_loss_loss", BLUE, METHODS["loss"]),
-                   ("lds_loss_denoised_posterior", PINK, METHODS["denoised_posterior"]),
-                   ("lds_loss_jvp", ORANGE, METHODS["jvp"]), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[1], (("lds_distance_member_picture", BLUE, METHODS["member_picture"]),
-                   ("lds_distance_denoised_posterior", PINK, METHODS["denoised_posterior"]),
-                   ("lds_distance_jvp", ORANGE, METHODS["jvp"]), ("law_distance", GREY, "law")), "LDS, distance"),
+        (axes[0], (("lds_loss_loss", BLUE, named("loss")),
+                   ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
+                   ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
+        (axes[1], (("lds_distance_member_picture", BLUE, named("member_picture")),
+                   ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
+                   ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
         (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
          "nearest unit found, p ≤ 0.05"),
     )  # fmt: skip

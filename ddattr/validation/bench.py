@@ -134,7 +134,7 @@ class Bench:
         made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
         peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
         for kind, where in asked.kinds().items() if self.plan.affordable else ():
-            found, seconds = self.affordable(asked.asked[where], units, pictures[where])
+            found, seconds = self.scores_of_part(asked.asked[where], units, pictures[where])
             made[kind] |= found
             peers.seconds |= {method: peers.seconds.get(method, 0.0) + seconds for method in found}
         return {
@@ -142,7 +142,7 @@ class Bench:
             for kind, where in asked.kinds().items()
         } | {"dampings": peers.dampings}, {"tuned": notes, "seconds": peers.seconds}  # fmt: skip
 
-    def affordable(self, pictures: Tensor, units: Tensor, features: Tensor) -> tuple[dict[str, Tensor], float]:
+    def scores_of_part(self, pictures: Tensor, units: Tensor, features: Tensor) -> tuple[dict[str, Tensor], float]:
         """Scores of pictures by as many members as the tuned peers' trainings would buy, and how long they took.
 
         Those that ask no replay: METHOD@m is METHOD of m members, as if these were all.

@@ -1,4 +1,4 @@
-"""Which measure has most power? The ensemble's denoising, and its answer along pixels, features, a region, the loss."""
+"""Which measure has most power? The denoising, the displacement in pixels, features or a region, lengths, the loss."""
 
 import itertools
 from typing import Any

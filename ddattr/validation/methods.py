@@ -13,10 +13,5 @@ TUNED = ("unlearning", "trak", "dtrak")  # their dampings, on held-out halves
 SIMILARITY = ("pixel", "random", "feature")
 AFFORDABLE = "@affordable"  # in a config: of as many members as a tuned peer's trainings would buy
 IN_PART = ("denoised", "denoised_posterior", "loss", "datamodel")  # those that such members score
-KNOWN = (
-    *ENSEMBLE,
-    *OUTPUTS,
-    *PEERS,
-    *SIMILARITY,
-    *(name + AFFORDABLE for name in IN_PART),
-)  # to a config
+# those that a config may name
+KNOWN = (*ENSEMBLE, *OUTPUTS, *PEERS, *SIMILARITY, *(name + AFFORDABLE for name in IN_PART))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import nearness, pull
+from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
 from ddattr.diffusion.noise import Stream, generator
 
@@ -25,7 +26,9 @@ class Measured(NamedTuple):
 class Part:
     """Some members, and the bits that they have of every unit's codeword.
 
-    A unit that all of them saw, or none, cannot be told by them: its scores are 0.
+    More of them saw one unit than another, by the accident of codewords, and removing it takes as many members away:
+    scores are scaled to the m h / n that see a unit on average. A unit that all of them saw, or none, cannot be told by
+    them: its scores are 0.
 
     Args:
         members: their numbers, (m,).
@@ -33,11 +36,12 @@ class Part:
     """
 
     def __init__(self, members: Int[Tensor, "m"], codewords: Bool[Tensor, "units n"]) -> None:
-        words, size = codewords[:, members], len(members)
-        self.members, self.size = members, size
-        self.seen = words.sum(1).double()[:, None]  # of no constant weight
-        self.told = (self.seen > 0) & (self.seen < size)
-        self.words = words & self.told | ~self.told & (torch.arange(size) == 0)  # a contrast needs ones and zeros
+        self.bits, self.members, self.size = codewords[:, members], members, len(members)
+        self.seen = self.bits.sum(1).double()[:, None]  # of no constant weight
+        self.told = (self.seen > 0) & (self.seen < self.size)
+        self.words = torch.where(self.told, self.bits, torch.arange(self.size) == 0)  # contrasts need ones and zeros
+        usual = self.size * codewords.double().mean()
+        self.scale = torch.where(self.told, usual / self.seen, 0)
 
     @classmethod
     def draw(cls, size: int, codewords: Bool[Tensor, "units n"], seed: int, order: int = 0) -> "Part":
@@ -53,7 +57,22 @@ class Part:
             share: of the members' variance that is put down to other units.
         """
         answers = Background(self.words, nearness(distance) * self.told, share).discount(along)
-        deviation = (answers.var(0) * self.seen / (self.size * (self.size - self.seen))).sqrt()
-        deviation = torch.where(self.told, deviation, 0)
-        plain, discounted = (pull(given, self.words) * self.told for given in (along, answers))
+        deviation = torch.where(self.told, self.scale * (answers.var(0) * self._variance).sqrt(), 0)
+        plain, discounted = (pull(given, self.words) * self.scale for given in (along, answers))
         return Measured(plain, discounted, posterior(discounted, deviation, distance), deviation)
+
+    def loss_change(self, gram: Float[Tensor, "q m m"]) -> Float[Tensor, "units q"]:
+        """Change of these members' loss when each unit is removed, less what removing as many others would change.
+
+        An ensemble of fewer members has a larger loss, whatever they saw: by this much, in the mean over all words of
+        as many ones. At constant weight it is the same for all units.
+        """
+        own = gram.diagonal(dim1=1, dim2=2).mean(1)
+        shared = (gram.sum((1, 2)) - self.size * own) / (self.size * (self.size - 1))
+        fewer = torch.where(self.told, self._variance, 0) * (own - shared)
+        return (loss_change(gram, self.words) - fewer) * self.scale
+
+    @property
+    def _variance(self) -> Float[Tensor, "units 1"]:
+        """Squared length of each unit's contrast: of a mean of m - seen of m, over their answers' variance."""
+        return self.seen / (self.size * (self.size - self.seen))

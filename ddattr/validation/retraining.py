@@ -229,7 +229,7 @@ class Validation:
 
     @property
     def affordable(self) -> int:
-        """Members that the trainings of a tuned peer would buy; 0 when these are no ensemble, or the whole one."""
+        """Members that the trainings of a tuned peer would buy; 0 when these are no ensemble, or no part of it."""
         trainings = len(self.scored_by())
         members = trainings if self.fork is None else int((trainings - 1) / self.fork)  # one is the base
         return members if 3 <= members < self.codebook.members else 0

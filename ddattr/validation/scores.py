@@ -89,9 +89,8 @@ def of_part(
     """
     found = part.measured(along_own(response, unit_images), -pixel(pictures, unit_images).double(), background)
     outputs = -gram.diagonal(dim1=1, dim2=2).T
-    scores = datamodels(outputs, part.words, features)
-    scores |= {"denoised": found.plain, "denoised_posterior": found.posterior,
-               "loss": loss_change(gram, part.words) * part.told}  # fmt: skip
+    scores = {"denoised": found.plain, "denoised_posterior": found.posterior, "loss": part.loss_change(gram)}
+    scores |= datamodels(outputs, part.bits, features)
     return {f"{method}@{part.size}": score for method, score in scores.items()}
 
 

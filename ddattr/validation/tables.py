@@ -201,7 +201,7 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
             scored |= {method: by.plain, f"{method}_gls": by.discounted, name: by.posterior}
         z = (measured["denoised"].discounted / measured["denoised"].deviation)[nearest, queries].nan_to_num(0)
         whole = z if size == n else whole
-        change = loss.loss_change(bench.gram[:, chosen][:, :, chosen], part.words)[:, where] * part.told
+        change = part.loss_change(bench.gram[where][:, chosen][:, :, chosen])
         alone = subset_means(apart[chosen], part.words) * part.told
         found = {
             **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
