@@ -1,6 +1,7 @@
 """The schema of a config is its constructors' signatures: whatever nothing reads is refused."""
 
 import inspect
+import math
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -9,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 KEYS = {"stage", "name", "root", "seed", "member", "unit", "against", "data", "codebook", "diffusion", "unet",
         "training", "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
+TRAINING = {"steps": (1, math.inf), "batch": (1, math.inf), "epoch_steps": (1, math.inf), "warmup": (0, math.inf),
+            "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "ema": (0, 1)}  # fmt: skip
 
 
 def check_keys(config: DictConfig) -> None:
@@ -20,6 +23,14 @@ def check_keys(config: DictConfig) -> None:
         )
     for key, node in config.items():
         _check_node(str(key), node)
+
+
+def check_training(training: DictConfig) -> None:
+    """Raises ValueError for a size that no training has, before anything divides by it."""
+    for key, (low, high) in TRAINING.items():
+        if (value := training.get(key)) is not None and not low <= value <= high:
+            possible = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
+            raise ValueError(f"training: {key}={value}, expected {possible}. Set training.{key}.")
 
 
 def _check_node(path: str, node: Any) -> None:

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
-from ddattr.schema import check_keys
+from ddattr.schema import check_keys, check_training
 
 SCORED = 3  # raised whenever `validate` would score otherwise, so that older scores are refused
 TABLED = 1  # and this whenever it would write other tables of the same scores
@@ -27,7 +27,7 @@ class Run:
         config: composed by Hydra.
         overrides: those that it was composed with, for the commands that errors suggest.
     Raises:
-        ValueError: a config key that nothing reads.
+        ValueError: a config key that nothing reads, or a training of no size.
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
@@ -36,6 +36,7 @@ class Run:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         check_keys(config)
+        check_training(config.training)
 
     # -- what the config builds
 
