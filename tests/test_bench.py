@@ -17,7 +17,7 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.validation import tables
+from ddattr.validation import proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.measurement import Measurement
@@ -115,7 +115,7 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     bench, other = make_bench(plan), replace(make_bench(plan), queries=swapped, response=torch.zeros(8, 2, *SHAPE))
     other.denoised = swapped.denoised(ensemble, swapped.factual)
     index = ["queries", "measure", "weighting", "background"]
-    found, expected = (tables.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
+    found, expected = (proof.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
     measured = {kind: set(found.loc[kind].index.get_level_values("measure")) for kind in ("generated", "real")}
     any_picture = {"denoised", "denoised_toward", "denoised_norm", "loss"}
     assert measured == {"generated": any_picture | {"pixel", "feature", "region", "norm"}, "real": any_picture}

@@ -7,10 +7,10 @@ from scipy import stats
 
 from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
+from ddattr.validation.ceiling import ceiling, reliability
 from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means, wilson
 from ddattr.validation.groups import ndcg
 from ddattr.validation.lds import interval, joint_interval, joint_resamples, percentiles
-from ddattr.validation.retraining import ceiling, reliability
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
 NAMES = {"generated": QUERIES, "real": [0, 1]}

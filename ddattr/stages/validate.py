@@ -24,9 +24,10 @@ from ddattr.validation.bench import Bench
 from ddattr.validation.cost import costs
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.peers import check_installed
+from ddattr.validation.proof import of_members
 from ddattr.validation.retraining import Training
 from ddattr.validation.scores import load_scores
-from ddattr.validation.tables import of_members, of_removals, of_retrained
+from ddattr.validation.tables import of_removals, of_retrained
 
 
 def run(run: Run) -> None:

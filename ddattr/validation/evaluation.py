@@ -1,6 +1,6 @@
 """The tables of a validation: agreement with retraining, LDS, remove-and-retrain, groups. A row a query."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,16 @@ from torch import Tensor
 from ddattr.attribution import agreement
 from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
+from ddattr.validation.ceiling import ceiling
 from ddattr.validation.groups import group_scores, ndcg, top_one
 from ddattr.validation.lds import interval, joint_interval, joint_resamples, lds, percentiles
-from ddattr.validation.retraining import ceiling
 
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
 GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
 REFERENCES = ("jvp", "pixel")  # methods that others are held against: ours, and the simplest
 ENOUGH = 5  # values for a bootstrap interval
 SHARES = ("top1", "unchanged")  # statistics that are right or wrong; their differences are neither
+Pair = tuple[pd.DataFrame, pd.DataFrame]  # a table, row by row, and its summary
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support
 
 
@@ -32,7 +33,7 @@ def agreement_tables(
     unit_images: Float[Tensor, "units *image"],
     queries: list[int],
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> Pair:
     """agreement.csv with truth `retraining`, per query, and its summary with the ceiling.
 
     Correlations have intervals over units and queries at once, none of fewer than 5 units; the rest over queries.
@@ -77,7 +78,7 @@ def lds_tables(
     cases: list[tuple[dict[str, str], Scores, Tensor, Tensor]],
     queries: Mapping[str, list[int]],
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> Pair:
     """lds.csv, per query, and its summary.
 
     Args:
@@ -103,7 +104,7 @@ def group_tables(
     group_of: Int[Tensor, "units"],
     queries: Mapping[str, list[int]],
     seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> Pair:
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
     `another_seed` is what one other training would say: the effect at one training seed, held as a score against the
@@ -190,3 +191,9 @@ def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def pair(name: str, tables: Pair) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A table and its summary, by the names of their files."""
+    yield name, tables[0]
+    yield f"{name}_summary", tables[1]

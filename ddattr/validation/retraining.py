@@ -5,16 +5,15 @@ pictures of the model that saw it; only the removed unit's draws fall to the nex
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ddattr.attribution.agreement import spearman
 from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation.methods import AFFORDABLE, KNOWN, PEERS, TUNED
@@ -250,32 +249,6 @@ class Validation:
             found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found
-
-
-def reliability(
-    replicates: Float[Tensor, "seeds units q"], correlation: Callable[[Tensor, Tensor], Tensor] = spearman
-) -> float:
-    """How far the mean over training seeds would agree with another such mean: 1 is perfectly, 0 is noise.
-
-    The correlation r of two seeds over units, its mean over queries and pairs of seeds, is stepped up to the mean of R
-    seeds: R r / (1 + (R - 1) r). NaN with one seed, or where no seed varies.
-
-    Source: Spearman 1910; Brown 1910.
-    """
-    count = len(replicates)
-    if count < 2:
-        return float("nan")
-    pairs = [correlation(replicates[a], replicates[b]) for a in range(count) for b in range(a)]
-    r = torch.stack(pairs).nanmean().item()
-    return max(count * r / max(1 + (count - 1) * r, 1e-12), -1.0)  # in this order a NaN stays one
-
-
-def ceiling(
-    replicates: Float[Tensor, "seeds units q"], correlation: Callable[[Tensor, Tensor], Tensor] = spearman
-) -> float:
-    """Correlation with this truth that its noise-free mean would have: the root of the reliability."""
-    found = reliability(replicates, correlation)
-    return found if found != found else max(0.0, found) ** 0.5
 
 
 def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:

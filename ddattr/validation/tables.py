@@ -1,4 +1,4 @@
-"""The tables of a validation, each made from the bench and every method's scores."""
+"""The tables that hold every method's scores against models trained anew, each made from the bench."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,45 +7,30 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ddattr.attribution import loss, power
+from ddattr.attribution import power
 from ddattr.attribution.agreement import spearman
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoised import along_own
 from ddattr.attribution.influence import Response, displacement_scores, projections
 from ddattr.attribution.tables import POSTERIOR
-from ddattr.diffusion.noise import Stream, generator
-from ddattr.validation import controls, evaluation, measures, planted
+from ddattr.validation import evaluation
 from ddattr.validation.bench import Bench, Scores
 from ddattr.validation.lds import joint_interval, law, lds, noise_ratio
 from ddattr.validation.methods import ENSEMBLE, SIMILARITY
-from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.removal import Removal
-
-Pair = tuple[pd.DataFrame, pd.DataFrame]
-
-
-def of_members(bench: Bench) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every table that the members alone can make, by the name of its file, as soon as it is made."""
-    yield "measures", power_of_measures(bench)
-    yield from _pair("false_attribution", false_attribution(bench))
-    known = bench.data.held_out_units >= 0
-    if (~known).sum() > 1:
-        yield from _pair("calibration", calibration(bench))
-    if known.any():
-        yield from _pair("planted", planted_units(bench))
 
 
 def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table that holds scores against other models; those that were not asked for are left out."""
     plan = bench.plan
     if plan.units:
-        yield from _pair("agreement", agreement(bench, scores))
+        yield from evaluation.pair("agreement", agreement(bench, scores))
     if plan.halves:
-        yield from _pair("lds", linear_datamodelling(bench, scores))
+        yield from evaluation.pair("lds", linear_datamodelling(bench, scores))
     if plan.groups is not None:
-        yield from _pair("groups", groups(bench, scores))
-        yield from _pair("sets", sets(bench))
+        yield from evaluation.pair("groups", groups(bench, scores))
+        yield from evaluation.pair("sets", sets(bench))
     if plan.units and plan.halves:
         yield "members", members(bench, scores)
 
@@ -53,10 +38,10 @@ def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFra
 def of_removals(bench: Bench, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Remove-and-retrain, once the models without the best units are there; nothing when there are none."""
     if removals:
-        yield from _pair("removal", removal(bench, removals))
+        yield from evaluation.pair("removal", removal(bench, removals))
 
 
-def agreement(bench: Bench, scores: Scores) -> Pair:
+def agreement(bench: Bench, scores: Scores) -> evaluation.Pair:
     """Every method's scores of the truth's units against retraining without them: its pull along d_i, and its norm."""
     units, asked = bench.plan.truth_units, bench.queries
     words, images = bench.words[units], bench.data.unit_images[units]
@@ -73,7 +58,7 @@ def agreement(bench: Bench, scores: Scores) -> Pair:
     return evaluation.agreement_tables(bench.truth, methods, moved, asked.factual, images, asked.seeds, bench.seed)
 
 
-def linear_datamodelling(bench: Bench, scores: Scores) -> Pair:
+def linear_datamodelling(bench: Bench, scores: Scores) -> evaluation.Pair:
     """Transfer LDS, against half-data models, and self LDS, against the re-weighted ensemble.
 
     An oracle has the damping that is best on these very targets: what tuning could reach at most, and no method.
@@ -104,7 +89,7 @@ def _self(bench: Bench, scores: Scores) -> list[Any]:
     return cases
 
 
-def groups(bench: Bench, scores: Scores) -> Pair:
+def groups(bench: Bench, scores: Scores) -> evaluation.Pair:
     """Leave one group out: does a method name the group whose removal hurts most, in loss or by how far the picture
     moves, and does it foresee how far it moves away from the group's mean image (its pull)?
 
@@ -130,7 +115,7 @@ def groups(bench: Bench, scores: Scores) -> Pair:
     return evaluation.group_tables(cases, plan.group_of, asked.names, bench.seed)
 
 
-def sets(bench: Bench) -> Pair:
+def sets(bench: Bench) -> evaluation.Pair:
     """The first-order sum of a whole group's contrasts against retraining without the group, by query.
 
     Of one sign and order, not of one size: an ablation takes a unit from the h of n members that saw it, retraining
@@ -158,7 +143,7 @@ def sets(bench: Bench) -> Pair:
     return pd.DataFrame(rows), pd.DataFrame([summary])
 
 
-def removal(bench: Bench, removals: list[Removal]) -> Pair:
+def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
     """Remove and retrain, and the first order of the whole set's pull beside it."""
     asked, rows, features = bench.queries, [], bench.extractor
     factual = bench.pictures(bench.plan.full(0))
@@ -219,72 +204,3 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         }  # fmt: skip
         rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
     return pd.DataFrame(rows).sort_values(["members", "order"], kind="stable")
-
-
-def power_of_measures(bench: Bench) -> pd.DataFrame:
-    """z and attributable queries of the denoising, its length, the loss; of generated ones also of the displacement in
-    pixels, in features, in a region, and of its length."""
-    asked, units, sets, tables = bench.queries, bench.data.unit_images, bench.data.partitions(), []
-    for kind, where in asked.kinds().items():
-        pictures, projected = asked.asked[where], loss.loss_projections(bench.gram[where])
-        if kind == "generated":
-            answers = measures.linear_measures(bench.response, bench.denoised, pictures, units, bench.extractor,
-                                               projected)  # fmt: skip
-            lengths = {"norm": bench.response, "denoised_norm": bench.denoised}
-        else:
-            answers = measures.measures_of_any(bench.denoised_real, pictures, units, projected)
-            lengths = {"denoised_norm": bench.denoised_real}
-        alike = pixel(pictures, units)
-        ten = alike.topk(min(10, len(alike)), 0).indices
-        own = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in sets.items()}
-        found = measures.power(answers, -alike.double(), sets, own, bench.plan.codebook, bench.level, bench.phantoms,
-                               2000, bench.seed, bench.background)  # fmt: skip
-        length = measures.power_of_norm(lengths, -alike.double(), bench.plan.codebook, bench.level, bench.phantoms,
-                                        bench.seed)  # fmt: skip
-        tables += [found.assign(queries=kind), length.assign(queries=kind)]
-    return pd.concat(tables, ignore_index=True)
-
-
-def false_attribution(bench: Bench) -> Pair:
-    """The nearest unit and a random one are ablated: is the nearest unit still the same?"""
-    asked, images = bench.queries, bench.data.unit_images
-    nearest = pixel(asked.factual, images).argmax(0)
-    draws = [
-        generator(bench.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(len(images)) for s in asked.seeds
-    ]
-    removed = torch.stack([nearest, torch.tensor(draws)])
-    ablated = asked.ablations(bench.ensemble, bench.words[removed]) + asked.factual
-    table = controls.false_attribution(asked.factual, ablated, removed, images, asked.seeds)
-    return table, evaluation.means(table, ["removed"], ["unchanged", "moved"], bench.seed)
-
-
-def calibration(bench: Bench, redraws: int = 200) -> Pair:
-    """False positives among the held-out pictures, which no member saw."""
-    held, labels = bench.data.held_out.at(bench.data.held_out_units < 0), {}
-    if held.labels is not None:
-        labels["label"] = held.labels
-    table = controls.calibration(bench.denoised, bench.queries.factual, held.images, labels, bench.plan.codebook,
-                                 redraws, bench.level, background=bench.background)  # fmt: skip
-    return table, evaluation.means(table, ["test", "level"], ["rejected"], bench.seed)
-
-
-def planted_units(bench: Bench) -> Pair:
-    """Held-out pictures whose unit is known: where every method ranks it, and how sure it is."""
-    asked, data, level = bench.queries, bench.data, bench.level
-    known = (data.held_out_units >= 0).nonzero()[:, 0]
-    pictures, sizes = data.held_out.images[known], data.unit_of.bincount()
-    gram = loss.residual_gram(bench.ensemble, asked.process, pictures, asked.times, asked.noise)
-    near = over_units(feature_similarity(bench.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
-    codebook = bench.plan.codebook
-    null = codebook.sample_phantoms(bench.phantoms, bench.seed)
-    methods = planted.influence_on_loss(gram, bench.words, null)
-    methods |= planted.influence_on_denoising(
-        asked.denoised(bench.ensemble, pictures), pictures, data.unit_images, codebook, null, bench.background
-    )
-    methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(pixel(pictures, data.unit_images))}
-    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level)
-
-
-def _pair(name: str, pair: Pair) -> Iterator[tuple[str, pd.DataFrame]]:
-    yield name, pair[0]
-    yield f"{name}_summary", pair[1]
