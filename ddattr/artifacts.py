@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddattr.meter import peak_memory_mb
 from ddattr.provenance import provenance
 
 
@@ -127,7 +127,7 @@ class Artefact:
             "seed": seed,
             **provenance(),
             "wall_seconds": round(time.time() - started, 2),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_memory_mb": peak_memory_mb(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "files": {path.name: _digest(path) for path in sorted(self.folder.glob("*.safetensors"))},
         }

@@ -2,13 +2,15 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-KEYS = {"stage", "name", "root", "seed", "member", "unit", "against", "data", "codebook", "diffusion", "unet",
+PLAIN = (int, float, bool, str)
+KEYS = {"stage", "name", "root", "seed", "member", "unit", "power", "against", "data", "codebook", "diffusion", "unet",
         "training", "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
 TRAINING = {"steps": (1, math.inf), "batch": (1, math.inf), "epoch_steps": (1, math.inf), "warmup": (0, math.inf),
             "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "ema": (0, 1)}  # fmt: skip
@@ -54,12 +56,18 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Raises ValueError when a number, a text or a switch is of another type than the constructor's."""
+    """Raises ValueError when a number, a text, a switch or a list of them is of another type than the constructor's."""
     annotation = parameter.annotation
+    listed = get_origin(annotation) is Sequence and (kind := get_args(annotation)[0]) in PLAIN
+    if listed and not (OmegaConf.is_list(value) and all(_fits(item, kind) for item in value)):
+        raise ValueError(f"{path}={value}, expected a list of {kind.__name__}. Set '{path}=[...]'.")
     types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if not set(types) <= {int, float, bool, str, type(None)} or (value is None and parameter.default is None):
+    if not set(types) <= {*PLAIN, type(None)} or (value is None and parameter.default is None):
         return
-    fits = any(type(value) is t or (t is float and type(value) is int) for t in types)
-    if not fits:
-        names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+    if not any(_fits(value, kind) for kind in types):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
         raise ValueError(f"{path}={value} is a {type(value).__name__}, expected {names}. Set {path}.")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)

@@ -17,14 +17,15 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.meter import Meter
 from ddattr.validation import proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.measurement import Measurement
-from ddattr.validation.methods import IN_PART, SIMILARITY
+from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, SIMILARITY
 from ddattr.validation.part import Part
 from ddattr.validation.retraining import Training, Validation
-from ddattr.validation.scores import of_part
+from ddattr.validation.scores import datamodels, of_part
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
 BOOK = Codebook(30, 8, 3)
@@ -125,20 +126,41 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
 
 
 def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(plan, queries, make_bench, ensemble):
-    """Five of eight, tuned on four halves: what is generated, or real, from these members' own answers alone."""
-    bench = make_bench(replace(plan, tuning=4))
-    part = Part.draw(5, bench.words, bench.seed)
-    few = Ensemble([ensemble.members[k] for k in part.members.tolist()])
+    """Five of eight, tuned on four halves: what is generated, or real, from these members' own answers alone. Four,
+    where the model of all units is asked for gradients, too."""
+    bench, meter = make_bench(replace(plan, tuning=4)), Meter()
     units, features = randn(30, 6, seed=11), randn(5, 6, seed=12)
     for where in queries.kinds().values():
-        pictures = queries.asked[where]
-        found, seconds = bench.scores_of_part(pictures, units, features[where])
-        gram = residual_gram(few, queries.process, pictures, queries.times, queries.noise)
-        expected = of_part(part, queries.denoised(few, pictures), gram, pictures, bench.data.unit_images,
-                           {"features": (units, features[where])}, bench.background)  # fmt: skip
-        assert set(found) == {f"{method}@5" for method in IN_PART}
+        pictures, expected = queries.asked[where], {}
+        given = {"features": (units, features[where]), "trak": (units.exp(), features[where].exp())}
+        for size in (5, 4):
+            part = Part.draw(size, bench.words, bench.seed)
+            few = Ensemble([ensemble.members[k] for k in part.members.tolist()])
+            gram = residual_gram(few, queries.process, pictures, queries.times, queries.noise)
+            scored = datamodels(-gram.diagonal(dim1=1, dim2=2).T, part.bits, given)
+            scored |= of_part(part, queries.denoised(few, pictures), gram, pictures, bench.data.unit_images,
+                              bench.background)  # fmt: skip
+            methods = IN_PART if size == 5 else IN_PART_BESIDE_ONE
+            expected |= {f"{method}@{size}": scored[method] for method in methods}
+        found = bench.scores_of_part(pictures, given, meter)
+        assert set(found) == set(expected)
         assert all(torch.equal(found[method], score) for method, score in expected.items())
-        assert seconds > 0
+        del given["trak"]
+        assert set(bench.scores_of_part(pictures, given, Meter())) == {f"{method}@5" for method in IN_PART}
+    assert set(meter.seconds) == set(meter.memory_mb) == set(expected)
+    assert all(value > 0 for value in (*meter.seconds.values(), *meter.memory_mb.values()))
+
+
+def test_the_random_control_of_false_attribution_is_never_the_nearest_unit_itself(plan, queries, make_bench):
+    """Of three units one is the nearest, and either other one is drawn about as often: not all 40 times the same, but
+    for a chance of 2^-39."""
+    bench = make_bench(plan)
+    bench.queries = replace(queries, seeds=list(range(40)), factual=randn(40, *SHAPE, seed=3))
+    bench.data = UnitDataModule(Source(randn(3, *SHAPE, seed=1), LABELS[:3]))
+    table, _ = proof.false_attribution(bench)
+    wide = table.pivot(index="query", columns="removed", values="unit")
+    assert (wide["random"] != wide["nearest"]).all()
+    assert set((wide["random"] - wide["nearest"]) % 3) == {1, 2}
 
 
 @pytest.fixture

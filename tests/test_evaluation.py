@@ -8,9 +8,18 @@ from scipy import stats
 from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.influence import displacement_scores
 from ddattr.validation.ceiling import ceiling, reliability
-from ddattr.validation.evaluation import ENOUGH, agreement_tables, compared, group_tables, lds_tables, means, wilson
+from ddattr.validation.evaluation import (
+    ENOUGH,
+    agreement_tables,
+    compared,
+    foreseen,
+    group_tables,
+    lds_tables,
+    means,
+    wilson,
+)
 from ddattr.validation.groups import ndcg
-from ddattr.validation.lds import interval, joint_interval, joint_resamples, percentiles
+from ddattr.validation.lds import joint_interval, joint_resamples, lds, lds_resamples, percentiles
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
 NAMES = {"generated": QUERIES, "real": [0, 1]}
@@ -66,7 +75,7 @@ def test_a_method_without_displacements_has_no_cosine_and_no_error(retrained):
     pixels = table[table.method == "pixel"]
     assert pixels[["cosine", "relative_error"]].isna().all(axis=None)
     assert pixels[["pearson", "spearman"]].notna().all(axis=None)
-    assert set(summary[summary.method == "pixel"].statistic) == {"pearson", "spearman"}
+    assert set(summary[summary.method == "pixel"].statistic) == {"pearson", "spearman", "spearman_less_jvp"}
 
 
 def test_the_truth_agrees_perfectly_with_itself(retrained):
@@ -94,6 +103,7 @@ def test_the_ceiling_is_the_root_of_the_truth_s_reliability_in_the_same_correlat
             reached[measure, name] = reliability(replicates, correlation) ** 0.5
             part = summary[(summary.measure == measure) & (summary.statistic == name)]
             assert part.ceiling.tolist() == pytest.approx([reached[measure, name]] * len(part))
+            assert part.reliability.tolist() == pytest.approx([reached[measure, name] ** 2] * len(part))
             assert len(part)
     assert len({round(value, 6) for value in reached.values()}) == 4
     assert summary[~summary.statistic.isin(CORRELATIONS)].ceiling.isna().all()
@@ -109,8 +119,9 @@ def test_correlations_are_corrected_for_the_ceiling_and_nothing_else_is(retraine
 
 def test_the_summary_s_means_are_over_queries_and_so_are_the_intervals_of_what_is_no_correlation(retrained):
     table, summary = agreement_tables(*retrained)
-    assert set(summary.statistic) == {"pearson", "spearman", "cosine", "relative_error"}
-    for found in summary.itertuples():
+    alone = summary[~summary.statistic.str.contains("_less_")]
+    assert set(alone.statistic) == {"pearson", "spearman", "cosine", "relative_error"}
+    for found in alone.itertuples():
         part = table[(table.method == found.method) & (table.measure == found.measure)]
         values = torch.tensor(part[found.statistic].tolist(), dtype=torch.float64)
         mean, low, high = bootstrap_mean(values, 0)
@@ -135,6 +146,43 @@ def test_correlations_have_intervals_over_units_and_queries_at_once(retrained):
                     assert (found["mean"], found.low, found.high) == pytest.approx(expected)
                     intervals.add((found.low, found.high))
         assert len(intervals) == 6
+
+
+@pytest.mark.parametrize(("queries", "known"), [(5, True), (4, False)])
+def test_a_set_s_pull_is_foreseen_by_as_much_as_ranks_agree_over_queries(queries, known):
+    """Of every method and size its own; no interval of fewer than 5 queries."""
+    values = randn(2, 2, queries, 2, seed=7).numpy()
+    table = pd.DataFrame([
+        {"method": m, "size": s, "pull_first_order": values[i, j, q, 0], "pull_retraining": values[i, j, q, 1]}
+        for i, m in enumerate(("jvp", "pixel")) for j, s in enumerate((5, 20)) for q in range(queries)
+    ])  # fmt: skip
+    found = foreseen(table, ["method", "size"], 3)
+    assert len(found) == 4
+    for i, m in enumerate(("jvp", "pixel")):
+        for j, s in enumerate((5, 20)):
+            one = row(found, method=m, size=s, statistic="spearman_of_pull")
+            first, truth = (torch.from_numpy(values[i, j, :, k : k + 1]) for k in (0, 1))
+            mean, low, high = joint_interval(first, truth, 3)
+            assert one["mean"] == pytest.approx(mean)
+            assert mean == pytest.approx(stats.spearmanr(first, truth).statistic)
+            assert one.known == queries
+            assert (one.low, one.high) == pytest.approx((low, high) if known else (float("nan"),) * 2, nan_ok=True)
+
+
+def test_a_method_s_correlation_is_compared_with_a_reference_s_on_the_same_resamples(retrained):
+    """Of every measure that has the reference: here pixels have no norm, and nobody D-TRAK."""
+    truth, methods, _, factual, images, *_ = retrained
+    table, summary = agreement_tables(*retrained)
+    less = summary[summary.statistic.str.contains("_less_")]
+    named = [(found.measure, found.method, found.statistic) for found in less.itertuples()]
+    assert named == [("pull", "pixel", "spearman_less_jvp"), ("pull", "jvp", "spearman_less_pixel")]
+    target = torch.stack([displacement_scores(one, factual, images)["pull"] for one in truth]).mean(0)
+    one, other = (joint_resamples(methods["pull"][m], target, 0) for m in ("pixel", "jvp"))
+    wide = table[table.measure == "pull"].pivot(index="query", columns="method", values="spearman")
+    found = row(summary, measure="pull", method="pixel", statistic="spearman_less_jvp")
+    assert found["mean"] == pytest.approx((wide.pixel - wide.jvp).mean())
+    assert (found.low, found.high) == pytest.approx(percentiles(one - other))
+    assert found.queries == 3
 
 
 def test_units_that_are_the_same_for_all_queries_do_not_make_an_interval_narrow(retrained):
@@ -197,20 +245,40 @@ def test_every_lds_is_that_of_its_query(halved):
             for q, query in enumerate(NAMES[name["queries"]]):
                 found = row(table, **name, method=method, query=query)
                 assert found.lds == pytest.approx(stats.spearmanr(sums[:, q], targets.mean(0)[:, q]).statistic)
-            overall = row(summary, **name, method=method)
-            assert (overall["mean"], overall.low, overall.high) == pytest.approx(
-                interval(score, targets.mean(0), masks)
-            )
+            overall = row(summary, **name, method=method, statistic="lds")
+            assert (overall["mean"], overall.low, overall.high) == pytest.approx(joint_interval(sums, targets.mean(0)))
             assert (overall.subsets, overall.seeds) == (10, len(targets))
 
 
 def test_the_lds_s_ceiling_is_that_of_its_targets_and_the_same_for_all_methods(halved):
     _, summary = lds_tables(halved, NAMES, 0)
-    generated, real = (summary[summary.queries == kind].ceiling for kind in ("generated", "real"))
+    scores = summary[summary.statistic == "lds"]
+    generated, real = (scores[scores.queries == kind] for kind in ("generated", "real"))
     expected = ceiling(halved[0][2], spearman)
-    assert generated.tolist() == pytest.approx([expected] * 2)
+    assert generated.ceiling.tolist() == pytest.approx([expected] * 2)
     assert 0 < expected < 1
-    assert real.isna().all()  # of one seed
+    assert generated.reliability.tolist() == pytest.approx([reliability(halved[0][2])] * 2)
+    assert (generated.corrected * expected).tolist() == pytest.approx(generated["mean"].tolist())
+    assert real[["reliability", "ceiling", "corrected"]].isna().all(axis=None)  # of one seed
+    assert summary[summary.statistic != "lds"][["reliability", "ceiling", "corrected"]].isna().all(axis=None)
+
+
+def test_lds_of_two_methods_are_compared_on_the_same_resamples(halved):
+    """Query by query, less a reference that is there: an interval far narrower than of what is not paired."""
+    name, scores, targets, masks = halved[0]
+    scores = {**scores, "like": scores["jvp"] + 0.01 * randn(12, 3, seed=9)}
+    _, summary = lds_tables([(name, scores, targets, masks)], NAMES, 4)
+    assert set(summary.statistic) == {"lds", "lds_less_jvp", "lds_less_pixel"}
+    for other in ("jvp", "pixel"):
+        rows = summary[summary.statistic == f"lds_less_{other}"]
+        assert set(rows.method) == set(scores) - {other}
+        for found in rows.itertuples():
+            one, two = (lds(scores[m], targets.mean(0), masks) for m in (found.method, other))
+            assert found.mean == pytest.approx((one - two).mean().item())
+            one, two = (lds_resamples(scores[m], targets.mean(0), masks, 4) for m in (found.method, other))
+            assert (found.low, found.high) == pytest.approx(percentiles(one - two))
+    alike, apart = row(summary, method="like", statistic="lds_less_jvp"), row(summary, method="like", statistic="lds")
+    assert alike.high - alike.low < 0.3 * (apart.high - apart.low)
 
 
 @pytest.fixture

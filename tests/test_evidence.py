@@ -15,8 +15,8 @@ def folder(tmp_path):
     rows = [{"method": "jvp", "mean": 0.2, "low": 0.1, "high": 0.4}, {"method": "pixel", "mean": 0.2, "low": 0.25,
                                                                        "high": 0.4}]  # fmt: skip
     tables = {
-        "lds_summary": [r | {"kind": "transfer", "target": t, "queries": "generated", "ceiling": 0.8}
-                        for r in rows for t in ("loss", "distance")],
+        "lds_summary": [r | {"kind": "transfer", "target": t, "queries": "generated", "statistic": s, "ceiling": 0.8}
+                        for r in rows for t in ("loss", "distance") for s in ("lds", "lds_less_pixel")],
         "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
                            for r in rows for s in ("top1", "ndcg3")],
         "sets": [{"set": f"label:{k}", "size": 3, "query": 0, "pull_first_order": 0.1 * k, "pull_retraining": 0.2 * k}
@@ -24,10 +24,14 @@ def folder(tmp_path):
         "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": "spearman", "ceiling": 0.8}
                               for r in rows],
         "members": [{"members": n, "order": 0, "statistic": s, "value": 0.1 * n} for n in (3, 6) for s in
-                    ("spearman_jvp", "spearman_pixel", "lds_loss_loss", "law_loss", "lds_distance_jvp", "law_distance",
+                    ("spearman_jvp", "spearman_pixel", "lds_loss_loss", "law_loss", "lds_loss_member_loss",
+                     "lds_distance_jvp", "law_distance",
                      "lds_distance_member_picture", "lds_loss_jvp", "lds_loss_denoised_posterior",
                      "lds_distance_denoised_posterior",
                      "found_nearest", "found_nearest_foretold")],
+        "removal": [{"method": m, "size": 5, "query": q, "pull_first_order": 0.1, "pull_retraining": 0.2}
+                    for m in ("jvp", "pixel") for q in range(5)],
+        "removal_summary": [r | {"size": 5, "statistic": "l2"} for r in rows],
         "cost": [{"method": m, "seconds": s} for m, s in (("jvp", 100.0), ("pixel", 0.0))],
         "planted_summary": [{"method": "loss", "statistic": s, "share": share, "value": 0.9, "low": 0.95, "high": 1.0}
                             for s in ("recall_at_1", "mean_z") for share in (0.05, 0.01)],
@@ -37,7 +41,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["fig7_retraining", "fig8_lds", "fig10_groups", "fig11_law", "fig12_cost",
+@pytest.mark.parametrize("name", ["fig7_retraining", "fig8_lds", "fig9_removal", "fig10_groups", "fig11_law", "fig12_cost",
                                   "fig13_planted"])  # fmt: skip
 def test_a_mean_outside_its_interval_is_drawn(folder, name):
     figure = evidence.EVIDENCE[name](folder)

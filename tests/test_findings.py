@@ -17,12 +17,15 @@ def folder(tmp_path):
 
     few = {"loss@9": 0.1, "denoised_posterior@9": 0.41}
     tables = {
-        "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": s, "ceiling": 0.85}
+        "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": s, "ceiling": 0.85,
+                               "reliability": 0.72}
                               for s, r in [("spearman", r) for r in rows(pixel=0.37, jvp=0.49)]
                               + [("pearson", r) for r in rows(jvp=0.66)]],
-        "lds_summary": [r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7}
-                        for k, r in [("transfer", r) for r in rows(**few, loss=0.31, dtrak=0.45)]
-                        + [("self", r) for r in rows(loss=0.97)]],
+        "lds_summary": [r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7, "reliability": 0.49,
+                             "statistic": s}
+                        for k, s, r in [("transfer", "lds", r) for r in rows(**few, loss=0.31, dtrak=0.45)]
+                        + [("transfer", "lds_less_dtrak", r) for r in rows(loss=-0.14)]
+                        + [("self", "lds", r) for r in rows(loss=0.97)]],
         "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
                            for s in ("top1", "ndcg3") for r in rows(loss=0.75)]
                         + [r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
@@ -44,8 +47,10 @@ def folder(tmp_path):
 
 def test_lines_say_what_the_tables_say(folder):
     assert findings(folder) == [
-        "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37; ceiling 0.85",
-        "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45, denoised_posterior@9 0.41; ceiling 0.70",
+        "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37; ceiling 0.85, "
+        "split-half reliability 0.72",
+        "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45, denoised_posterior@9 0.41; ceiling 0.70, "
+        "split-half reliability 0.49",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
         "leave one group out, Spearman with its pull: jvp_gls 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
@@ -60,6 +65,7 @@ def test_metrics_have_the_method_in_the_key(folder):
     found = metrics(folder)
     assert found["agreement/retraining/jvp/pull/spearman"] == 0.49
     assert found["lds/transfer/loss/real/dtrak"] == 0.45
+    assert found["lds/transfer/loss/real/loss/lds_less_dtrak"] == -0.14
     assert found["lds/self/loss/real/loss"] == 0.97
     assert found["groups/loss/generated/loss/ndcg3"] == 0.75
     assert found["removal/random/5/l2"] == 0.25
@@ -68,7 +74,7 @@ def test_metrics_have_the_method_in_the_key(folder):
     assert found["false_attribution/random/unchanged"] == 0.84
     assert found["planted/loss/116/recall_at_1"] == 0.98
     assert found["groups/pull/generated/another_seed/spearman"] == 0.8
-    assert len(found) == 3 + 5 + 5 + 4 + 1 + 1 + 2 + 3
+    assert len(found) == 3 + 6 + 5 + 4 + 1 + 1 + 2 + 3
 
 
 @pytest.mark.parametrize("name", ["agreement_summary", "lds_summary", "groups_summary", "removal_summary",

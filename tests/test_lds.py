@@ -8,7 +8,7 @@ from scipy import stats
 
 from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
 from ddattr.attribution.datamodel import subset_means
-from ddattr.validation.lds import interval, joint_interval, law, lds, noise_ratio
+from ddattr.validation.lds import joint_interval, law, lds, lds_resamples, noise_ratio, percentiles
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -177,6 +177,12 @@ def test_a_joint_interval_is_of_its_correlation_s_mean_and_by_the_bootstrap_of_r
     assert low < mean < high
     again = joint_interval(x, y, 0, 300, correlation=correlation)
     assert (again == pytest.approx((mean, low, high))) == (correlation is spearman)
+
+
+def interval(scores, targets, subsets, seed=0, resamples=500, level=0.95) -> tuple[float, float, float]:
+    """As the tables have it."""
+    found = lds_resamples(scores, targets, subsets, seed, resamples)
+    return lds(scores, targets, subsets).nanmean().item(), *percentiles(found, level)
 
 
 def test_the_interval_of_the_score_is_the_joint_one_of_the_sums(case):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.codebook import Codebook
-from ddattr.validation.methods import PEERS
+from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, PEERS
 from ddattr.validation.retraining import Validation
 
 BOOK = Codebook(30, 8, 3)
@@ -113,7 +113,7 @@ def test_every_unit_can_be_left_out_of_all_data():
 
 @pytest.mark.parametrize("name", ["label:1", "label:7", "label:", "label", "label:-1", "label:x", "colour:2", ""])
 def test_a_set_that_does_not_exist_is_refused(name):
-    with pytest.raises(ValueError, match=r"^retrain: no set .*, expected a unit's number, or one like label:2\.$"):
+    with pytest.raises(ValueError, match=r"^retrain: no set .*, expected a unit's .*, several, or one like label:2\.$"):
         plan().set(name)
 
 
@@ -128,6 +128,24 @@ def test_a_member_must_keep_some_data():
     drawn = plan(Codebook(3, 3, 1), members=3, units=2, removed=(), groups=None)
     with pytest.raises(ValueError, match=r"^retrain: without unit-00001 member \d has no data left\. [^\n]*weight\.$"):
         drawn.unit(1)
+
+
+def test_several_units_are_removed_at_once_and_bear_a_name_of_their_own():
+    drawn, names = plan(members=8), set()
+    for units in ([3, 17], [17, 3], [3], [3, 16]):
+        models = drawn.several(units)
+        removed = torch.isin(torch.arange(30), torch.tensor(units))
+        seen = [k for k in drawn.truth_members if BOOK.subset(k)[removed].any()]
+        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in seen for r in (0, 1)]
+        assert all(torch.equal(m.units, BOOK.subset(m.member) & ~removed) for m in models)
+        names.add(models[0].name.rpartition("/")[0])
+    assert len(names) == 3  # their order is no other set
+
+
+@pytest.mark.parametrize("units", [[], [1.5], ["3"], [True], [30], [-1]])
+def test_several_units_that_are_none_are_refused(units):
+    with pytest.raises(ValueError, match=r"^retrain: unit=\[[^\n]*'unit=\[3,17\]'\.$|^unit (30|-1) does not exist"):
+        plan().several(units)
 
 
 def test_bases_are_the_members_themselves_at_other_seeds():
@@ -254,15 +272,30 @@ def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is
 def test_a_tuned_peer_s_trainings_buy_as_many_members(given, expected):
     """Never more than they cost, and one more would be."""
     found = plan(**{"tuning": 4, **given})
-    assert found.affordable == expected
+    assert found.affordable("loss") == expected
     if expected:
         share, base = (1, 0) if found.fork is None else (found.fork, 1)
         assert base + expected * share <= len(found.scored_by()) < base + (expected + 1) * share
 
 
+@pytest.mark.parametrize("given", [{}, {"fork": Fraction(2, 3)}, {"tuning": 5, "fork": Fraction(3, 4)}])
+def test_members_beside_the_model_of_all_units_cost_no_more_together(given):
+    """And one more would."""
+    found = plan(**{"tuning": 4, **given})
+    assert len({found.affordable(method) for method in IN_PART}) == 1
+    share, base = (1, 0) if found.fork is None else (found.fork, 1)
+    for members in {found.affordable(method) for method in IN_PART_BESIDE_ONE}:
+        assert base + 1 + members * share <= len(found.scored_by()) < base + 1 + (members + 1) * share
+
+
+@pytest.mark.parametrize("given", [{"fork": Fraction(4, 3)}, {"peers": ("gradient_dot",)}])
+def test_two_members_beside_the_model_of_all_units_are_no_ensemble(given):
+    assert plan(tuning=4, **given).affordable("datamodel_both") == 0
+
+
 def test_a_removal_by_members_at_a_peer_s_cost_has_their_number_in_its_name():
-    asked = ("loss@affordable", "jvp", "loss", "loss@affordable", "trak")
-    assert plan(removal_methods=asked, tuning=4).removed_by() == ["loss@5", "jvp", "loss", "trak"]
+    asked = ("loss@affordable", "jvp", "loss", "loss@affordable", "trak", "datamodel_both@affordable")
+    assert plan(removal_methods=asked, tuning=4).removed_by() == ["loss@5", "jvp", "loss", "trak", "datamodel_both@4"]
     assert plan(removal_methods=asked, tuning=4, fork=Fraction(2, 3)).removed_by()[0] == "loss@6"
 
 

@@ -184,27 +184,23 @@ def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_o
 
 
 def test_part_of_the_ensemble_is_scored_as_an_ensemble_of_its_own(process, images, asked, features):
-    """Under names that say of how many members; every method from its own module, on the members' own words."""
+    """Every method from its own module, on the members' own words."""
     networks, part = bends(8), Part(torch.tensor([1, 2, 5, 7]), WORDS)
     few, draws = Ensemble([networks[k] for k in (1, 2, 5, 7)]), loss_draws(3, process, SHAPE, seed=0)
     response, gram = denoised(few, process, asked, *draws), residual_gram(few, process, asked, *draws)
     unit_images = randn(20, *SHAPE, seed=8).float()
-    given = {"features": features["features"]}
-    found = scores.of_part(part, response, gram, asked, unit_images, given, 0.5)
-    assert set(found) == {"denoised@4", "denoised_posterior@4", "loss@4", "datamodel@4"}
+    found = scores.of_part(part, response, gram, asked, unit_images, 0.5)
+    assert set(found) == {"denoised", "denoised_posterior", "loss"}
     by = part.measured(along_own(response, unit_images), -pixel(asked, unit_images).double(), 0.5)
-    assert torch.equal(found["denoised@4"], by.plain)
-    assert torch.equal(found["denoised_posterior@4"], by.posterior)
+    assert torch.equal(found["denoised"], by.plain)
+    assert torch.equal(found["denoised_posterior"], by.posterior)
     told = part.told[:, 0]
     assert 0 < told.sum() < 20
-    torch.testing.assert_close(found["loss@4"], part.loss_change(gram))
-    assert all((found[f"{method}@4"][~told] == 0).all() for method in ("denoised", "denoised_posterior", "loss"))
-    outputs = -gram.diagonal(dim1=1, dim2=2).T
-    expected = scores.datamodels(outputs, WORDS[:, [1, 2, 5, 7]], given)["datamodel"]
-    torch.testing.assert_close(found["datamodel@4"], expected)
+    torch.testing.assert_close(found["loss"], part.loss_change(gram))
+    assert all((score[~told] == 0).all() for score in found.values())
     whole = denoised(Ensemble(networks), process, asked, *draws)  # centred over all: a contrast does not see it
     other = part.measured(along_own(whole[part.members], unit_images), -pixel(asked, unit_images).double(), 0.5)
-    torch.testing.assert_close(found["denoised_posterior@4"], other.posterior, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["denoised_posterior"], other.posterior, rtol=1e-4, atol=1e-6)
 
 
 def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked):
@@ -220,7 +216,7 @@ def test_a_peer_s_scores_are_its_own_summed_over_every_unit_s_pictures(panel, im
     expected = torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)])
     torch.testing.assert_close(score, expected)
     assert tuned == ""
-    assert panel.seconds["gradient_dot"] > 0
+    assert panel.meter.seconds["gradient_dot"] > 0
 
 
 def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, images, asked):
@@ -271,7 +267,7 @@ def test_trak_and_dtrak_ask_different_losses(panel):
     subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
     one, other = (panel.score(method, randn(12, 3), subsets)[0] for method in ("trak", "dtrak"))
     assert not torch.allclose(one, other)
-    assert set(panel.seconds) == {"trak", "dtrak"}
+    assert set(panel.meter.seconds) == {"trak", "dtrak"}
 
 
 def test_the_features_of_gradients_do_not_depend_on_the_order_of_the_peers(process, images, asked):

@@ -13,16 +13,22 @@ from ddattr.stages.run import Run
 from ddattr.stages.validate import build
 from ddattr.tracking.evidence import EVIDENCE
 from ddattr.tracking.names import METHODS
-from ddattr.validation.methods import AFFORDABLE, KNOWN
+from ddattr.validation.methods import AFFORDABLE, IN_PART_BESIDE_ONE, KNOWN
 from ddattr.validation.retraining import Training
 
-GRADIENTS = {"trak", "dtrak", "datamodel_trak", "datamodel_both"}  # methods of the extra `peers`
+GRADIENTS = {
+    "trak",
+    "dtrak",
+    *IN_PART_BESIDE_ONE,
+    *(name + AFFORDABLE for name in IN_PART_BESIDE_ONE),
+}  # methods of the extra `peers`
 TABLES = {
     "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
-    "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries", "ceiling",
-                          "corrected"],
+    "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries", "reliability",
+                          "ceiling", "corrected"],
     "lds": ["kind", "target", "queries", "method", "query", "lds"],
-    "lds_summary": ["kind", "target", "queries", "method", "mean", "low", "high", "ceiling", "subsets", "seeds"],
+    "lds_summary": ["kind", "target", "queries", "method", "statistic", "mean", "low", "high", "reliability", "ceiling",
+                    "corrected", "subsets", "seeds"],
     "groups": ["target", "queries", "method", "query", "top1", "ndcg3", "spearman"],
     "sets": ["set", "size", "query", "pull_first_order", "pull_retraining"],
     "removal": ["method", "size", "query", "l2", "feature_distance", "pull_first_order", "pull_retraining"],
@@ -64,7 +70,8 @@ def test_any_picture_is_denoised_as_attribute_has_it(validated):
 
 def test_the_first_order_foresees_the_reweighted_ensemble(validated):
     """The self LDS is the first order's own: it must be near 1 on whatever ensemble."""
-    table = load_table(validated.root / "validation" / "lds_summary.csv").set_index(["kind", "target", "method"])
+    table = load_table(validated.root / "validation" / "lds_summary.csv").query("statistic == 'lds'")
+    table = table.set_index(["kind", "target", "method"])
     assert table.loc[("self", "picture", "jvp"), "mean"].item() > 0.9
     assert (table.loc[("self", "loss", "loss"), "mean"] > 0.8).all()  # of generated pictures, and of real ones
 
@@ -74,7 +81,8 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
     curves = load_table(validated.root / "validation" / "members.csv")
     ends = curves[curves.members == 12].set_index("statistic").value
     table = load_table(validated.root / "validation" / "lds_summary.csv")
-    table = table[(table.kind == "transfer") & (table.queries == "generated")].set_index(["target", "method"])["mean"]
+    table = table[(table.kind == "transfer") & (table.queries == "generated") & (table.statistic == "lds")]
+    table = table.set_index(["target", "method"])["mean"]
     for target, method in (
         ("distance", "member_picture"),
         ("distance", "jvp"),
@@ -84,6 +92,7 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         ("loss", "denoised_gls"),
         ("loss", "jvp"),
         ("loss", "loss"),
+        ("loss", "member_loss"),
     ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
     scored = load_table(validated.root / "attribution" / "influence.parquet")
@@ -101,7 +110,7 @@ def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):
         assert {method for method in tables[name].method if "@" in method} == methods
     assert "denoised_posterior@5" in set(tables["removal"].method)
     few = tables["members"].query("members == 5 and order == 0").set_index("statistic").value
-    table = tables["lds_summary"].query("kind == 'transfer' and queries == 'generated'")
+    table = tables["lds_summary"].query("kind == 'transfer' and queries == 'generated' and statistic == 'lds'")
     table = table.set_index(["target", "method"])["mean"]
     for target, method in (("loss", "denoised_posterior"), ("distance", "denoised_posterior"), ("loss", "denoised"),
                            ("distance", "denoised"), ("loss", "loss")):  # fmt: skip

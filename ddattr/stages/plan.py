@@ -108,20 +108,28 @@ def _cost(run: Run) -> list[tuple[str, str]]:
 
 
 def _power(run: Run) -> list[tuple[str, str]]:
-    """From a finished attribution: the members that would show the k nearest units in four of five queries."""
+    """From a finished attribution: the members that would show the k nearest units, in a share `power` of queries.
+
+    No fewer than give every unit a codeword of its own.
+
+    Raises:
+        ValueError: a power that chance alone would have, or none.
+    """
+    level, power, code = run.config.attribution.level, run.config.power, run.codebook
+    if not (all(isinstance(share, float) for share in (level, power)) and 0 < level < power < 1):
+        raise ValueError(f"plan: power={power}, attribution.level={level}, expected 0 < level < power < 1. Set power.")
     if not run.attribution_artefact.done():
         return []
-    sets, level = load_table(run.attribution_artefact.folder / "sets.parquet"), run.config.attribution.level
+    sets, fewest = load_table(run.attribution_artefact.folder / "sets.parquet"), smallest(code.units)
     lines = []
     for name, rows in sets[sets.set.str.startswith("nearest:")].groupby("set", sort=False):
         z = torch.tensor(rows.z.to_numpy())
-        need = members_needed(z, run.codebook.members, level)
-        now = expected_power(z, 1.0, level)
-        told = f"n={need:.0f}" if need < 1e5 else "no n"
+        need, now = members_needed(z, code.members, level, power), expected_power(z, 1.0, level)
+        told = f"n={max(fewest, math.ceil(need - 1e-6))}" if need < 1e5 else "no n"
         lines.append(
             (
                 f"power, {str(name).partition(':')[2]} nearest",
-                f"{now:.2f} now (mean z {z.mean():.2f}); 0.80 needs {told}",
+                f"{now:.2f} now (mean z {z.mean():.2f}); {power:.2f} needs {told}",
             )
         )
     return lines

@@ -5,6 +5,7 @@ Several processes, on one machine or many, share the work: each takes the next m
 
 from ddattr.stages.run import Run
 from ddattr.stages.train import module, train
+from ddattr.validation.peers import check_installed
 from ddattr.validation.removal import Removal, removals
 from ddattr.validation.retraining import Training
 from ddattr.validation.scores import load_scores
@@ -27,9 +28,12 @@ def select(run: Run) -> list[Training]:
     """
     unit, member = run.config.unit, run.config.member
     if unit is None:
+        check_installed(run.validation.peers)  # before hours of training for nothing
         models = run.validation.models() + [removal.model for removal in removal_plan(run)]
     elif isinstance(unit, int) and not isinstance(unit, bool):
         models = run.validation.unit(unit)
+    elif isinstance(listed := run.plain("unit"), list):
+        models = run.validation.several(listed)
     else:
         models = run.validation.set(str(unit))
     if member is not None:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 from ddattr.schema import check_keys, check_training
 
-SCORED = 3  # raised whenever `validate` would score otherwise, so that older scores are refused
-TABLED = 1  # and this whenever it would write other tables of the same scores
+SCORED = 4  # raised whenever `validate` would score otherwise, so that older scores are refused
+TABLED = 2  # and this whenever it would write other tables of the same scores
 
 
 class Run:

@@ -58,9 +58,9 @@ def _validate(run: Run) -> None:
         _save(artefact, of_retrained(bench, scores))
     _save(artefact, of_removals(bench, removals))
     if scores:
-        seconds = (load_json(run.scores_artefact.folder / "peers.json") or {})["seconds"]
-        table = costs(run.root, run.validation, run.config.training.steps, seconds, list(scores["generated"]),
-                      None if run.fork is None else run.fork.steps)  # fmt: skip
+        spent = load_json(run.scores_artefact.folder / "peers.json") or {}
+        table = costs(run.root, run.validation, run.config.training.steps, spent["seconds"], spent["memory_mb"],
+                      list(scores["generated"]), None if run.fork is None else run.fork.steps)  # fmt: skip
         save_table(artefact.folder / "cost.csv", table)
     draw_evidence(artefact.folder)
     reported = run.figures_artefact.done()

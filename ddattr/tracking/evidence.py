@@ -20,6 +20,9 @@ SIBLINGS = {  # of a method that is drawn, at about the same cost
 }  # fmt: skip
 
 
+COLOURS = (BLUE, ORANGE, GREEN, SKY, RED)
+
+
 def draw_evidence(folder: Path) -> None:
     """Every figure of a validation into validation/figures."""
     for name, draw in EVIDENCE.items():
@@ -95,7 +98,7 @@ def lds(folder: Path) -> Figure | None:
     if not (folder / "lds_summary.csv").exists():
         return None
     summary = load_table(folder / "lds_summary.csv")
-    summary = summary[summary.kind == "transfer"]
+    summary = summary[(summary.kind == "transfer") & (summary.statistic == "lds")]
     methods = ordered(summary.method)
     panels = [key for key, _ in summary.groupby(["target", "queries"], sort=False)]
     figure, axes = plt.subplots(1, len(panels), figsize=(2.4 * len(panels) + 1.2, 0.8 + 0.22 * len(methods)),
@@ -115,18 +118,15 @@ def removal(folder: Path) -> Figure | None:
     """Figure 9: how far pictures move when the best units are removed, and whether the first order foresaw it."""
     if not (folder / "removal.csv").exists():
         return None
-    table = load_table(folder / "removal.csv")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))
-    sizes = sorted(table["size"].unique())
-    methods, apart = table.method.unique(), 0.015 * sizes[-1]  # so that no error bar hides another
-    for place, (method, rows) in enumerate(table.groupby("method", sort=False)):
-        colour = GREY if method == "random" else (BLUE, ORANGE, GREEN, SKY, RED)[place % 5]
-        marker, part = "osd"[place // 5 % 3], rows.groupby("size").l2
-        left.errorbar(part.mean().index + apart * (place - (len(methods) - 1) / 2), part.mean(), part.sem(),
-                      fmt=f"{marker}-", color=colour, markersize=4, capsize=2, linewidth=1,
-                      label=named(str(method)))  # fmt: skip
-    left.set(xlabel="best units removed", ylabel="picture moved by (L2), ± s.e.", ylim=(0, None))
-    left.set_xticks(sizes)
+    table, summary = load_table(folder / "removal.csv"), load_table(folder / "removal_summary.csv")
+    rows, sizes = summary[summary.statistic == "l2"], sorted(table["size"].unique())
+    methods = ordered(rows.method)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 0.9 + 0.22 * max(9, len(methods))))
+    for place, size in enumerate(sizes):
+        shift = 0.3 * (place - (len(sizes) - 1) / 2) / max(1, len(sizes) - 1)
+        _forest(left, rows[rows["size"] == size], COLOURS[place % 5], -shift, f"without its best {size}", methods)
+    left.set(xlabel="picture moves by (L2), 95 % over queries", xlim=(0, None))
+    left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=3)
     right.axhline(0, color=GREY, linewidth=0.6)
     right.axvline(0, color=GREY, linewidth=0.6)
     sets = table.assign(chance=table.method == "random")  # of the best, methods name the same ones
@@ -138,8 +138,7 @@ def removal(folder: Path) -> Figure | None:
                           linewidth=0, label=f"{name} {size}")  # fmt: skip
     right.legend(fontsize=6.5)
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
-    figure.legend(*left.get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=5)
-    figure.tight_layout(rect=(0, 0, 1, 0.99 - 0.05 * -(-len(methods) // 5)))
+    figure.tight_layout()
     return figure
 
 
@@ -175,15 +174,14 @@ def groups(folder: Path) -> Figure | None:
 def law(folder: Path) -> Figure | None:
     """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive.
 
-    The loss and the members' pictures are subset means of what is foretold; the others are none, and are drawn to be
-    held against them.
+    Members' losses and their pictures' distances are such means; the others are none, and are held against them.
     """
     if not (folder / "members.csv").exists():
         return None
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.9))
     panels = (
-        (axes[0], (("lds_loss_loss", BLUE, named("loss")),
+        (axes[0], (("lds_loss_member_loss", BLUE, named("member_loss")), ("lds_loss_loss", GREEN, named("loss")),
                    ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
                    ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
         (axes[1], (("lds_distance_member_picture", BLUE, named("member_picture")),
@@ -204,7 +202,7 @@ def cost(folder: Path) -> Figure | None:
     if not ((folder / "cost.csv").exists() and (folder / "lds_summary.csv").exists()):
         return None
     costs, summary = load_table(folder / "cost.csv"), load_table(folder / "lds_summary.csv")
-    summary = summary[(summary.kind == "transfer") & (summary.queries == "generated")]
+    summary = summary[(summary.kind == "transfer") & (summary.queries == "generated") & (summary.statistic == "lds")]
     siblings = [method for method, drawn in SIBLINGS.items() if drawn in set(summary.method)]
     siblings += [m for m in set(summary.method) if "@" in m and not m.startswith("denoised_posterior@")]
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharex=True)

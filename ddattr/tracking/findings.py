@@ -12,7 +12,7 @@ SHOWN = (
 )  # fmt: skip
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
-    "lds_summary": "lds/{kind}/{target}/{queries}/{method}",
+    "lds_summary": "lds/{kind}/{target}/{queries}/{method}/{statistic}",
     "groups_summary": "groups/{target}/{queries}/{method}/{statistic}",
     "sets_summary": "sets/pull/{statistic}",
     "removal_summary": "removal/{method}/{size}/{statistic}",
@@ -27,10 +27,11 @@ def findings(folder: Path) -> list[str]:
     lines = []
     if (rows := _table(folder, "agreement_summary")) is not None:
         rows = rows[(rows.measure == "pull") & (rows.statistic == "spearman")]
-        lines.append(f"agreement with retraining (Spearman, pull): {_means(rows)}; ceiling {rows.ceiling.iloc[0]:.2f}")
+        lines.append(f"agreement with retraining (Spearman, pull): {_means(rows)}; {_noise(rows)}")
     if (table := _table(folder, "lds_summary")) is not None:
-        for (target, queries), rows in table[table.kind == "transfer"].groupby(["target", "queries"], sort=False):
-            lines.append(f"LDS, {target} of {queries} pictures: {_means(rows)}; ceiling {rows.ceiling.iloc[0]:.2f}")
+        table = table[(table.kind == "transfer") & (table.statistic == "lds")]
+        for (target, queries), rows in table.groupby(["target", "queries"], sort=False):
+            lines.append(f"LDS, {target} of {queries} pictures: {_means(rows)}; {_noise(rows)}")
     if (table := _table(folder, "groups_summary")) is not None:
         rows = table[(table.statistic == "top1") & (table.target == "loss") & (table.queries == "generated")]
         lines.append(f"leave one group out, top-1 on loss: {_means(rows)}{_foreseen(folder)}")
@@ -58,7 +59,8 @@ def metrics(folder: Path) -> dict[str, float]:
     for name, key in KEYS.items():
         if (table := _table(folder, name)) is not None:
             for row in table.to_dict("records"):
-                found[key.format(**row).replace("/norm/", "/")] = row["value" if name == "planted_summary" else "mean"]
+                key_of = key.format(**row).replace("/norm/", "/").removesuffix("/lds")
+                found[key_of] = row["value" if name == "planted_summary" else "mean"]
     return found
 
 
@@ -74,6 +76,11 @@ def _foreseen(folder: Path) -> str:
 def _table(folder: Path, name: str) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
     return load_table(path) if path.exists() else None
+
+
+def _noise(rows: pd.DataFrame) -> str:
+    """What the truth's own seeds leave to be reached."""
+    return f"ceiling {rows.ceiling.iloc[0]:.2f}, split-half reliability {rows.reliability.iloc[0]:.2f}"
 
 
 def _means(rows: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """The trained models on the queries: every method's scores, and what the ground truth says."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,9 @@ from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.loss import residual_gram
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.meter import Meter
 from ddattr.validation.measurement import Measurement
+from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, OF_LOSS, OF_PICTURES
 from ddattr.validation.part import Part
 from ddattr.validation.retraining import Training, Validation
 from ddattr.validation.scores import Peers, datamodels, from_table, of_denoising, of_loss, of_part, of_real
@@ -121,42 +122,52 @@ class Bench:
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
             everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
-            print(f"validate: {method} scored in {peers.seconds[method]:.0f} s {notes[method]}", flush=True)
+            print(f"validate: {method} scored in {peers.meter.seconds[method]:.0f} s {notes[method]}", flush=True)
         surrogate = everywhere["dtrak" if "dtrak" in everywhere else "feature"]
-        started = time.process_time()
-        everywhere |= (ours := of_loss(self.gram, self.words, peers.found, surrogate))
-        peers.seconds |= dict.fromkeys(ours, time.process_time() - started)
-        started = time.process_time()
-        apart = -asked.distances(list(self.ensemble.members))
-        units, pictures = peers.found["features"]
-        near = {"features": (units, pictures[: len(asked.seeds)])}
-        made["generated"]["member_picture"] = subset_means(apart, self.words)
-        made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
-        peers.seconds |= dict.fromkeys(("member_picture", "datamodel_picture"), time.process_time() - started)
-        for kind, where in asked.kinds().items() if self.plan.affordable else ():
-            found, seconds = self.scores_of_part(asked.asked[where], units, pictures[where])
-            made[kind] |= found
-            peers.seconds |= {method: peers.seconds.get(method, 0.0) + seconds for method in found}
+        with peers.meter.measure(*OF_LOSS):
+            everywhere |= of_loss(self.gram, self.words, peers.found, surrogate)
+        with peers.meter.measure(*OF_PICTURES):
+            apart = -asked.distances(list(self.ensemble.members))
+            units, pictures = peers.found["features"]
+            near = {"features": (units, pictures[: len(asked.seeds)])}
+            made["generated"]["member_picture"] = subset_means(apart, self.words)
+            made["generated"]["datamodel_picture"] = datamodels(apart, self.words, near)["datamodel"]
+        for kind, where in asked.kinds().items():
+            given = {name: (units, pictures[where]) for name, (units, pictures) in peers.found.items()}
+            made[kind] |= self.scores_of_part(asked.asked[where], given, peers.meter)
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()
-        } | {"dampings": peers.dampings}, {"tuned": notes, "seconds": peers.seconds}  # fmt: skip
+        } | {"dampings": peers.dampings}, {"tuned": notes, "seconds": peers.meter.seconds,
+                                           "memory_mb": peers.meter.memory_mb}  # fmt: skip
 
-    def scores_of_part(self, pictures: Tensor, units: Tensor, features: Tensor) -> tuple[dict[str, Tensor], float]:
-        """Scores of pictures by as many members as the tuned peers' trainings would buy, and how long they took.
+    def scores_of_part(
+        self, pictures: Tensor, features: dict[str, tuple[Tensor, Tensor]], meter: Meter
+    ) -> dict[str, Tensor]:
+        """Scores of pictures by as many members as the tuned peers' trainings would buy: METHOD@m.
 
-        Those that ask no replay: METHOD@m is METHOD of m members, as if these were all.
+        Those that ask no replay, as if these members were all; of one member fewer where gradients of the model of all
+        units are given, for datamodels that use these.
 
         Args:
-            units, features: features of the units and of the pictures.
+            features: of the units and of the pictures, by kind.
+            meter: on which what they cost is booked.
         """
-        started, asked = time.process_time(), self.queries
-        part = Part.draw(self.plan.affordable, self.words, self.seed)
-        ensemble = Ensemble(self.networks(part))
-        gram = residual_gram(ensemble, asked.process, pictures, asked.times, asked.noise)
-        found = of_part(part, asked.denoised(ensemble, pictures), gram, pictures, self.data.unit_images,
-                        {"features": (units, features)}, self.background)  # fmt: skip
-        return found, time.process_time() - started
+        found: dict[str, Tensor] = {}
+        beside = "trak" in features
+        for methods in (IN_PART, *([IN_PART_BESIDE_ONE] if beside else [])):
+            if not (size := self.plan.affordable(methods[0])):
+                continue
+            with meter.measure(*(f"{method}@{size}" for method in methods)):
+                part, asked = Part.draw(size, self.words, self.seed), self.queries
+                ensemble = Ensemble(self.networks(part))
+                gram = residual_gram(ensemble, asked.process, pictures, asked.times, asked.noise)
+                scored = datamodels(-gram.diagonal(dim1=1, dim2=2).T, part.bits, features)
+                if methods is IN_PART:
+                    scored |= of_part(part, asked.denoised(ensemble, pictures), gram, pictures, self.data.unit_images,
+                                      self.background)  # fmt: skip
+                found |= {f"{method}@{size}": scored[method] for method in methods}
+        return found
 
     @cached_property
     def truth(self) -> Float[Tensor, "seeds units q *image"]:

@@ -6,24 +6,30 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.validation.methods import ENSEMBLE, PEERS, SIMILARITY, TUNED
+from ddattr.validation.methods import ENSEMBLE, IN_PART_BESIDE_ONE, PEERS, SIMILARITY, TUNED
 from ddattr.validation.retraining import Training, Validation
 
 
 def costs(
-    root: Path, plan: Validation, steps: int, seconds: dict[str, float], methods: list[str], fork: int | None = None
+    root: Path,
+    plan: Validation,
+    steps: int,
+    seconds: dict[str, float],
+    memory: dict[str, int],
+    methods: list[str],
+    fork: int | None = None,
 ) -> pd.DataFrame:
     """cost.csv: a row a method.
 
     Seconds are of one process: of training the models that a method asks (and those that its damping is tuned on), all
     at the members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of
     the ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m
-    members alone, is scored and timed apart.
+    members alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
 
     Args:
         root: the run's folder.
         steps: of one training.
-        seconds: of scoring, by method, where it was timed.
+        seconds, memory: of scoring, by method, where it was measured.
         methods: whose cost is asked.
         fork: steps of a member, when members are forks of one base.
     """
@@ -42,18 +48,18 @@ def costs(
         others = full + tuning * (method in TUNED) if peer else []
         if method == "adjusted" and "dtrak" in seconds:
             others = full + tuning
-        if method in ("datamodel_trak", "datamodel_both"):  # gradients of one model, which no damping changes
+        if name in IN_PART_BESIDE_ONE:  # gradients of one model, which no damping changes
             others = full
         if ours and fork is not None:
             others = [*others, root / "base"]
-        models, attributed = ours + others, method in ENSEMBLE
+        models, attribution = ours + others, [root / "attribution"] * (method in ENSEMBLE)
         training = len(ours) * each + len(others) * steps
-        scoring = root / ("attribution" if attributed else "validation/scores")
         rows.append({
             "method": method, "trainings": len(models), "training_steps": training, "training_seconds": training * pace,
-            "scoring_seconds": sum(seconds.get(name, 0.0) for name in [method, *beside.get(method, [])])
-            + (_manifest(scoring).get("wall_seconds", 0.0) if attributed else 0.0),
-            "memory_mb": max(_manifest(folder).get("peak_memory_mb", 0.0) for folder in [*models, scoring]),
+            "scoring_seconds": sum(seconds.get(part, 0.0) for part in [method, *beside.get(name, [])])
+            + sum(_manifest(folder).get("wall_seconds", 0.0) for folder in attribution),
+            "memory_mb": max([memory.get(part, 0.0) for part in [method, *beside.get(name, [])]]
+                             + [_manifest(folder).get("peak_memory_mb", 0.0) for folder in models + attribution]),
             "disk_mb": sum(_size(folder) for folder in models),
         })  # fmt: skip
     table = pd.DataFrame(rows)

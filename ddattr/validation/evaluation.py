@@ -12,13 +12,13 @@ from torch import Tensor
 from ddattr.attribution import agreement
 from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
-from ddattr.validation.ceiling import ceiling
+from ddattr.validation.ceiling import ceiling, reliability
 from ddattr.validation.groups import group_scores, ndcg, top_one
-from ddattr.validation.lds import interval, joint_interval, joint_resamples, lds, percentiles
+from ddattr.validation.lds import joint_resamples, lds, lds_resamples, percentiles
 
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
 GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
-REFERENCES = ("jvp", "pixel")  # methods that others are held against: ours, and the simplest
+REFERENCES = ("jvp", "pixel", "dtrak")  # methods that others are held against: ours, the simplest, the best peer
 ENOUGH = 5  # values for a bootstrap interval
 SHARES = ("top1", "unchanged")  # statistics that are right or wrong; their differences are neither
 Pair = tuple[pd.DataFrame, pd.DataFrame]  # a table, row by row, and its summary
@@ -34,28 +34,28 @@ def agreement_tables(
     queries: list[int],
     seed: int,
 ) -> Pair:
-    """agreement.csv with truth `retraining`, per query, and its summary with the ceiling.
+    """agreement.csv with truth `retraining`, per query, and its summary.
 
-    Correlations have intervals over units and queries at once, none of fewer than 5 units; the rest over queries.
+    Correlations have the truth's split-half reliability beside them, its root (the ceiling), and what they are when
+    corrected for it; and intervals over units and queries at once, none of fewer than 5 units. The rest have intervals
+    over queries. `spearman_less_REFERENCE` is the mean of a paired difference.
 
     Args:
         truth: displacements by retraining, at every training seed.
         methods: for every measure, the scores of every method on the truth's units.
         displacements: those of the methods that have one.
     """
-    frames, reached, intervals = [], {}, {}
+    frames, noise, resampled = [], {}, {}
     by_seed = [displacement_scores(one, factual, unit_images) for one in truth]
     for measure, scores in methods.items():
         replicates = torch.stack([one[measure] for one in by_seed])
         target = replicates.mean(0)
         for name, correlation in CORRELATIONS.items():
-            reached[measure, name] = ceiling(replicates, correlation)
+            noise[measure, name] = reliability(replicates, correlation), ceiling(replicates, correlation)
         for method, score in scores.items():
             moved = displacements.get(method)
             for name, correlation in CORRELATIONS.items():
-                _, low, high = joint_interval(score, target, seed, correlation=correlation)
-                nothing = float("nan"), float("nan")
-                intervals[method, measure, name] = (low, high) if len(target) >= ENOUGH else nothing
+                resampled[measure, name, method] = joint_resamples(score, target, seed, correlation=correlation)
             frames.append(pd.DataFrame({
                 "truth": "retraining", "method": method, "measure": measure, "query": queries,
                 "pearson": agreement.pearson(score, target).numpy(),
@@ -65,13 +65,29 @@ def agreement_tables(
                     float("nan") if moved is None else agreement.relative_error(moved, truth.mean(0)).numpy(),
             }))  # fmt: skip
     table = pd.concat(frames, ignore_index=True)
-    summary = summarise(table, seed)
+    summary = pd.concat([summarise(table, seed), _less(table, ["truth", "measure"], "spearman")], ignore_index=True)
     for i, row in enumerate(summary.itertuples()):
-        if (found := intervals.get((row.method, row.measure, row.statistic))) is not None:
-            summary.loc[i, ["low", "high"]] = found
-    summary["ceiling"] = [reached.get((row.measure, row.statistic), float("nan")) for row in summary.itertuples()]
+        name, _, other = row.statistic.partition("_less_")
+        if name in CORRELATIONS:
+            means = resampled[row.measure, name, row.method]
+            means = means - resampled[row.measure, name, other] if other else means
+            enough = truth.shape[1] >= ENOUGH
+            summary.loc[i, ["low", "high"]] = percentiles(means) if enough else (float("nan"), float("nan"))
+    known = [noise.get((row.measure, row.statistic), (float("nan"),) * 2) for row in summary.itertuples()]
+    summary[["reliability", "ceiling"]] = known
     summary["corrected"] = (summary["mean"] / summary.ceiling).where(summary.ceiling > 0)
     return table, summary
+
+
+def _less(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
+    """Mean over queries of every method's value less a reference's, as `COLUMN_less_REFERENCE`; without intervals."""
+    keys, found = [*by, "query"], []
+    for other in REFERENCES:
+        pairs = table[table.method != other].merge(table[table.method == other], on=keys, suffixes=("", "_other"))
+        less = pairs.assign(mean=pairs[column] - pairs[f"{column}_other"]).groupby([*by, "method"], sort=False)["mean"]
+        rows = less.agg(["mean", "count"]).rename(columns={"count": "queries"}).reset_index()
+        found.append(rows.assign(statistic=f"{column}_less_{other}"))
+    return pd.concat(found, ignore_index=True)
 
 
 def lds_tables(
@@ -79,7 +95,10 @@ def lds_tables(
     queries: Mapping[str, list[int]],
     seed: int,
 ) -> Pair:
-    """lds.csv, per query, and its summary.
+    """lds.csv, per query, and its summary: with the targets' split-half reliability, its root (the ceiling), and what
+    the mean is when corrected for it; `lds_less_REFERENCE` is the mean of a paired difference.
+
+    Intervals are over queries and subsets at once.
 
     Args:
         cases: (kind, target and queries by name; scores; targets (seeds, subsets, q); subsets (subsets, units)).
@@ -87,15 +106,25 @@ def lds_tables(
     """
     rows, means = [], []
     for name, scores, targets, subsets in cases:
-        target = targets.mean(0)
-        reached = ceiling(targets)
-        for method, score in scores.items():
-            value = lds(score, target, subsets)
+        target, reached = targets.mean(0), ceiling(targets)
+        values = {method: lds(score, target, subsets) for method, score in scores.items()}
+        resampled = {method: lds_resamples(score, target, subsets, seed) for method, score in scores.items()}
+        noise = {"reliability": reliability(targets), "ceiling": reached}
+        sizes = {"subsets": len(subsets), "seeds": len(targets)}
+        for method, value in values.items():
             rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]],
                                       "lds": value.numpy()}))  # fmt: skip
-            mean, low, high = interval(score, target, subsets, seed)
-            means.append({**name, "method": method, "mean": mean, "low": low, "high": high, "ceiling": reached,
-                          "subsets": len(subsets), "seeds": len(targets)})  # fmt: skip
+            low, high = percentiles(resampled[method])
+            mean = value.nanmean().item()
+            corrected = mean / reached if reached > 0 else float("nan")
+            means.append({**name, "method": method, "statistic": "lds", "mean": mean, "low": low, "high": high,
+                          **noise, "corrected": corrected, **sizes})  # fmt: skip
+        for other in [other for other in REFERENCES if other in scores]:
+            for method in [method for method in scores if method != other]:
+                low, high = percentiles(resampled[method] - resampled[other])
+                means.append({**name, "method": method, "statistic": f"lds_less_{other}",
+                              "mean": (values[method] - values[other]).nanmean().item(), "low": low, "high": high,
+                              **sizes})  # fmt: skip
     return pd.concat(rows, ignore_index=True), pd.DataFrame(means)
 
 
@@ -179,6 +208,22 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
                 low, high = wilson(mean, known)
             rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
                          "high": high, "known": known})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def foreseen(table: pd.DataFrame, by: list[str], seed: int) -> pd.DataFrame:
+    """Spearman over queries of a set's pull, first order against retraining without it, with its 95 % interval.
+
+    The k units that are most alike in pixels are the k nearest.
+    """
+    rows = []
+    for names, part in table.groupby(by, sort=False):
+        pulls = part[["pull_first_order", "pull_retraining"]].to_numpy(copy=True)
+        first, truth = torch.from_numpy(pulls)[:, None].unbind(2)
+        low, high = percentiles(joint_resamples(first, truth, seed)) if len(part) >= ENOUGH else (float("nan"),) * 2
+        rows.append({**dict(zip(by, names, strict=True)), "statistic": "spearman_of_pull",
+                     "mean": agreement.spearman(first, truth).item(), "low": low, "high": high,
+                     "known": len(part)})  # fmt: skip
     return pd.DataFrame(rows)
 
 

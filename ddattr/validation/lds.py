@@ -25,15 +25,14 @@ def lds(
     return spearman(subsets.to(scores) @ scores, targets)
 
 
-def interval(
+def lds_resamples(
     scores: Float[Tensor, "units q"],
     targets: Float[Tensor, "subsets q"],
     subsets: Bool[Tensor, "subsets units"],
     seed: int = 0,
     resamples: int = 500,
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """(mean over queries, low, high) of the LDS: bootstrap over queries and over subsets at once.
+) -> Float[Tensor, "resamples"]:
+    """Means over queries of the LDS, resampled: bootstrap over queries and over subsets at once, as `joint_resamples`.
 
     Raises:
         ValueError: too few subsets for an interval.
@@ -42,7 +41,7 @@ def interval(
         raise ValueError(
             f"lds: {len(targets)} subsets, expected at least 4 for an interval. Set validation.halves higher."
         )
-    return joint_interval(subsets.to(scores) @ scores, targets, seed, resamples, level)
+    return joint_resamples(subsets.to(scores) @ scores, targets, seed, resamples)
 
 
 def joint_interval(

@@ -53,13 +53,11 @@ def power_of_measures(bench: Bench) -> pd.DataFrame:
 
 
 def false_attribution(bench: Bench) -> Pair:
-    """The nearest unit and a random one are ablated: is the nearest unit still the same?"""
+    """The nearest unit and a random other one are ablated: is the nearest unit still the same?"""
     asked, images = bench.queries, bench.data.unit_images
-    nearest = pixel(asked.factual, images).argmax(0)
-    draws = [
-        generator(bench.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(len(images)) for s in asked.seeds
-    ]
-    removed = torch.stack([nearest, torch.tensor(draws)])
+    nearest, others = pixel(asked.factual, images).argmax(0), max(1, len(images) - 1)
+    draws = [generator(bench.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(others) for s in asked.seeds]
+    removed = torch.stack([nearest, (nearest + 1 + torch.tensor(draws)) % len(images)])
     ablated = asked.ablations(bench.ensemble, bench.words[removed]) + asked.factual
     table = controls.false_attribution(asked.factual, ablated, removed, images, asked.seeds)
     return table, means(table, ["removed"], ["unchanged", "moved"], bench.seed)

@@ -1,13 +1,12 @@
 """Remove and retrain: the units that a method holds most responsible are taken away, and the picture is made again."""
 
-import hashlib
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ddattr.validation.retraining import Training
+from ddattr.validation.retraining import Training, named
 
 
 class Removal(NamedTuple):
@@ -35,8 +34,7 @@ def _without(removed: Bool[Tensor, "units"]) -> Training:
     units = removed.nonzero()[:, 0].tolist()
     if len(units) == 1:
         return Training(f"without-unit-{units[0]}/seed-0", ~removed)
-    digest = hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]
-    return Training(f"removed/{len(units):04d}-{digest}", ~removed)
+    return Training(f"removed/{named(removed)}", ~removed)
 
 
 def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:

@@ -5,10 +5,11 @@ pictures of the model that saw it; only the removed unit's draws fall to the nex
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
-from ddattr.validation.methods import AFFORDABLE, KNOWN, PEERS, TUNED
+from ddattr.validation.methods import IN_PART_BESIDE_ONE, KNOWN, PEERS, TUNED
 
 
 class Training(NamedTuple):
@@ -168,6 +169,18 @@ class Validation:
         self.codebook.codewords(torch.tensor([unit]))  # refuses a unit that does not exist
         return self.without(f"unit-{unit:05d}", torch.arange(self.codebook.units) == unit)
 
+    def several(self, units: Sequence[Any]) -> list[Training]:
+        """Models without several units at once, the k nearest of a picture perhaps.
+
+        Raises:
+            ValueError: they are no whole numbers, or one does not exist.
+        """
+        if not units or any(type(unit) is not int for unit in units):
+            raise ValueError(f"retrain: unit={list(units)}, expected numbers of units. Set 'unit=[3,17]'.")
+        self.codebook.codewords(torch.tensor(units))  # refuses a unit that does not exist
+        removed = torch.isin(torch.arange(self.codebook.units), torch.tensor(units))
+        return self.without(f"units/{named(removed)}", removed)
+
     def set(self, name: str) -> list[Training]:
         """Models without a whole set, named as in sets.parquet: `label:3`.
 
@@ -181,7 +194,7 @@ class Validation:
             or not (self.sets[kind] == int(which)).any()
         ):
             known = ", ".join(f"{kind}:{int(of.min())}" for kind, of in self.sets.items())
-            raise ValueError(f"retrain: no set {name!r}, expected a unit's number, or one like {known}.")
+            raise ValueError(f"retrain: no set {name!r}, expected a unit's number, several, or one like {known}.")
         return self.without(name.replace(":", "-"), self.sets[kind] == int(which))
 
     def full(self, replicate: int) -> Training:
@@ -226,16 +239,19 @@ class Validation:
         """The models that scores are made with; they are trained first."""
         return [*(self.tuning_models() if set(TUNED) & set(self.peers) else []), self.full(0)]
 
-    @property
-    def affordable(self) -> int:
-        """Members that the trainings of a tuned peer would buy; 0 when these are no ensemble, or no part of it."""
-        trainings = len(self.scored_by())
+    def affordable(self, method: str) -> int:
+        """Members that METHOD@affordable has: as many as the trainings of a tuned peer would buy, less the one that
+        METHOD itself asks, if it does; 0 when these are no ensemble, or no part of it."""
+        trainings = len(self.scored_by()) - (method in IN_PART_BESIDE_ONE)
         members = trainings if self.fork is None else int((trainings - 1) / self.fork)  # one is the base
         return members if 3 <= members < self.codebook.members else 0
 
     def removed_by(self) -> list[str]:
         """Methods whose best units are removed, as scores are named: METHOD@m is of m members."""
-        named = [name.replace(AFFORDABLE, f"@{self.affordable}") for name in dict.fromkeys(self.removal_methods)]
+        named = []
+        for method in dict.fromkeys(self.removal_methods):
+            name, at, _ = method.partition("@")
+            named.append(f"{name}@{self.affordable(name)}" if at else method)
         return [name for name in named if not name.endswith("@0")]
 
     def models(self) -> list[Training]:
@@ -249,6 +265,11 @@ class Validation:
             found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found
+
+
+def named(removed: Bool[Tensor, "units"]) -> str:
+    """A name for a set of units: how many, and a digest of which."""
+    return f"{int(removed.sum()):04d}-{hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]}"
 
 
 def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:

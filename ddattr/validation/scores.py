@@ -1,6 +1,5 @@
 """Signed scores of all units on all queries by every method, ready to be summed over subsets: the predictors."""
 
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import measured
 from ddattr.codebook import Codebook
 from ddattr.diffusion.process import Process
+from ddattr.meter import Meter
 from ddattr.validation import peers
 from ddattr.validation.lds import lds
 from ddattr.validation.methods import ENSEMBLE, TUNED
@@ -79,19 +79,15 @@ def of_part(
     gram: Float[Tensor, "q m m"],
     pictures: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
-    features: dict[str, tuple[Tensor, Tensor]],
     background: float,
 ) -> dict[str, Float[Tensor, "units q"]]:
-    """Any pictures by part of the ensemble, METHOD@m: its denoising, plain and posterior, its loss, and a datamodel.
+    """Any pictures by part of the ensemble: its denoising, plain and posterior, and its loss.
 
     Args:
         response, gram: of these members alone, as `denoised` and `residual_gram` have them.
     """
     found = part.measured(along_own(response, unit_images), -pixel(pictures, unit_images).double(), background)
-    outputs = -gram.diagonal(dim1=1, dim2=2).T
-    scores = {"denoised": found.plain, "denoised_posterior": found.posterior, "loss": part.loss_change(gram)}
-    scores |= datamodels(outputs, part.bits, features)
-    return {f"{method}@{part.size}": score for method, score in scores.items()}
+    return {"denoised": found.plain, "denoised_posterior": found.posterior, "loss": part.loss_change(gram)}
 
 
 def datamodels(
@@ -164,7 +160,7 @@ class Peers:
         self.network, self.images, self.unit_of, self.queries, self.seed = network, images, unit_of, queries, seed
         self.loss = peers.Loss(process, times, noise)
         self.square = peers.Loss(process, times, noise, square=True)
-        self.seconds: dict[str, float] = {}
+        self.meter = Meter()
         self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
         self.dampings: dict[str, Tensor] = {}  # scores at every damping, (dampings, units, q), for the oracle
 
@@ -175,25 +171,21 @@ class Peers:
             targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings are chosen on them, by
                 mean LDS over all queries.
         """
-        started = time.process_time()
-        if method in TUNED:
+        with self.meter.measure(method):
+            if method not in TUNED:
+                return self._summed(peers.gradient_dot(self.network, self.loss, self.queries, self.images)), ""
             tried = self._unlearning() if method == "unlearning" else self._trak(method)
             reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
             best = max(reached, key=lambda d: reached[d])
             self.dampings[method] = torch.stack(list(tried.values()))
-            found = tried[best], f"damping {best:g}"
-        else:
-            found = self._summed(peers.gradient_dot(self.network, self.loss, self.queries, self.images)), ""
-        self.seconds[method] = time.process_time() - started
-        return found
+            return tried[best], f"damping {best:g}"
 
     def features(self, extractor: nn.Module) -> Tensor:
         """Similarity of features, (units, q)."""
-        started = time.process_time()
-        found = self._summed(peers.feature_similarity(extractor, self.queries, self.images))
-        self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
-        self.seconds["feature"] = time.process_time() - started
-        return found
+        with self.meter.measure("feature"):
+            found = self._summed(peers.feature_similarity(extractor, self.queries, self.images))
+            self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
+            return found
 
     def _trak(self, method: str) -> dict[float, Tensor]:
         loss = self.loss if method == "trak" else self.square

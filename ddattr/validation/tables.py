@@ -160,7 +160,8 @@ def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
             "pull_first_order": first, "pull_retraining": by_retraining,
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    return table, evaluation.compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
+    summary = evaluation.compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
+    return table, pd.concat([summary, evaluation.foreseen(table, ["method", "size"], bench.seed)], ignore_index=True)
 
 
 def members(bench: Bench, scores: Scores) -> pd.DataFrame:
@@ -187,7 +188,10 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
         z = (measured["denoised"].discounted / measured["denoised"].deviation)[nearest, queries].nan_to_num(0)
         whole = z if size == n else whole
         change = part.loss_change(bench.gram[where][:, chosen][:, :, chosen])
-        alone = subset_means(apart[chosen], part.words) * part.told
+        alone, own_loss = (
+            subset_means(outputs[chosen], part.words) * part.told
+            for outputs in (apart, -bench.gram[where].diagonal(dim1=1, dim2=2).T)
+        )
         found = {
             **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
             "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
@@ -195,7 +199,7 @@ def members(bench: Bench, scores: Scores) -> pd.DataFrame:
                for method, score in scored.items()},
             "lds_distance_member_picture": lds(alone, targets["distance"], masks).nanmean(),
             **{f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
-               for method, score in {**scored, "loss": change}.items()},
+               for method, score in {**scored, "loss": change, "member_loss": own_loss}.items()},
             "law_distance": law(count, size, noise["distance"], plan.replicates),
             "law_loss": law(count, size, noise["loss"], plan.replicates),
             "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
