@@ -41,8 +41,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["fig7_retraining", "fig8_lds", "fig9_removal", "fig10_groups", "fig11_law", "fig12_cost",
-                                  "fig13_planted"])  # fmt: skip
+@pytest.mark.parametrize("name", ["fig7_retraining", "fig8_lds", "fig9_removal", "fig10_groups", "fig11_law",
+                                  "fig12_cost", "fig13_planted"])  # fmt: skip
 def test_a_mean_outside_its_interval_is_drawn(folder, name):
     figure = evidence.EVIDENCE[name](folder)
     figure.canvas.draw()
@@ -89,14 +89,20 @@ def test_labels_that_face_each_other_are_apart():
 
 
 def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
-    """All that there are, by colour and marker, none over another."""
-    rows = [{"method": m, "size": size, "query": q, "l2": 1.0 + q, "pull_first_order": 0.1, "pull_retraining": 0.2}
-            for m in ("random", *list(names.METHODS)[:12]) for size in (1, 5) for q in (0, 1)]  # fmt: skip
+    """All that there are, a line each, and on it a colour for every size; none over another."""
+    methods = ("random", *list(names.METHODS)[:12])
+    rows = [{"method": m, "size": size, "query": q, "l2": 1.0, "pull_first_order": 0.1, "pull_retraining": 0.2}
+            for m in methods for size in (1, 5) for q in (0, 1)]  # fmt: skip
+    means = [{"method": m, "size": size, "statistic": s, "mean": size + k, "low": size + k - 1, "high": size + k + 1}
+             for k, m in enumerate(methods) for size in (1, 5) for s in ("l2", "l2_less_jvp")]  # fmt: skip
     save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
+    save_table(tmp_path / "removal_summary.csv", pd.DataFrame(means))
     figure = evidence.removal(tmp_path)
-    lines = [container.lines[0] for container in figure.axes[0].containers]
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 13
-    assert len({tuple(line.get_xdata()) for line in lines}) == 13
+    drawn = [c.lines[0] for c in figure.axes[0].containers if len(c.lines[0].get_xdata())]
+    assert len(drawn) == len({line.get_ydata()[0] for line in drawn}) == 26
+    values = {size: {x for line in drawn if line.get_color() == colour for x in line.get_xdata()}
+              for size, colour in zip((1, 5), evidence.COLOURS, strict=False)}  # fmt: skip
+    assert values == {size: {size + k for k in range(13)} for size in (1, 5)}
     plt.close(figure)
 
 
@@ -106,6 +112,10 @@ def test_a_removed_set_is_one_point_however_many_methods_name_it_and_chance_has_
             for m, pulls in (("jvp", (1, 2)), ("pixel", (1, 2)), ("dtrak", (3, 4)), ("random", (0, 2)))
             for q, pull in enumerate(pulls)]  # fmt: skip
     save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
+    means = [
+        {"method": m, "size": 5, "statistic": "l2", "mean": 1.0, "low": 0.9, "high": 1.1} for m in ("jvp", "random")
+    ]
+    save_table(tmp_path / "removal_summary.csv", pd.DataFrame(means))
     figure = evidence.removal(tmp_path)
     points = {str(drawn.get_label()): len(drawn.get_offsets()) for drawn in figure.axes[1].collections}
     assert points == {"best 5": 4, "random 5": 2}
