@@ -1,5 +1,6 @@
 """End to end: one line from nothing to the figures; killed anywhere, moved anywhere, the same numbers."""
 
+import math
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ import torch
 from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, needs_cuda, spawn
 
 from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.attribution.power import expected_power, members_needed
+from ddattr.codebook import smallest
 from ddattr.stages.reproduce import _spread
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
@@ -52,6 +55,23 @@ def test_every_artefact_says_how_it_was_made(reproduced, folder):
     newest = max(path.stat().st_mtime_ns for path in (reproduced.root / folder).iterdir()
                  if path.name not in ("manifest.json", ".lock", "status.json"))  # fmt: skip
     assert (reproduced.root / folder / "manifest.json").stat().st_mtime_ns >= newest
+
+
+@pytest.mark.parametrize("power", [0.5, 0.8])
+def test_a_plan_from_a_finished_run_says_what_the_nearest_units_take(reproduced, ddattr, power):
+    """The members that its own z ask for at that power, and never fewer than 128 units need for their codewords."""
+    said = ddattr("plan", f"experiment={SMALL}", f"root={reproduced.root}", f"power={power}")
+    lines = [line for line in said.out.splitlines() if line.startswith("power, ")]
+    sets, told = load_table(reproduced.root / "attribution" / "sets.parquet"), []
+    for size, rows in sets[sets.set.str.startswith("nearest:")].groupby("size"):
+        z = torch.tensor(rows.z.to_numpy())
+        needed = members_needed(z, n, power=power)
+        need = f"n={max(smallest(N), math.ceil(needed))}" if needed < 1e5 else "no n"
+        found = f"{expected_power(z, 1.0):.2f} now (mean z {z.mean():.2f}); {power:.2f} needs {need}"
+        told.append(f"{f'power, {size} nearest':<28}{found}")
+    assert lines == told
+    assert len(told) == 6
+    assert any("needs n=" in line for line in told)
 
 
 def test_parents_are_named_by_their_fingerprints(reproduced):
