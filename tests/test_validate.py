@@ -9,6 +9,7 @@ from conftest import SMALL, TINY, composed, contents, manifest
 
 from ddattr.artifacts import load_table, load_tensors
 from ddattr.stages import retrain
+from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
 from ddattr.stages.validate import build
 from ddattr.tracking.evidence import EVIDENCE
@@ -66,6 +67,14 @@ def test_any_picture_is_denoised_as_attribute_has_it(validated):
     stored = load_tensors(run.attribution_artefact.folder / "denoised.safetensors")["denoised"]
     bench = build(run)
     torch.testing.assert_close(bench.queries.denoised(bench.ensemble, bench.queries.factual), stored)
+
+
+def test_methods_to_remove_by_ask_nothing_where_nothing_is_removed(validated):
+    """They may be inherited from another experiment, and have no score here; where a removal is asked, that is told."""
+    argv = ["experiment=digits_small", f"root={validated.root}", "validation.removal_methods=[dtrak]"]
+    assert removal_plan(Run(composed(*argv, "validation.removal_queries=0"))) == []
+    with pytest.raises(ValueError, match="Add it to validation.peers"):
+        removal_plan(Run(composed(*argv)))
 
 
 def test_the_first_order_foresees_the_reweighted_ensemble(validated):

@@ -53,12 +53,12 @@ def select(run: Run) -> list[Training]:
 
 
 def removal_plan(run: Run) -> list[Removal]:
-    """Sets of best units to remove, once `validate` has made the scores; none before.
+    """Sets of best units to remove, once `validate` has made the scores; none before, or where none are asked.
 
     Raises:
         ValueError: a method that has no score.
     """
-    if not run.scores_artefact.done():
+    if not run.validation.removal_queries or not run.scores_artefact.done():
         return []
     plan, scores = run.validation, load_scores(run.scores_artefact.verified("scores.safetensors"))["generated"]
     methods = [*dict.fromkeys([*plan.removed_by(), "random"])]
