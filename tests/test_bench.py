@@ -231,6 +231,35 @@ def test_groups_pull_by_their_displacement_toward_their_mean_image(bench, scores
         assert part.spearman["another_seed"][SEEDS].tolist() == pytest.approx(again.tolist())
 
 
+def test_units_that_are_found_are_held_against_those_that_are_not(plan, make_bench):
+    """By what retraining without each does, in the mean of both seeds; by the method that is tested, at the level."""
+    bench = make_bench(replace(plan, groups="unit"))
+    q = {"denoised_gls": randn(30, 3, seed=5).double().abs() / 10, "jvp_gls": torch.ones(30, 3)}
+    q["denoised_gls"][:, 1] = 1.0  # of the second query nothing is found
+    q["denoised_gls"][3, 0] = bench.level
+    bench.influence = pd.DataFrame([
+        {"unit": unit, "query": query, "method": method, "measure": "pull", "q_value": float(values[unit, k])}
+        for method, values in q.items() for k, query in enumerate(SEEDS) for unit in range(30)
+    ])  # fmt: skip
+    toward = nn.functional.normalize((bench.data.unit_images[:, None] - bench.queries.factual).flatten(2), dim=-1)
+    pull = -(bench.groups_truth.mean(0).flatten(2) * toward).sum(-1)
+    table, summary = tables.discoveries(bench)
+    for k, (query, row) in enumerate(table.set_index("query").iterrows()):
+        assert query == SEEDS[k]
+        passed = q["denoised_gls"][:, k] <= bench.level
+        assert row.units_found == passed.sum()
+        for side, of in (("found", pull[passed, k]), ("others", pull[~passed, k])):
+            assert row[f"pull_{side}"] == pytest.approx(of.mean().item(), nan_ok=True)
+            assert row[f"above_0_{side}"] == pytest.approx((of > 0).double().mean().item(), nan_ok=True)
+    assert 0 < table.units_found[0] < 30
+    assert table.units_found[1] == 0
+    assert table.pull_found.isna().tolist() == [False, True, False]
+    means = summary.set_index("statistic")
+    assert means["mean"]["pull_found"] == pytest.approx(table.pull_found.mean())
+    assert means.known["pull_found"] == 2
+    assert set(means.method) == {"denoised_gls"}
+
+
 def test_groups_leave_the_scores_as_they_are(bench, scores):
     before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
     tables.groups(bench, scores)

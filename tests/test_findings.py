@@ -30,6 +30,9 @@ def folder(tmp_path):
                            for s in ("top1", "ndcg3") for r in rows(loss=0.75)]
                         + [r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
                            for r in rows(pixel=0.43, jvp_gls=0.52, another_seed=0.8)],
+        "discoveries_summary": [{"method": "denoised_gls", "statistic": s, "mean": m, **interval} for s, m in
+                                (("units_found", 32.9), ("pull_found", 0.069), ("pull_others", 0.012),
+                                 ("above_0_found", 0.82), ("above_0_others", 0.59))],
         "removal_summary": [r | {"size": size, "statistic": "l2"} for size in (5, 20)
                             for r in rows(jvp=size / 10, random=size / 20)],
         "calibration_summary": [{"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04,
@@ -54,6 +57,7 @@ def test_lines_say_what_the_tables_say(folder):
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
         "leave one group out, Spearman with its pull: jvp_gls 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
+        "33 units are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
         "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
         "planted units found first, by their share of the data: loss 1/20 0.98; denoised_gls 1/20 0.90; "
@@ -74,11 +78,12 @@ def test_metrics_have_the_method_in_the_key(folder):
     assert found["false_attribution/random/unchanged"] == 0.84
     assert found["planted/loss/116/recall_at_1"] == 0.98
     assert found["groups/pull/generated/another_seed/spearman"] == 0.8
-    assert len(found) == 3 + 6 + 5 + 4 + 1 + 1 + 2 + 3
+    assert found["discoveries/above_0_others"] == 0.59
+    assert len(found) == 3 + 6 + 5 + 5 + 4 + 1 + 1 + 2 + 3
 
 
 @pytest.mark.parametrize("name", ["agreement_summary", "lds_summary", "groups_summary", "removal_summary",
-                                  "calibration_summary", "planted_summary"])  # fmt: skip
+                                  "discoveries_summary", "calibration_summary", "planted_summary"])  # fmt: skip
 def test_a_table_that_was_not_asked_for_has_no_line(folder, name):
     whole, told = findings(folder), len(metrics(folder))
     (folder / f"{name}.csv").unlink()

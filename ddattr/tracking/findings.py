@@ -15,6 +15,7 @@ KEYS = {
     "lds_summary": "lds/{kind}/{target}/{queries}/{method}/{statistic}",
     "groups_summary": "groups/{target}/{queries}/{method}/{statistic}",
     "sets_summary": "sets/pull/{statistic}",
+    "discoveries_summary": "discoveries/{statistic}",
     "removal_summary": "removal/{method}/{size}/{statistic}",
     "calibration_summary": "calibration/{test}/{statistic}",
     "false_attribution_summary": "false_attribution/{removed}/{statistic}",
@@ -23,7 +24,7 @@ KEYS = {
 
 
 def findings(folder: Path) -> list[str]:
-    """At most nine lines: retraining, LDS, groups, removal, calibration, planted units."""
+    """At most ten lines: retraining, LDS, groups, removal, calibration, planted units."""
     lines = []
     if (rows := _table(folder, "agreement_summary")) is not None:
         rows = rows[(rows.measure == "pull") & (rows.statistic == "spearman")]
@@ -37,6 +38,12 @@ def findings(folder: Path) -> list[str]:
         lines.append(f"leave one group out, top-1 on loss: {_means(rows)}{_foreseen(folder)}")
         if len(rows := table[(table.statistic == "spearman") & (table.target == "pull")]):
             lines.append(f"leave one group out, Spearman with its pull: {_means(rows)}")
+    if (table := _table(folder, "discoveries_summary")) is not None:
+        mean = table.set_index("statistic")["mean"]
+        lines.append(
+            f"{mean.units_found:.0f} units are found a query: pull by retraining {mean.pull_found:.3f}, > 0 "
+            f"for {mean.above_0_found:.2f}; of others {mean.pull_others:.3f}, {mean.above_0_others:.2f}"
+        )
     if (table := _table(folder, "removal_summary")) is not None:
         rows = table[(table.statistic == "l2") & (table["size"] == table["size"].max())]
         lines.append(f"remove {rows['size'].iloc[0]} and retrain, L2 of the picture: {_means(rows)}")

@@ -4,6 +4,7 @@ ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that den
     "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual_centred", "individual",
     "last_step",
 )  # fmt: skip
+TESTED = "denoised_gls"  # whose p-values say that a unit matters
 OF_LOSS = (
     "loss",
     "member_loss",

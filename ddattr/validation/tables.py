@@ -17,7 +17,7 @@ from ddattr.attribution.tables import POSTERIOR
 from ddattr.validation import evaluation
 from ddattr.validation.bench import Bench, Scores
 from ddattr.validation.lds import joint_interval, law, lds, noise_ratio
-from ddattr.validation.methods import ENSEMBLE, SIMILARITY
+from ddattr.validation.methods import ENSEMBLE, SIMILARITY, TESTED
 from ddattr.validation.removal import Removal
 
 
@@ -31,6 +31,8 @@ def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFra
     if plan.groups is not None:
         yield from evaluation.pair("groups", groups(bench, scores))
         yield from evaluation.pair("sets", sets(bench))
+    if plan.groups == "unit":
+        yield from evaluation.pair("discoveries", discoveries(bench))
     if plan.units and plan.halves:
         yield "members", members(bench, scores)
 
@@ -141,6 +143,22 @@ def sets(bench: Bench) -> evaluation.Pair:
         low = high = float("nan")
     summary = {"statistic": "spearman", "mean": mean, "low": low, "high": high, "sets": len(pulls)}
     return pd.DataFrame(rows), pd.DataFrame([summary])
+
+
+def discoveries(bench: Bench) -> evaluation.Pair:
+    """What a finding is worth: pull by retraining without a unit that passes at q <= level, and without one that does
+    not; per query, with the share of them whose pull is above 0. Of a query without either, that side is NaN."""
+    asked, tested = bench.queries, bench.influence
+    tested = tested[(tested.method == TESTED) & (tested.measure == "pull")]
+    q = tested.pivot(index="unit", columns="query", values="q_value")[asked.seeds].to_numpy(copy=True)
+    passed = torch.from_numpy(q) <= bench.level
+    pull = displacement_scores(bench.groups_truth.mean(0), asked.factual, bench.data.unit_images)["pull"].double()
+    sides = {"found": passed, "others": ~passed}
+    found = {"units_found": passed.sum(0)}
+    for name, of in (("pull", pull), ("above_0", (pull > 0).double())):
+        found |= {f"{name}_{side}": (of * mask).sum(0) / mask.sum(0) for side, mask in sides.items()}
+    table = pd.DataFrame({"query": asked.seeds, **{name: value.numpy() for name, value in found.items()}})
+    return table, evaluation.means(table.assign(method=TESTED), ["method"], list(found), bench.seed)
 
 
 def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
