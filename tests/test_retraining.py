@@ -246,6 +246,12 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, ex
         plan(**{key: value})
 
 
+def test_where_only_leaving_it_out_is_possible_that_is_told():
+    with pytest.raises(ValueError, match=r"^validation: units=12, expected 0\. Set validation\.units\.$"):
+        Validation(Codebook(1, 8, 3), {}, 0, groups=None, removal_queries=0)
+    Validation(Codebook(1, 8, 3), {}, 0, units=0, groups=None, removal_queries=0)
+
+
 def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
     given = {"removal_methods": ("jvp", "trak"), "peers": ("dtrak",)}
     with pytest.raises(ValueError, match=r"^validation: removal_methods=trak, [^\n]*\. Add it to validation\.peers\.$"):

@@ -274,5 +274,5 @@ def named(removed: Bool[Tensor, "units"]) -> str:
 
 def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:
     if not (low <= value <= high or (or_none and value == 0)):
-        possible = f"{low} to {high}" + (", or 0" if or_none else "")
+        possible = "0" if high < low else f"{low} to {high}" + (", or 0" if or_none else "")
         raise ValueError(f"validation: {name}={value}, expected {possible}. Set validation.{name}.")
