@@ -124,6 +124,13 @@ def test_bad_input_is_one_line_status_2_and_touches_nothing(ddattr, copy, what):
     assert contents(copy) == before
 
 
+@pytest.mark.parametrize("asked", ["validation.removed=[12]", "validation.peers=[track]", "validation.peers=[]"])
+def test_a_validation_that_is_refused_leaves_not_even_a_folder(ddattr, tmp_path, asked):
+    """The last of these for want of an attribution."""
+    refused(ddattr("validate", *TINY, "root=new", asked))
+    assert list(tmp_path.iterdir()) == []
+
+
 def spoil(copy, how: str) -> None:
     folder = copy / "members" / "003"
     if how == "missing":

@@ -33,17 +33,23 @@ from ddattr.validation.tables import of_removals, of_retrained
 def run(run: Run) -> None:
     """Retrains, scores, retrains without the best units, and writes the tables of validation/."""
     artefact = run.validation_artefact
+    if not artefact.done():
+        _check(run)
     if not artefact.make(run.seed, lambda: _validate(run)):
         print("validate: already done", flush=True)
     print(f"validate: tables in {artefact.folder}, figures in {artefact.folder / 'figures'}")
     print("\n".join(findings(artefact.folder)))
 
 
-def _validate(run: Run) -> None:
-    artefact = run.validation_artefact
+def _check(run: Run) -> None:
+    """Refuses what cannot be done, before anything is written."""
     check_installed(run.validation.peers)
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features
+
+
+def _validate(run: Run) -> None:
+    artefact = run.validation_artefact
     bench, plan = build(run), run.validation
     models = plan.models()
     with beside(_training(run, models), run) as children:  # meanwhile, what takes few of them, and what takes none
