@@ -185,6 +185,18 @@ def test_a_method_s_correlation_is_compared_with_a_reference_s_on_the_same_resam
     assert found.queries == 3
 
 
+@pytest.mark.parametrize(("units", "known"), [(4, False), (5, True)])
+def test_correlations_over_fewer_than_5_units_have_no_interval(retrained, units, known):
+    """Nor have their differences; what is no correlation keeps the one over queries."""
+    truth, methods, moved, factual, images, *rest = retrained
+    few = {measure: {m: s[:units] for m, s in scores.items()} for measure, scores in methods.items()}
+    given = truth[:, :units], few, {m: d[:units] for m, d in moved.items()}, factual, images[:units], *rest
+    _, summary = agreement_tables(*given)
+    of_units = summary.statistic.str.contains("pearson|spearman")
+    assert (summary[of_units][["low", "high"]].notna() == known).all(axis=None)
+    assert summary[~of_units][["low", "high"]].notna().all(axis=None)
+
+
 def test_units_that_are_the_same_for_all_queries_do_not_make_an_interval_narrow(retrained):
     """Queries that are copies of one are no further evidence."""
     truth, methods, moved, factual, *rest = retrained
