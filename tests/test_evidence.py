@@ -28,7 +28,8 @@ def folder(tmp_path):
                      "lds_distance_jvp", "law_distance",
                      "lds_distance_member_picture", "lds_loss_jvp", "lds_loss_denoised_posterior",
                      "lds_distance_denoised_posterior",
-                     "found_nearest", "found_nearest_foretold")],
+                     *(f"{kind}_{which}{end}" for kind in ("z", "found") for which in ("nearest", "nearest:5")
+                       for end in ("", "_foretold")))],
         "removal": [{"method": m, "size": 5, "query": q, "pull_first_order": 0.1, "pull_retraining": 0.2}
                     for m in ("jvp", "pixel") for q in range(5)],
         "removal_summary": [r | {"size": 5, "statistic": "l2"} for r in rows],

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from ddattr.attribution.background import Background
 from ddattr.attribution.influence import nearness, pull
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import measured
+from ddattr.attribution.significance import set_significance
 from ddattr.codebook import Codebook
 from ddattr.validation.part import Part
 
@@ -62,6 +64,59 @@ def test_units_of_equal_effect_are_scored_equally_however_many_saw_them():
     assert len(part.seen[told].unique()) > 2
     torch.testing.assert_close(found.plain[told], torch.full((int(told.sum()), 3), 5 / 12, dtype=torch.float64),
                                **ROUNDED)  # fmt: skip
+
+
+def some_sets() -> torch.Tensor:
+    """Of three queries: the nearest unit, the five nearest, and seven others; padded."""
+    order = DISTANCE.argsort(0).T
+    sets = torch.full((3, 3, 7), -1)
+    sets[0, :, :1], sets[1, :, :5], sets[2] = order[:, :1], order[:, :5], order[:, 20:27]
+    return sets
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_sets_of_all_members_have_the_z_that_attribute_has(share):
+    """But for codewords being distinct, 1 in C(20, 9) = 167,960."""
+    code = Codebook(40, 20, 9)
+    words, along, near = code.codewords(torch.arange(40)), randn(20, 40, 3), nearness(DISTANCE)
+    answers = Background(words, near, share).discount_sets(near * along, some_sets())
+    _, expected, _ = set_significance(some_sets(), answers, code, draws=3)
+    found = Part(torch.arange(20), words).z_of_sets(along, DISTANCE, share, some_sets())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("size", [5, 8, 12])
+def test_a_set_of_one_unit_has_the_unit_s_z(size, share):
+    part, along = Part.draw(size, WORDS, seed=0), randn(12, 40, 3)
+    along = along[part.members]
+    sets = torch.arange(40)[:, None, None].expand(-1, 3, 1)
+    measured = part.measured(along, DISTANCE, share)
+    expected = (measured.discounted / measured.deviation).nan_to_num(0)
+    assert (expected == 0).any() == bool((~part.told).any())
+    torch.testing.assert_close(part.z_of_sets(along, DISTANCE, share, sets), expected, **ROUNDED)
+
+
+def test_a_unit_that_the_part_cannot_tell_adds_nothing_to_a_set():
+    part, along = Part(torch.tensor([0, 1, 2, 3]), WORDS), randn(4, 40, 3)
+    told, untold = part.told[:, 0].nonzero()[:2, 0], (~part.told[:, 0]).nonzero()[:1, 0]
+    sets = torch.stack([torch.cat([told, torch.tensor([-1])]), torch.cat([told, untold])])
+    one, other = part.z_of_sets(along, DISTANCE, 0.5, sets[:, None].expand(-1, 3, -1))
+    assert (one != 0).all()
+    torch.testing.assert_close(one, other)
+    alone = part.z_of_sets(along, DISTANCE, 0.5, untold[:, None, None].expand(-1, 3, -1))
+    assert (alone == 0).all()
+
+
+def test_z_of_a_set_varies_by_one_when_codewords_are_drawn_anew():
+    """Fixed members that know of no unit, 300 codebooks, part of them: a variance at a false-alarm rate of 1e-4."""
+    along, z = randn(12, 40, 3, seed=9), []
+    for seed in range(300):
+        part = Part.draw(9, Codebook(40, 12, 5, seed).codewords(torch.arange(40)), seed=0)
+        z.append(part.z_of_sets(along[part.members], DISTANCE, 0.5, some_sets())[:, 0])
+    spread = torch.stack(z).var(0)
+    low, high = stats.chi2.ppf([5e-5 / 3, 1 - 5e-5 / 3], 299) / 299
+    assert ((spread > low) & (spread < high)).all()
 
 
 def test_the_loss_of_all_members_is_the_ensemble_s_but_for_what_fewer_members_lose():

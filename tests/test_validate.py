@@ -8,6 +8,7 @@ import torch
 from conftest import SMALL, TINY, composed, contents, manifest
 
 from ddattr.artifacts import load_table, load_tensors
+from ddattr.attribution.power import expected_power
 from ddattr.stages import retrain
 from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
@@ -108,6 +109,21 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
     nearest = scored[scored.method == "pixel"].sort_values("score").groupby("query").unit.last()
     tested = scored[scored.method == "denoised_gls"].set_index(["query", "unit"]).z
     assert ends["z_nearest"] == pytest.approx(tested[list(nearest.items())].mean(), abs=1e-6)
+    sets = load_table(validated.root / "attribution" / "sets.parquet").groupby("set").z.mean()
+    for size in (2, 5, 10, 20, 50):
+        assert ends[f"z_nearest:{size}"] == pytest.approx(sets[f"nearest:{size}"], rel=1e-3)
+
+
+def test_what_is_foretold_of_fewer_members_is_what_plan_would_say(validated):
+    """From all twelve: z by the root of the number, and the power that `plan` has of a neighbourhood."""
+    table = load_table(validated.root / "validation" / "members.csv").set_index(["members", "order", "statistic"]).value
+    sets = load_table(validated.root / "attribution" / "sets.parquet").set_index("set")
+    for size in (2, 5, 10, 20, 50):
+        z = torch.from_numpy(sets.z[f"nearest:{size}"].to_numpy(copy=True))
+        foretold = [table[5, order, f"{kind}_nearest:{size}_foretold"] for kind in ("z", "found") for order in (0, 1)]
+        told = z.mean().item() * (5 / 12) ** 0.5, expected_power(z, 5 / 12)
+        assert foretold == pytest.approx([told[0], told[0], told[1], told[1]], rel=2e-3, abs=1e-3)
+        assert table[12, 0, f"z_nearest:{size}_foretold"] == pytest.approx(table[12, 0, f"z_nearest:{size}"])
 
 
 def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):

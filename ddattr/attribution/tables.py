@@ -3,11 +3,13 @@
 Rows are (unit, query); a query is named by its seed. Every number here can be made again from the tensors alone.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddattr.attribution import agreement, baselines, influence, significance
@@ -143,7 +145,7 @@ def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, tr
     return table[~table.unit.isin(truth.tolist())].drop_duplicates(["unit", "query", "measure"])
 
 
-def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, neighbourhoods, level):
+def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, wanted, level):
     """Labels, clusters and nearest neighbourhoods as sets, their units by nearness, and every query's resolution."""
     frames = []
     for kind, of in data.partitions().items():
@@ -154,9 +156,7 @@ def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, neighbour
         total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names.tolist()], groups, seeds, total, z, p, q))
-    sizes = [size for size in neighbourhoods if size <= codebook.units]
-    near = alike.argsort(0, descending=True)[: max(sizes)].T
-    groups = torch.stack([torch.where(torch.arange(max(sizes)) < size, near, -1) for size in sizes])
+    sizes, groups = neighbourhoods(alike, wanted)
     answers = others.discount_sets(weighted, groups)
     total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
@@ -165,6 +165,13 @@ def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, neighbour
     index = significance.resolution(p, level)
     resolved = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
     return pd.concat(frames, ignore_index=True), resolved
+
+
+def neighbourhoods(alike: Float[Tensor, "units q"], wanted: Sequence[int]) -> tuple[list[int], Int[Tensor, "sets q k"]]:
+    """The k units that are most alike, as sets padded with -1, for every k wanted that there are units for; and k."""
+    sizes = [size for size in wanted if size <= len(alike)]
+    nearest = alike.argsort(0, descending=True)[: max(sizes)].T
+    return sizes, torch.stack([torch.where(torch.arange(max(sizes)) < size, nearest, -1) for size in sizes])
 
 
 def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:

@@ -123,6 +123,6 @@ def build(run: Run) -> Bench:
         plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
         load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],
         load_tensors(folder / "denoised.safetensors")["denoised"], run.extractor(), run.config.attribution.level,
-        run.config.attribution.phantoms,
-        float(run.config.attribution.background),
+        run.config.attribution.phantoms, float(run.config.attribution.background),
+        list(run.config.attribution.neighbourhoods),
     )  # fmt: skip

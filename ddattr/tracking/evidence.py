@@ -172,26 +172,37 @@ def groups(folder: Path) -> Figure | None:
 
 
 def law(folder: Path) -> Figure | None:
-    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive.
+    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive; and the
+    power for the k nearest units, beside what `ddattr plan` foretells of it.
 
     Members' losses and their pictures' distances are such means; the others are none, and are held against them.
     """
     if not (folder / "members.csv").exists():
         return None
     curve = load_table(folder / "members.csv")
-    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.9))
+    figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.8))
     panels = (
-        (axes[0], (("lds_loss_member_loss", BLUE, named("member_loss")), ("lds_loss_loss", GREEN, named("loss")),
-                   ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
-                   ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[1], (("lds_distance_member_picture", BLUE, named("member_picture")),
-                   ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
-                   ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
-        (axes[2], (("found_nearest", BLUE, "found"), ("found_nearest_foretold", GREY, "foretold from the largest")),
-         "nearest unit found, p ≤ 0.05"),
+        (axes[0, 0], (("lds_loss_member_loss", BLUE, named("member_loss")), ("lds_loss_loss", GREEN, named("loss")),
+                      ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
+                      ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
+        (axes[0, 1], (("lds_distance_member_picture", BLUE, named("member_picture")),
+                      ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
+                      ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
     )  # fmt: skip
     for axis, lines, label in panels:
         _growth(axis, curve, lines, label)
+        axis.axhline(0, color=GREY, linewidth=0.6)
+    sets = [name.removeprefix("z_") for name in curve.statistic.unique() if name.startswith("z_nearest")]
+    sets = [which for which in sets if not which.endswith("_foretold")]
+    sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
+    for axis, kind, label in ((axes[1, 0], "z", "mean z of the k nearest"),
+                              (axes[1, 1], "found", "the k nearest found, p ≤ 0.05")):  # fmt: skip
+        shown = list(zip(sets, COLOURS, strict=False))
+        _growth(axis, curve, [(f"{kind}_{s}", colour, f"k = {s.partition(':')[2] or 1}") for s, colour in shown], label)
+        for which, colour in shown:
+            over_orders(axis, curve, "members", f"{kind}_{which}_foretold", "--", color=colour)
+        axis.plot([], [], "--", color=GREY, linewidth=1, label="foretold from the largest n")
+        axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)
         axis.axhline(0, color=GREY, linewidth=0.6)
     figure.tight_layout()
     return figure

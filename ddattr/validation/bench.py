@@ -1,6 +1,6 @@
 """The trained models on the queries: every method's scores, and what the ground truth says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,7 @@ class Bench:
         level: of significance.
         phantoms: most phantoms in a unit's null.
         background: share of the members' variance put down to other units when one is tested.
+        neighbourhoods: numbers of nearest units that are tested as sets.
     """
 
     plan: Validation
@@ -55,6 +56,7 @@ class Bench:
     level: float = 0.05
     phantoms: int = 100_000
     background: float = 0.5
+    neighbourhoods: Sequence[int] = (1,)
 
     def __post_init__(self) -> None:
         self.words = self.plan.codebook.codewords(torch.arange(self.plan.codebook.units))

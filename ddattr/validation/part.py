@@ -10,6 +10,7 @@ from ddattr.attribution.background import Background
 from ddattr.attribution.influence import nearness, pull
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
+from ddattr.codebook import contrast
 from ddattr.diffusion.noise import Stream, generator
 
 
@@ -60,6 +61,31 @@ class Part:
         deviation = torch.where(self.told, self.scale * (answers.var(0) * self._variance).sqrt(), 0)
         plain, discounted = (pull(given, self.words) * self.scale for given in (along, answers))
         return Measured(plain, discounted, posterior(discounted, deviation, distance), deviation)
+
+    def z_of_sets(
+        self,
+        along: Float[Tensor, "m units q"],
+        distance: Float[Tensor, "units q"],
+        share: float,
+        sets: Int[Tensor, "sets q size"],
+    ) -> Float[Tensor, "sets q"]:
+        """z of whole sets: the sum of their units' pull, each by its nearness, before a background without them all.
+
+        As `set_significance` has it of all members, but for how little codewords that are distinct depend on each
+        other. 0 where these members can tell none of the units.
+
+        Args:
+            along, distance, share: as `measured` takes them.
+            sets: units of every set for every query, padded with -1.
+        """
+        near = nearness(distance) * self.told
+        answers = Background(self.words, near, share).discount_sets(near * along, sets)
+        held = sets.clamp_min(0)
+        scale, told = self.scale[held, 0], self.told[held, 0] & (sets >= 0)
+        pulls = -torch.einsum("sqpm,msqp->sqp", contrast(self.words[held]).to(answers), answers) * scale
+        variance = answers.var(0) * self._variance[held, 0] * scale.square()
+        total, deviation = (torch.where(told, each, 0).sum(-1) for each in (pulls, variance))
+        return torch.where(deviation > 0, total / deviation.sqrt(), 0)
 
     def loss_change(self, gram: Float[Tensor, "q m m"]) -> Float[Tensor, "units q"]:
         """Change of these members' loss when each unit is removed, less what removing as many others would change.

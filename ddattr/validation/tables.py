@@ -7,16 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ddattr.attribution import power
-from ddattr.attribution.agreement import spearman
-from ddattr.attribution.baselines import pixel
-from ddattr.attribution.datamodel import subset_means
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import Response, displacement_scores, projections
-from ddattr.attribution.tables import POSTERIOR
+from ddattr.attribution.influence import Response, displacement_scores
 from ddattr.validation import evaluation
 from ddattr.validation.bench import Bench, Scores
-from ddattr.validation.lds import joint_interval, law, lds, noise_ratio
+from ddattr.validation.growth import growth
+from ddattr.validation.lds import joint_interval, lds
 from ddattr.validation.methods import ENSEMBLE, SIMILARITY, TESTED
 from ddattr.validation.removal import Removal
 
@@ -34,7 +29,7 @@ def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFra
     if plan.groups == "unit":
         yield from evaluation.pair("discoveries", discoveries(bench))
     if plan.units and plan.halves:
-        yield "members", members(bench, scores)
+        yield "members", growth(bench, scores)
 
 
 def of_removals(bench: Bench, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -180,49 +175,3 @@ def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
     table = pd.DataFrame(rows)
     summary = evaluation.compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
     return table, pd.concat([summary, evaluation.foreseen(table, ["method", "size"], bench.seed)], ignore_index=True)
-
-
-def members(bench: Bench, scores: Scores) -> pd.DataFrame:
-    """Sub-ensembles of growing size held against the same truths, in several orders, and what theory foretells."""
-    plan, asked, rows = bench.plan, bench.queries, []
-    units, n, count = plan.truth_units, len(bench.ensemble), plan.codebook.units
-    images, where = bench.data.unit_images[units], asked.kinds()["generated"]
-    truth = displacement_scores(bench.truth.mean(0), asked.factual, images)["pull"]
-    masks, targets = plan.half_masks()[: plan.halves], {k: v.mean(0) for k, v in bench.half_targets.items()}
-    noise = {k: noise_ratio(v[..., where]).median().item() for k, v in bench.half_targets.items()}
-    distance, queries = -pixel(asked.factual, bench.data.unit_images).double(), torch.arange(len(asked.seeds))
-    nearest = distance.argmin(0)
-    apart = -asked.distances(list(bench.ensemble.members))
-    whole = torch.empty(0)  # z of the whole ensemble, which comes first
-    for part, order, response in bench.parts:
-        size, chosen = part.size, part.members
-        along = {"jvp": projections(response, asked.factual, bench.data.unit_images),
-                 "denoised": along_own(bench.denoised[chosen], bench.data.unit_images)}  # fmt: skip
-        measured = {method: part.measured(along[method], distance, bench.background) for method in along}
-        scored: dict[str, torch.Tensor] = {}
-        for method, name in POSTERIOR.items():
-            by = measured[method]
-            scored |= {method: by.plain, f"{method}_gls": by.discounted, name: by.posterior}
-        z = (measured["denoised"].discounted / measured["denoised"].deviation)[nearest, queries].nan_to_num(0)
-        whole = z if size == n else whole
-        change = part.loss_change(bench.gram[where][:, chosen][:, :, chosen])
-        alone, own_loss = (
-            subset_means(outputs[chosen], part.words) * part.told
-            for outputs in (apart, -bench.gram[where].diagonal(dim1=1, dim2=2).T)
-        )
-        found = {
-            **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
-            "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
-            **{f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
-               for method, score in scored.items()},
-            "lds_distance_member_picture": lds(alone, targets["distance"], masks).nanmean(),
-            **{f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
-               for method, score in {**scored, "loss": change, "member_loss": own_loss}.items()},
-            "law_distance": law(count, size, noise["distance"], plan.replicates),
-            "law_loss": law(count, size, noise["loss"], plan.replicates),
-            "z_nearest": z.mean(), "z_nearest_foretold": whole.mean() * (size / n) ** 0.5,
-            "found_nearest": (z > -torch.special.ndtri(torch.tensor(0.05))).double().mean(),
-            "found_nearest_foretold": power.expected_power(whole, size / n),
-        }  # fmt: skip
-        rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
-    return pd.DataFrame(rows).sort_values(["members", "order"], kind="stable")
