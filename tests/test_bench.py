@@ -97,7 +97,7 @@ def test_the_truth_is_what_a_unit_does_whatever_the_truth_s_members_that_saw_it(
 
 def test_the_truth_of_all_members_is_not_scaled(queries, ensemble, make_bench):
     """All units were seen by the usual number: the displacement is that of the pictures themselves."""
-    plan = Validation(BOOK, {"label": LABELS}, 0, units=4, members=8, replicates=1, removed=(5,))
+    plan = Validation(BOOK, {"label": LABELS}, 0, units=5, members=8, replicates=1, removed=(5,))
     for unit, found in zip(plan.truth_units.tolist(), make_bench(plan).truth[0], strict=True):
         changed = {model.member: network(model) for model in plan.unit(unit)}
         assert len(changed) == 3
@@ -119,7 +119,10 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     found, expected = (proof.power_of_measures(one).set_index(index).sort_index() for one in (bench, other))
     measured = {kind: set(found.loc[kind].index.get_level_values("measure")) for kind in ("generated", "real")}
     any_picture = {"denoised", "denoised_toward", "denoised_norm", "loss"}
-    assert measured == {"generated": any_picture | {"pixel", "feature", "region", "norm"}, "real": any_picture}
+    assert measured == {
+        "generated": any_picture | {"pixel", "pixel_own", "feature", "region", "norm"},
+        "real": any_picture,
+    }
     real = found.loc["real"]
     pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)
     assert (real != found.loc["generated"].loc[real.index]).any(axis=None)

@@ -95,16 +95,26 @@ BAD = {
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),
     "retraining a member that the truth leaves out": (
-        ["retrain", "member=5", "validation.members=1", "validation.units=2", "validation.removed=[1]"],
-        ["member 5 is not among the truth's members [", "choose one of them"]),
+        ["retrain", "member=0", "validation.members=2", "validation.removed=[1]"],
+        ["member 0 is not among the truth's members [", "choose one of them"]),
     "subset that leaves a member no data": (
         ["retrain", "root=new", "unit=0", "data.source.count=3", "codebook.weight=1", "validation.removed=[1]",
-         "validation.members=6"], ["has no data left", "Remove less"]),
+         "validation.units=0", "validation.members=6"], ["has no data left", "Remove less"]),
     "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
-    "too few subsets for an interval": (["validate", "validation.halves=3"], ["halves=3, expected 4"]),
+    "too few members for an interval": (["validate", "validation.members=1"],
+                                        ["members=1 is too few for an interval, expected 2 to 6"]),
+    "too few members of a part for an interval": (["validate", "validation.members_sizes=[2]"],
+                                                  ["members_sizes=2 is too few for an interval, expected 3 to 6"]),
+    "too few units for an interval": (["validate", "validation.units=4"],
+                                      ["units=4 is too few for an interval, expected 5 to 12, or 0"]),
+    "too few subsets for an interval": (["validate", "validation.halves=4"], ["halves=4 is too few for an interval"]),
+    "too few queries for an interval": (["validate", "attribution.queries=4"],
+                                        ["attribution.queries=4 is too few for an interval, expected 5 or more"]),
+    "too few queries of a removal": (["validate", "validation.removal_queries=4"],
+                                     ["removal_queries=4 is too few for an interval"]),
     "peer of another name": (["validate", "validation.peers=[track]"], ["peers=track, expected gradient_dot"]),
     "sets of another name": (["validate", "validation.groups=artist"], ["groups=artist, expected unit, label"]),
-    "validate before attribute": (["validate"], ["is missing. Make it: ddattr attribute"]),
+    "validate before attribute": (["validate", "attribution.queries=5"], ["is missing. Make it: ddattr attribute"]),
     "report before attribute": (["report"], ["is missing. Make it: ddattr evaluate"]),
     "another config": (["evaluate", "training.steps=21"],
                        ["was made with training.steps=20 (now 21)", "Choose another name="]),
@@ -127,7 +137,7 @@ def test_bad_input_is_one_line_status_2_and_touches_nothing(ddattr, copy, what):
 @pytest.mark.parametrize("asked", ["validation.removed=[12]", "validation.peers=[track]", "validation.peers=[]"])
 def test_a_validation_that_is_refused_leaves_not_even_a_folder(ddattr, tmp_path, asked):
     """The last of these for want of an attribution."""
-    refused(ddattr("validate", *TINY, "root=new", asked))
+    refused(ddattr("validate", *TINY, "root=new", "attribution.queries=5", asked))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from ddattr.validation.retraining import Validation
 @pytest.fixture
 def plan() -> Validation:
     return Validation(
-        Codebook(12, 6, 2), {"label": torch.arange(12) % 3}, 0, units=2, members=2, tuning=4, removed=(1,)
+        Codebook(12, 6, 2), {"label": torch.arange(12) % 3}, 0, units=5, members=2, tuning=4, removed=(1,)
     )
 
 

@@ -12,7 +12,7 @@ from ddattr.artifacts import load_json, load_tensors
 from ddattr.validation.bench import Bench
 
 FORKED = ("training=forked", "training.fork.steps=7")
-SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=2", "validation.replicates=2")
+SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=5", "validation.replicates=2")
 
 
 def test_without_a_fork_every_fingerprint_is_what_it_was_before_there_were_forks(make_run):
@@ -122,5 +122,5 @@ def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
     bench = Bench.__new__(Bench)  # what its truth looks at, and no more
     bench.plan, bench.network = plan, lambda model: model
     bench.queries, bench.ensemble = SimpleNamespace(pictures=pictures), SimpleNamespace(members=["a member"] * 6)
-    assert bench.truth.shape == (2, 2, 1, 1, 2, 2)
+    assert bench.truth.shape == (2, 5, 1, 1, 2, 2)
     assert any("ensemble's own" in models for models in shown) == (not forked)

@@ -253,7 +253,7 @@ def test_a_query_without_a_score_is_left_out_of_the_mean(case):
     assert all(math.isfinite(number) for number in found)
 
 
-def test_three_subsets_have_no_interval(case):
+def test_four_subsets_have_no_interval(case):
     scores, targets, subsets = case
-    with pytest.raises(ValueError, match=r"^lds: 3 subsets, expected at least 4 .* Set validation.halves higher\.$"):
-        interval(scores, targets[:3], subsets[:3])
+    with pytest.raises(ValueError, match=r"^lds: 4 subsets, expected at least 5 .* Set validation.halves higher\.$"):
+        interval(scores, targets[:4], subsets[:4])

@@ -1,5 +1,7 @@
 """What models say of the queries: one linear step, where the first order is exact and everything can be written out."""
 
+from collections import deque
+
 import pytest
 import torch
 from conftest import LinearDenoiser
@@ -8,8 +10,9 @@ from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.loss import residual_gram
 from ddattr.codebook import Codebook, contrast
+from ddattr.diffusion.inversion import inverted
 from ddattr.diffusion.noise import noise_tape
-from ddattr.diffusion.sampler import DDIM, DDPM
+from ddattr.diffusion.sampler import DDIM, DDPM, trajectory
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.lds import lds
 from ddattr.validation.measurement import Measurement
@@ -248,3 +251,27 @@ def test_over_many_steps_the_first_order_predicts_the_sign_and_not_the_size(make
     exact = measured.ablations(ensemble, WORDS)
     assert torch.nn.functional.cosine_similarity(first.flatten(2), exact.flatten(2), dim=2).median() > 0.8
     assert not torch.allclose(first, exact, rtol=0.01, atol=1e-3)
+
+
+def test_pictures_without_a_tape_are_made_again_on_one_of_their_own(make_measured, ensemble):
+    """What is made is near the picture, and moves with the weights as the Jacobian says: finite differences."""
+    measured = make_measured(real=3, steps=6)
+    made, response = measured.replayed(ensemble, measured.real, None)
+    assert made.shape == measured.real.shape
+    assert response.shape == (8, *measured.real.shape)
+    torch.testing.assert_close(response.sum(0), torch.zeros_like(made), atol=1e-4, rtol=0)
+    tape = inverted(lambda x, t: ensemble.outputs(x, t).mean(0), measured.process, measured.reverse, measured.real,
+                    noise_tape(range(3), 6, SHAPE))  # fmt: skip
+    step, w = 1e-2, contrast(WORDS[:2])
+    ends = [deque(trajectory(ensemble.weighted(ensemble.uniform + sign * step * w), measured.reverse, tape), 1)[0]
+            for sign in (1, -1)]  # fmt: skip
+    torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), first_order(response, w), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(measured.replayed(ensemble, measured.real[:1], 20)[0], made[:1])  # more than there are
+
+
+def test_a_sampler_without_noise_changes_nothing_for_pictures_without_a_tape(make_measured, ensemble):
+    """They are replayed by ancestral sampling of as many steps."""
+    measured = make_measured(real=3, steps=6)
+    made, _ = measured.replayed(ensemble, measured.real, 2)
+    measured.reverse = DDIM(6).reverse(measured.process)
+    torch.testing.assert_close(measured.replayed(ensemble, measured.real, 2)[0], made)

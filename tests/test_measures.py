@@ -6,7 +6,7 @@ from torch import nn
 
 from ddattr.attribution.influence import projections
 from ddattr.codebook import Codebook, contrast
-from ddattr.validation.measures import linear_measures, power, power_of_norm
+from ddattr.validation.measures import measures_of_any, measures_of_displacement, power, power_of_norm
 
 CODE = Codebook(30, 12, 5)
 WORDS = CODE.codewords(torch.arange(30))
@@ -37,30 +37,31 @@ def given():
 
 def test_pixels_are_the_pull_and_the_loss_has_no_direction(given):
     response, made, factual, units, loss = given
-    found = linear_measures(response, made, factual, units, Linear(4), loss)
+    found = measures_of_any(made, factual, units, loss) | measures_of_displacement(response, factual, units, Linear(4))
     torch.testing.assert_close(found["pixel"], projections(response, factual, units))
     torch.testing.assert_close(found["denoised_toward"], projections(made, factual, units))
     own = nn.functional.normalize((units - units.mean(0)).flatten(1).double(), dim=-1)
-    torch.testing.assert_close(found["denoised"], torch.einsum("nqp,up->nuq", made.flatten(2).double(), own))
+    for name, answers in (("denoised", made), ("pixel_own", response)):
+        torch.testing.assert_close(found[name], torch.einsum("nqp,up->nuq", answers.flatten(2).double(), own))
     assert torch.equal(found["loss"][:, 0], loss)
     assert torch.equal(found["loss"], found["loss"][:, :1].expand(-1, 30, -1))
 
 
 def test_features_are_the_pull_in_their_space(given):
-    response, made, factual, units, loss = given
+    response, _, factual, units, _ = given
     extractor = Linear(4)
     mapped = [extractor(x.flatten(0, -4)).reshape(*x.shape[:-3], 4, 1, 1) for x in (response, factual, units)]
-    found = linear_measures(response, made, factual, units, extractor, loss)["feature"]
+    found = measures_of_displacement(response, factual, units, extractor)["feature"]
     torch.testing.assert_close(found, projections(*mapped), rtol=1e-4, atol=1e-5)
 
 
 def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looked_at(given):
-    response, made, factual, units, loss = given
-    bright = linear_measures(response, made, factual.abs() + 0.1, units, Linear(4), loss)
+    response, _, factual, units, _ = given
+    bright = measures_of_displacement(response, factual.abs() + 0.1, units, Linear(4))
     torch.testing.assert_close(bright["region"], bright["pixel"])
-    before = linear_measures(response, made, factual, units, Linear(4), loss)["region"]
+    before = measures_of_displacement(response, factual, units, Linear(4))["region"]
     changed = units + 5 * (factual[0] <= 0)  # where query 0 is dark
-    after = linear_measures(response, made, factual, changed, Linear(4), loss)["region"]
+    after = measures_of_displacement(response, factual, changed, Linear(4))["region"]
     torch.testing.assert_close(after[..., 0], before[..., 0])
     assert not torch.allclose(after[..., 1], before[..., 1])
 

@@ -7,8 +7,9 @@ from conftest import TINY_SIZES, LinearDenoiser, composed
 from scipy import stats
 
 from ddattr.artifacts import load_table
-from ddattr.attribution.denoised import denoised
-from ddattr.attribution.influence import Response, displacement_scores
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.denoised import along_own, denoised
+from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections
 from ddattr.attribution.loss import loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.ensemble.ensemble import Ensemble
@@ -16,7 +17,8 @@ from ddattr.stages.run import Run
 from ddattr.validation.evaluation import wilson
 from ddattr.validation.planted import (
     Scored,
-    influence_on_denoising,
+    influence_by_length,
+    influence_by_pull,
     influence_on_loss,
     planted_tables,
     ranks,
@@ -40,6 +42,12 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
     """Gram of residuals that nothing but chance made."""
     residual = 1 + 0.3 * randn(queries, members, 40, seed=seed)
     return residual @ residual.mT / 40
+
+
+def influence_on_denoising(response, pictures, images, codebook, phantoms, background) -> dict[str, Scored]:
+    """As the table of planted units has it."""
+    along = {"denoised_gls": along_own(response, images), "denoised_toward": projections(response, pictures, images)}
+    return influence_by_pull(along, -pixel(pictures, images).double(), codebook, phantoms, background)
 
 
 @pytest.mark.parametrize("method", ["loss", "member_loss"])
@@ -127,6 +135,32 @@ def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_from_p
     assert found["denoised_posterior"].p is None
 
 
+def test_a_length_has_the_paper_s_score_and_a_p_that_is_uniform_when_codewords_are_drawn_anew():
+    """As above, of one unit; by the displacement's definition."""
+    response, p = randn(12, 1, *SHAPE), []
+    response -= response.mean(0)
+    for seed in range(400):
+        words, phantoms = everything(Codebook(1, 12, 5, seed))
+        found = influence_by_length({"jvp_norm": response, "twice": 2 * response}, words, phantoms)
+        moved = Response(response).displacement(words)
+        torch.testing.assert_close(found["jvp_norm"].score, moved.flatten(2).norm(dim=2))
+        torch.testing.assert_close(found["jvp_norm"].score, norm(gram(response), words))
+        torch.testing.assert_close(found["twice"].score, 2 * found["jvp_norm"].score)
+        torch.testing.assert_close(found["twice"].p, found["jvp_norm"].p)
+        p.append(found["jvp_norm"].p.item())
+    assert stats.kstest(p, "uniform").pvalue > 1e-4
+
+
+def test_only_what_is_named_has_a_posterior():
+    """Of the displacement and of the denoising; along another direction there is a test and no more."""
+    codebook, along = Codebook(20, 12, 5), randn(12, 20, 3)
+    methods = ("jvp_gls", "denoised_gls", "denoised_toward", "jvp_own", "jvp_feature", "jvp_region")
+    _, phantoms = everything(codebook)
+    found = influence_by_pull(dict.fromkeys(methods, along), 1 + randn(20, 3).abs(), codebook, phantoms, 0.5)
+    assert set(found) == {*methods, "posterior", "denoised_posterior"}
+    assert [name for name, scored in found.items() if scored.p is None] == ["posterior", "denoised_posterior"]
+
+
 def test_identical_members_find_nothing():
     words, phantoms = everything(Codebook(5, 8, 3))
     for score, z, p in influence_on_loss(torch.ones(2, 8, 8).double(), words, phantoms).values():
@@ -206,16 +240,16 @@ NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers
 def test_what_is_left_out_needs_no_model():
     codebook = Codebook(8, 6, 2)
     assert Validation(codebook, {}, 0, members=3, removed=(), **NOTHING).models() == []
-    plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 4})
+    plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5})
     names = {model.name.partition("/")[0] for model in plan.models()}
     assert names == {"full", "halves"}  # nothing has a damping
     for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
-        plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 4, "peers": (peer,)})
+        plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5, "peers": (peer,)})
         assert {model.name.partition("/")[0] for model in plan.models()} == names | more
 
 
-@pytest.mark.parametrize(("size", "possible"), [({"units": 1}, "2 to 8, or 0"), ({"units": -1}, "2 to 8, or 0"),
-                                                ({"halves": 3}, "4 to 10000, or 0")])  # fmt: skip
+@pytest.mark.parametrize(("size", "possible"), [({"units": 4}, "5 to 8, or 0"), ({"units": -1}, "5 to 8, or 0"),
+                                                ({"halves": 4}, "5 to 10000, or 0")])  # fmt: skip
 def test_too_few_to_be_of_use_is_refused(size, possible):
     with pytest.raises(ValueError, match=f"expected {possible}"):
         Validation(Codebook(8, 6, 2), {}, 0, members=3, removed=(), **NOTHING | size)
@@ -237,16 +271,11 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         assert said.status == 0, said.err
     folder = tmp_path / "run" / "validation"
     table = load_table(folder / "planted.csv")
-    assert set(table.method) == {
-        "loss",
-        "member_loss",
-        "denoised_gls",
-        "denoised_posterior",
-        "denoised_toward",
-        "feature",
-        "pixel",
-    }
-    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * 7
+    methods = {"loss", "member_loss", "denoised_gls", "denoised_posterior", "denoised_toward", "denoised_norm",
+               "jvp_gls", "posterior", "jvp_own", "jvp_feature", "jvp_region", "jvp_norm", "feature",
+               "pixel"}  # fmt: skip
+    assert set(table.method) == methods
+    assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * len(methods)
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]
     assert (table[table.method == "pixel"]["rank"] == 1).all()

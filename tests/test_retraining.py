@@ -17,14 +17,14 @@ LABELS = torch.arange(30) % 5 + 2  # sets are named by any number
 
 
 def plan(codebook: Codebook = BOOK, **sizes) -> Validation:
-    given = {"units": 4, "members": 3, "replicates": 2, "halves": 6, "tuning": 5, "removed": (5,), "seed": 0}
+    given = {"units": 5, "members": 3, "replicates": 2, "halves": 6, "tuning": 5, "removed": (5,), "seed": 0}
     return Validation(codebook, {"label": LABELS[: codebook.units]}, **{**given, **sizes})
 
 
-@given(units=st.integers(2, 40), halves=st.integers(4, 12), tuning=st.integers(4, 12), seed=st.integers(0, 2**63))
+@given(units=st.integers(2, 40), halves=st.integers(5, 12), tuning=st.integers(4, 12), seed=st.integers(0, 2**63))
 def test_halves_are_halves(units, halves, tuning, seed):
     book = Codebook(units, 12, 5)
-    sizes = {"units": 2, "members": 1, "halves": halves, "tuning": tuning, "groups": None, "removed": ()}
+    sizes = {"units": 0, "members": 2, "halves": halves, "tuning": tuning, "groups": None, "removed": ()}
     masks = Validation(book, {}, seed, **sizes).half_masks()
     assert masks.shape == (halves + tuning, units)
     assert (masks.sum(1) == units // 2).all()
@@ -61,23 +61,23 @@ def test_the_truth_s_members_and_units_are_drawn_by_seed(seed):
     assert one.truth_members == other.truth_members
     assert torch.equal(one.truth_units, other.truth_units)
     assert len(set(one.truth_members)) == 3
-    assert len(one.truth_units.unique()) == 4
+    assert len(one.truth_units.unique()) == 5
     assert len({tuple(plan(seed=s).truth_members) for s in range(20)}) > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_unit_of_the_truth_was_seen_by_a_member_of_the_truth(seed):
-    drawn = plan(seed=seed, members=1)
-    (member,) = drawn.truth_members
-    assert BOOK.codewords(drawn.truth_units)[:, member].all()
+    drawn = plan(seed=seed, members=2)
+    assert BOOK.codewords(drawn.truth_units)[:, drawn.truth_members].any(1).all()
     assert all(drawn.unit(unit) for unit in drawn.truth_units.tolist())
 
 
 def test_all_units_that_were_seen_can_be_asked_for_and_not_one_more():
-    seen = int(BOOK.subset(plan(members=1).truth_members[0]).sum())
-    assert len(plan(members=1, units=seen).truth_units) == seen
-    with pytest.raises(ValueError, match=rf"units={seen + 1}, but 1 members saw {seen}\. Set validation.members"):
-        _ = plan(members=1, units=seen + 1).truth_units
+    one, other = (BOOK.subset(member) for member in plan(members=2).truth_members)
+    seen = int((one | other).sum())
+    assert len(plan(members=2, units=seen).truth_units) == seen
+    with pytest.raises(ValueError, match=rf"units={seen + 1}, but 2 members saw {seen}\. Set validation.members"):
+        _ = plan(members=2, units=seen + 1).truth_units
 
 
 def test_a_model_without_a_unit_is_its_member_less_that_unit():
@@ -125,7 +125,7 @@ def test_a_unit_that_does_not_exist_is_refused(unit):
 
 def test_a_member_must_keep_some_data():
     """Of three units and three members each saw one."""
-    drawn = plan(Codebook(3, 3, 1), members=3, units=2, removed=(), groups=None)
+    drawn = plan(Codebook(3, 3, 1), members=3, units=0, removed=(), groups=None)
     with pytest.raises(ValueError, match=r"^retrain: without unit-00001 member \d has no data left\. [^\n]*weight\.$"):
         drawn.unit(1)
 
@@ -220,15 +220,17 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("members", 9, "expected 1 to 8"),
-        ("members", 0, "expected 1 to 8"),
-        ("units", 31, "expected 2 to 30"),
-        ("units", 1, "expected 2 to 30"),
+        ("members", 9, "expected 2 to 8"),
+        ("members", 0, "expected 2 to 8"),
+        ("members", 1, "1 is too few for an interval, expected 2 to 8"),
+        ("units", 31, "expected 5 to 30, or 0"),
+        ("units", 4, "4 is too few for an interval, expected 5 to 30, or 0"),
         ("replicates", 0, "expected 1 to 100"),
-        ("halves", 3, "expected 4 to 10000"),
+        ("halves", 4, "4 is too few for an interval, expected 5 to 10000, or 0"),
         ("tuning", 3, "expected 4 to 10000"),
         ("real", -1, "expected 0 to"),
-        ("removal_queries", -1, "expected 0 to"),
+        ("removal_queries", -1, "expected 5 to"),
+        ("removal_queries", 4, "4 is too few for an interval, expected 5 to 1000000, or 0"),
         ("orders", 0, "expected 1 to"),
         ("draws", 0, "expected 1 to"),
         ("removed", (5, 30), "expected 1 to 29"),
@@ -242,7 +244,7 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):
-    with pytest.raises(ValueError, match=rf"^validation: {key}=[^\n]*, {expected}[^\n]*\. Set validation\.{key}\.$"):
+    with pytest.raises(ValueError, match=rf"^validation: {key}=[^\n]*{expected}[^\n]*\. Set validation\.{key}\.$"):
         plan(**{key: value})
 
 
@@ -255,7 +257,7 @@ def test_where_only_leaving_it_out_is_possible_that_is_told():
 def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
     given = {"removal_methods": ("jvp", "trak"), "peers": ("dtrak",)}
     with pytest.raises(ValueError, match=r"^validation: removal_methods=trak, [^\n]*\. Add it to validation\.peers\.$"):
-        plan(**given, removal_queries=1)
+        plan(**given, removal_queries=5)
     plan(**given, removal_queries=0)
 
 

@@ -14,7 +14,7 @@ from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.tables import Tables, summarise, tabulate
 from ddattr.codebook import Codebook, contrast
-from ddattr.validation.planted import influence_on_denoising
+from ddattr.validation.planted import influence_by_pull
 from ddattr.validation.scores import of_denoising
 
 N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)
@@ -200,7 +200,8 @@ def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(ten
     for method, score in of_denoising(*given, CODE, background).items():
         np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
     null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
-    found = influence_on_denoising(*given, CODE, null, background)["denoised_gls"]
+    along, distance = {"denoised_gls": along_own(given[0], given[2])}, -baselines.pixel(*given[1:]).double()
+    found = influence_by_pull(along, distance, CODE, null, background)["denoised_gls"]
     for column, value in zip(("score", "z", "p_value"), found, strict=True):
         np.testing.assert_allclose(matrix(of(tables, "denoised_gls", "pull"), column), value, rtol=1e-5, atol=1e-6)
 

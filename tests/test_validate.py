@@ -182,7 +182,7 @@ def test_a_model_of_the_truth_says_how_it_was_made(validated):
 
 def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
     """A model depends on its address alone: trained in reverse order, resumed or not, the weights are the same."""
-    run = make_run("validation.units=2", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
+    run = make_run("validation.units=5", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
     wanted = run.validation.models()[-3:]
     retrain.retrain(run, wanted)
     first = {m.name: load_tensors(run.retrained_artefact(m).folder / "member.safetensors") for m in wanted}

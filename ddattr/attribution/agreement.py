@@ -6,6 +6,8 @@ from torch import Tensor
 
 from ddattr.diffusion.noise import Stream, generator
 
+ENOUGH = 5  # values for a bootstrap interval
+
 
 def pearson(x: Float[Tensor, "units q"], y: Float[Tensor, "units q"]) -> Float[Tensor, "q"]:
     """Correlation over units, per query; NaN where one side does not vary."""

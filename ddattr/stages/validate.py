@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ddattr.artifacts import Artefact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.attribution.agreement import ENOUGH
 from ddattr.stages.reproduce import beside
 from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
@@ -43,6 +44,10 @@ def run(run: Run) -> None:
 
 def _check(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
+    queries = run.config.attribution.queries
+    if run.validation.retrains and queries < ENOUGH:
+        raise ValueError(f"validate: attribution.queries={queries} is too few for an interval, expected {ENOUGH} or "
+                         "more. Set attribution.queries.")  # fmt: skip
     check_installed(run.validation.peers)
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features

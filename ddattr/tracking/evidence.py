@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
-from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, save_figure
+from ddattr.tracking.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, YELLOW, save_figure
 from ddattr.tracking.names import named, ordered
 
 SIBLINGS = {  # of a method that is drawn, at about the same cost
@@ -236,33 +236,39 @@ def cost(folder: Path) -> Figure | None:
 
 
 def planted(folder: Path) -> Figure | None:
-    """Figure 13: are units whose influence is known found, as their share of the data falls?"""
+    """Figure 13: are units whose influence is known found, as their share of the data falls, and by which measure?"""
     if not (folder / "planted_summary.csv").exists():
         return None
     summary = load_table(folder / "planted_summary.csv")
-    colours = {"denoised_gls": RED, "denoised_posterior": GREY, "denoised_toward": PINK, "loss": BLUE,
-               "member_loss": ORANGE, "feature": GREEN, "pixel": SKY}  # fmt: skip
-    methods = ordered(summary.method)
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.8))
-    for axis, statistic, label in zip(axes, ("recall_at_1", "mean_z"), ("queries that find their unit first",
-                                                                       "z of the unit"), strict=True):  # fmt: skip
+    tested = ("loss", "denoised_gls", "denoised_toward", "jvp_own", "jvp_gls", "jvp_feature", "jvp_region")
+    panels = (
+        ("recall_at_1", "queries that find their unit first", ("loss", "denoised_gls", "jvp_own", "jvp_gls", "pixel")),
+        ("significant", "queries that find it at all, q ≤ 0.05", (*tested, "jvp_norm", "denoised_norm")),
+        ("mean_z", "z of the unit", (*tested, "jvp_norm", "denoised_norm")),
+    )
+    colours = dict(zip((*tested, "jvp_norm", "denoised_norm", "pixel"),
+                       (BLUE, RED, PINK, GREEN, ORANGE, SKY, YELLOW, GREY, BLACK, BLACK), strict=True))  # fmt: skip
+    figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.2))
+    shares = sorted(summary.share.unique())
+    for axis, (statistic, label, methods) in zip(axes, panels, strict=True):
         for place, method in enumerate(methods):
             rows = summary[(summary.method == method) & (summary.statistic == statistic)].sort_values("share")
             if rows.empty:
                 continue
             errors = [rows["value"] - rows.low, rows.high - rows["value"]]
-            apart = 1.06 ** (place - (len(methods) - 1) / 2)
-            axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), fmt="o-", color=colours[method],
-                          markersize=4, capsize=2, linewidth=1, label=named(method))  # fmt: skip
+            apart = 1.05 ** (place - (len(methods) - 1) / 2)
+            axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), color=colours[method],
+                          fmt="o--" if method == "pixel" else "o-", markersize=3, capsize=1.5, linewidth=1, label=named(method))  # fmt: skip
         axis.set_xscale("log")
-        shares = sorted(summary.share.unique())
         axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)
         axis.minorticks_off()
         axis.set(xlabel="the unit's share of the pictures", ylabel=label)
-    axes[1].axhline(0, color=GREY, linewidth=0.6)
-    axes[0].set_ylim(-0.03, 1.03)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="upper center", ncols=3)
-    figure.tight_layout(rect=(0, 0, 1, 0.9))
+        axis.axhline(0, color=GREY, linewidth=0.6)
+    for axis in axes[:2]:
+        axis.set_ylim(-0.03, 1.03)
+    known = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(known.values(), known, fontsize=6.5, loc="upper center", ncols=5)
+    figure.tight_layout(rect=(0, 0, 1, 0.88))
     return figure
 
 

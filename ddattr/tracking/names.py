@@ -6,6 +6,8 @@ METHODS = {
     "jvp": "JVP, pull", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
     "ablation": "exact ablation, pull", "denoised": "denoising", "denoised_gls": "denoising, others discounted",
     "denoised_posterior": "denoising, posterior", "denoised_toward": "denoising, from picture to unit",
+    "jvp_own": "JVP, along the unit's own", "jvp_feature": "JVP, features", "jvp_region": "JVP, bright region",
+    "jvp_norm": "JVP, length", "denoised_norm": "denoising, length",
     "loss": "ensemble's loss", "member_loss": "members' loss",
     "adjusted": "members' loss, adjusted", "datamodel": "datamodel, features",
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",

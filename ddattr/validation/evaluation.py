@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from ddattr.attribution import agreement
+from ddattr.attribution.agreement import ENOUGH
 from ddattr.attribution.influence import displacement_scores
 from ddattr.attribution.tables import summarise
 from ddattr.validation.ceiling import ceiling, reliability
@@ -19,7 +20,6 @@ from ddattr.validation.lds import joint_resamples, lds, lds_resamples, percentil
 CORRELATIONS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
 GROUP_STATISTICS = ["top1", "ndcg3", "spearman"]
 REFERENCES = ("jvp", "pixel", "dtrak")  # methods that others are held against: ours, the simplest, the best peer
-ENOUGH = 5  # values for a bootstrap interval
 SHARES = ("top1", "unchanged")  # statistics that are right or wrong; their differences are neither
 Pair = tuple[pd.DataFrame, pd.DataFrame]  # a table, row by row, and its summary
 Scores = Mapping[str, Tensor]  # method -> (units, q), larger for more support

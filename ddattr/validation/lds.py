@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ddattr.attribution.agreement import spearman
+from ddattr.attribution.agreement import ENOUGH, spearman
 from ddattr.diffusion.noise import Stream, generator
 
 _TOGETHER = 2**20  # values of resamples that are correlated at once
@@ -37,9 +37,9 @@ def lds_resamples(
     Raises:
         ValueError: too few subsets for an interval.
     """
-    if len(targets) < 4:
+    if len(targets) < ENOUGH:
         raise ValueError(
-            f"lds: {len(targets)} subsets, expected at least 4 for an interval. Set validation.halves higher."
+            f"lds: {len(targets)} subsets, expected at least {ENOUGH} for an interval. Set validation.halves higher."
         )
     return joint_resamples(subsets.to(scores) @ scores, targets, seed, resamples)
 

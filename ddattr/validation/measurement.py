@@ -13,6 +13,7 @@ from ddattr.attribution.influence import directions
 from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws, residual_gram
 from ddattr.codebook import contrast
+from ddattr.diffusion.inversion import inverted
 from ddattr.diffusion.noise import Stream, generator, noise_tape
 from ddattr.diffusion.process import Process, ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
@@ -82,9 +83,21 @@ class Measurement:
     def jacobian(self, networks: Sequence[nn.Module], members_per_step: int | None) -> Float[Tensor, "n q *image"]:
         """Centred Jacobian of an ensemble of these networks."""
         tape = noise_tape(self.seeds, len(self.reverse), self.shape)
-        ensemble = Ensemble(networks)
+        return self._jacobian(Ensemble(networks), tape, self.reverse, members_per_step)[1]
+
+    def replayed(
+        self, ensemble: Ensemble, pictures: Float[Tensor, "q *image"], members_per_step: int | None
+    ) -> tuple[Float[Tensor, "q *image"], Float[Tensor, "n q *image"]]:
+        """Pictures of no tape are given one, of ancestral sampling: what the ensemble makes on it, and its Jacobian."""
+        steps = len(self.reverse)
+        reverse = self.process.reverse_steps(steps, eta=1.0)
+        noise = noise_tape(range(len(pictures)), steps, self.shape)
+        tape = inverted(lambda x, t: ensemble.outputs(x, t).mean(0), self.process, reverse, pictures, noise)
+        return self._jacobian(ensemble, tape, reverse, members_per_step)
+
+    def _jacobian(self, ensemble, tape, reverse, members_per_step: int | None) -> tuple[Tensor, Tensor]:
         size = None if members_per_step is None else min(members_per_step, len(ensemble))
-        return jacobian(ensemble, tape, self.reverse, size)[1]
+        return jacobian(ensemble, tape, reverse, size)
 
     def ablations(self, ensemble: Ensemble, codewords: Tensor) -> Float[Tensor, "units q *image"]:
         """Exact displacements when units are ablated."""

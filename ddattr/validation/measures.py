@@ -16,29 +16,26 @@ from ddattr.attribution.significance import benjamini_hochberg, norm_significanc
 from ddattr.codebook import Codebook
 
 
-def linear_measures(
+def measures_of_displacement(
     response: Float[Tensor, "n q *image"],
-    denoised: Float[Tensor, "n q *image"],
     factual: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
     extractor: nn.Module,
-    loss: Float[Tensor, "n q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
-    """What every member adds to each measure of generated pictures, on every unit's direction.
+    """What every member adds to each measure of where pictures on a tape move, to first order.
 
-    Those of `measures_of_any`; `pixel`, the pull of the displacement; `feature`, the same in the space of an extractor,
-    to first order; `region`, the same within the bright part of the picture.
-
-    Args:
-        loss: `loss_projections` of the queries.
+    `pixel` is the displacement along every unit's direction; `pixel_own` along what is the unit's own, as the denoising
+    is tested; `feature` as `pixel` in the space of an extractor; `region` as `pixel` within the bright part of the
+    picture.
     """
     tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
     moved = torch.stack(tangents)[..., None, None]
     seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
     region = [projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
               for q, mask in enumerate(factual > 0)]  # fmt: skip
-    return measures_of_any(denoised, factual, unit_images, loss) | {
+    return {
         "pixel": projections(response, factual, unit_images),
+        "pixel_own": along_own(response, unit_images),
         "feature": projections(moved, seen, units),
         "region": torch.cat(region, 2),
     }
@@ -50,7 +47,7 @@ def measures_of_any(
     unit_images: Float[Tensor, "units *image"],
     loss: Float[Tensor, "n q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
-    """The measures that pictures without a tape have, too.
+    """What every member adds to each measure that needs no tape, on every unit's direction.
 
     `denoised` is what `attribute` tests; `denoised_toward` the same from the picture to the unit's image, which is
     blind to what the picture has of the unit; `loss` the change of the picture's loss, to first order, which has no

@@ -1,7 +1,7 @@
 """Queries whose unit is known: how high a method ranks it, and how sure it is, as the unit's share of the data falls.
 
-The scores are of the loss and of the denoising, so that any picture can be asked: they need no tape, and no model
-besides the members.
+The scores are of the loss, of the denoising, and of displacements on a tape that the picture is given: they need no
+model besides the members.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +15,12 @@ from scipy import stats
 from torch import Tensor
 
 from ddattr.attribution.background import Background
-from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import nearness, projections
+from ddattr.attribution.influence import gram, nearness, norm
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import measured
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
+from ddattr.attribution.tables import POSTERIOR
 from ddattr.codebook import Codebook
 from ddattr.validation.evaluation import wilson
 
@@ -52,28 +51,43 @@ def influence_on_loss(
     return found
 
 
-def influence_on_denoising(
-    response: Float[Tensor, "n q *image"],
-    pictures: Float[Tensor, "q *image"],
-    unit_images: Float[Tensor, "units *image"],
+def influence_by_pull(
+    along: Mapping[str, Float[Tensor, "n units q"]],
+    distance: Float[Tensor, "units q"],
     codebook: Codebook,
     phantoms: Bool[Tensor, "phantoms n"],
     background: float,
 ) -> dict[str, Scored]:
-    """Pull of what members denoise the pictures to, `response`, with z and p where it is a test.
+    """Pull of what members answer along every unit's direction, the other units discounted, with z and p.
 
-    `denoised_gls` is the test that `attribute` makes, along what the unit has and others lack. `denoised_toward` is the
-    same along what the unit has and the picture lacks; `denoised_posterior` is no test.
+    Beside `METHOD_gls`, which is tested, stands what to expect of it where it has a name: that is no test.
+
+    Args:
+        along: by method.
+        distance: of unit and picture.
     """
-    words, distance = codebook.codewords(torch.arange(codebook.units)), -pixel(pictures, unit_images).double()
-    others, found = Background(words, nearness(distance), background), {}
-    along = {"denoised_gls": along_own(response, unit_images),
-             "denoised_toward": projections(response, pictures, unit_images)}  # fmt: skip
-    expected = {}
+    words, found = codebook.codewords(torch.arange(codebook.units)), {}
+    others = Background(words, nearness(distance), background)
     for name, plain in along.items():
-        answers, score, expected[name] = measured(plain, others, codebook, distance)
+        answers, score, expected = measured(plain, others, codebook, distance)
         found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
-    return found | {"denoised_posterior": Scored(expected["denoised_gls"])}
+        if posterior := POSTERIOR.get(name.removesuffix("_gls")):
+            found[posterior] = Scored(expected)
+    return found
+
+
+def influence_by_length(
+    responses: Mapping[str, Float[Tensor, "n q *image"]],
+    codewords: Bool[Tensor, "units n"],
+    phantoms: Bool[Tensor, "phantoms n"],
+) -> dict[str, Scored]:
+    """How far removing a unit moves what members answer at all, with z and p; plain contrasts, and no sign."""
+    found = {}
+    for name, response in responses.items():
+        products = gram(response)
+        score = norm(products, codewords)
+        found[name] = Scored(score, *norm_significance(score, norm(products, phantoms)))
+    return found
 
 
 def planted_tables(

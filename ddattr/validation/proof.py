@@ -10,6 +10,8 @@ import torch
 
 from ddattr.attribution import loss
 from ddattr.attribution.baselines import pixel
+from ddattr.attribution.denoised import along_own
+from ddattr.attribution.influence import projections
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, measures, planted
 from ddattr.validation.bench import Bench
@@ -35,8 +37,8 @@ def power_of_measures(bench: Bench) -> pd.DataFrame:
     for kind, where in asked.kinds().items():
         pictures, projected = asked.asked[where], loss.loss_projections(bench.gram[where])
         if kind == "generated":
-            answers = measures.linear_measures(bench.response, bench.denoised, pictures, units, bench.extractor,
-                                               projected)  # fmt: skip
+            answers = measures.measures_of_any(bench.denoised, pictures, units, projected)
+            answers |= measures.measures_of_displacement(bench.response, pictures, units, bench.extractor)
             lengths = {"norm": bench.response, "denoised_norm": bench.denoised}
         else:
             answers = measures.measures_of_any(bench.denoised_real, pictures, units, projected)
@@ -74,17 +76,26 @@ def calibration(bench: Bench, redraws: int = 200) -> Pair:
 
 
 def planted_units(bench: Bench) -> Pair:
-    """Held-out pictures whose unit is known: where every method ranks it, and how sure it is."""
-    asked, data, level = bench.queries, bench.data, bench.level
+    """Held-out pictures whose unit is known: where every method ranks it, and how sure it is.
+
+    Displacements are of the picture that the ensemble makes of it on a tape of its own.
+    """
+    asked, data, units = bench.queries, bench.data, bench.data.unit_images
     known = (data.held_out_units >= 0).nonzero()[:, 0]
-    pictures, sizes = data.held_out.images[known], data.unit_of.bincount()
+    pictures, sizes, codebook = data.held_out.images[known], data.unit_of.bincount(), bench.plan.codebook
     gram = loss.residual_gram(bench.ensemble, asked.process, pictures, asked.times, asked.noise)
+    alike = pixel(pictures, units)
     near = over_units(feature_similarity(bench.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
-    codebook = bench.plan.codebook
-    null = codebook.sample_phantoms(bench.phantoms, bench.seed)
+    null, denoised = codebook.sample_phantoms(bench.phantoms, bench.seed), asked.denoised(bench.ensemble, pictures)
+    made, response = asked.replayed(bench.ensemble, pictures, bench.plan.members_per_step)
+    moved = measures.measures_of_displacement(response, made, units, bench.extractor)
+    along = {
+        "denoised_gls": along_own(denoised, units), "denoised_toward": projections(denoised, pictures, units),
+        "jvp_gls": moved["pixel"], "jvp_own": moved["pixel_own"], "jvp_feature": moved["feature"],
+        "jvp_region": moved["region"],
+    }  # fmt: skip
     methods = planted.influence_on_loss(gram, bench.words, null)
-    methods |= planted.influence_on_denoising(
-        asked.denoised(bench.ensemble, pictures), pictures, data.unit_images, codebook, null, bench.background
-    )
-    methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(pixel(pictures, data.unit_images))}
-    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), level)
+    methods |= planted.influence_by_pull(along, -alike.double(), codebook, null, bench.background)
+    methods |= planted.influence_by_length({"jvp_norm": response, "denoised_norm": denoised}, bench.words, null)
+    methods |= {"feature": planted.Scored(near), "pixel": planted.Scored(alike)}
+    return planted.planted_tables(methods, data.held_out_units[known], sizes, known.tolist(), bench.level)

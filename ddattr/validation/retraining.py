@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ddattr.attribution.agreement import ENOUGH
 from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation.methods import IN_PART_BESIDE_ONE, KNOWN, PEERS, TUNED
@@ -38,7 +39,7 @@ class Validation:
         sets: for every kind of set the set of each unit, (N,), as `UnitDataModule.partitions` gives them.
         seed: of the units, members and subsets that are drawn, and of the models' draws.
         units: units whose retraining is the truth, the same for all queries; 0 leaves out the tables of it.
-        members: members that are retrained without them: the truth's own small ensemble.
+        members: members that are retrained without them: the truth's own small ensemble, of two or more.
         replicates: training seeds; replicate r trains with seed + r.
         halves: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning: further ones, at one seed, on which whatever has a damping is tuned.
@@ -55,7 +56,7 @@ class Validation:
         draws: timesteps, each with its noise, at which a picture's loss is measured.
         fork: a member's steps as a share of a whole training, when members are forks of a base; the truth's never are.
     Raises:
-        ValueError: a size is out of range; says what would be possible.
+        ValueError: a size is out of range, or too small for an interval; says what would be possible.
     """
 
     codebook: Codebook
@@ -80,19 +81,19 @@ class Validation:
 
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
-        _between("members", self.members, 1, n)
-        _between("units", self.units, 2, units, or_none=True)
+        _between("members", self.members, 2, n, interval=True)
+        _between("units", self.units, ENOUGH, units, or_none=True, interval=True)
         _between("replicates", self.replicates, 1, 100)
-        _between("halves", self.halves, 4, 10_000, or_none=True)
+        _between("halves", self.halves, ENOUGH, 10_000, or_none=True, interval=True)
         _between("tuning", self.tuning, 4, 10_000)
         _between("real", self.real, 0, 10**6)
-        _between("removal_queries", self.removal_queries, 0, 10**6)
+        _between("removal_queries", self.removal_queries, ENOUGH, 10**6, or_none=True, interval=True)
         _between("orders", self.orders, 1, 1000)
         _between("draws", self.draws, 1, 10**6)
         for size in self.removed if self.removal_queries else ():
             _between("removed", size, 1, units - 1)
         for size in self.members_sizes:
-            _between("members_sizes", size, 3, n)
+            _between("members_sizes", size, 3, n, interval=True)
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
@@ -272,7 +273,8 @@ def named(removed: Bool[Tensor, "units"]) -> str:
     return f"{int(removed.sum()):04d}-{hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]}"
 
 
-def _between(name: str, value: int, low: int, high: int, or_none: bool = False) -> None:
+def _between(name: str, value: int, low: int, high: int, or_none: bool = False, interval: bool = False) -> None:
     if not (low <= value <= high or (or_none and value == 0)):
         possible = "0" if high < low else f"{low} to {high}" + (", or 0" if or_none else "")
-        raise ValueError(f"validation: {name}={value}, expected {possible}. Set validation.{name}.")
+        few = " is too few for an interval" if interval and 0 < value < low else ""
+        raise ValueError(f"validation: {name}={value}{few}, expected {possible}. Set validation.{name}.")

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ddattr.attribution.agreement import ENOUGH
 from ddattr.attribution.influence import Response, displacement_scores
 from ddattr.validation import evaluation
 from ddattr.validation.bench import Bench, Scores
@@ -134,7 +135,7 @@ def sets(bench: Bench) -> evaluation.Pair:
         ]  # fmt: skip
     first, truth = torch.tensor(pulls, dtype=torch.float64).unbind(2)
     mean, low, high = joint_interval(first, truth, bench.seed)
-    if len(pulls) < evaluation.ENOUGH:
+    if len(pulls) < ENOUGH:
         low = high = float("nan")
     summary = {"statistic": "spearman", "mean": mean, "low": low, "high": high, "sets": len(pulls)}
     return pd.DataFrame(rows), pd.DataFrame([summary])
