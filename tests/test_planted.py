@@ -14,7 +14,6 @@ from ddattr.attribution.loss import loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
-from ddattr.validation.evaluation import wilson
 from ddattr.validation.planted import (
     Scored,
     influence_by_length,
@@ -26,6 +25,7 @@ from ddattr.validation.planted import (
 )
 from ddattr.validation.retraining import Validation
 from ddattr.validation.scores import of_denoising
+from ddattr.validation.summary import wilson
 
 SHAPE = (1, 2, 2)
 
@@ -226,12 +226,6 @@ def test_shares_are_summarised_apart():
         {"mean_z": 3, "median_q": 0.105, "others": 1, "recall_at_1": 0.5, "significant": 0.5}
     )
     assert wide.loc[1].to_dict() == {"mean_z": 1, "median_q": 0.05, "others": 4, "recall_at_1": 1, "significant": 1}
-
-
-@pytest.mark.parametrize(("successes", "count"), [(0, 4), (3, 4), (8, 8), (17, 40)])
-def test_wilson_s_interval_equals_scipy_s(successes, count):
-    expected = stats.binomtest(successes, count).proportion_ci(method="wilson")
-    assert wilson(successes / count, count) == pytest.approx((expected.low, expected.high))
 
 
 NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}

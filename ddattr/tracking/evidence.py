@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
-from ddattr.tracking.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, YELLOW, save_figure
+from ddattr.tracking import power
+from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, save_figure
 from ddattr.tracking.names import named, ordered
+from ddattr.tracking.power import growth
 
 SIBLINGS = {  # of a method that is drawn, at about the same cost
     "jvp_gls": "posterior", "denoised": "denoised_posterior",
@@ -44,29 +46,6 @@ def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, met
     axis.set_yticks(range(len(methods), 0, -1), [named(method) for method in methods])
 
 
-def _growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
-    """Statistics of members.csv against the number of members: means over orders, with their deviation.
-
-    Args:
-        lines: (statistic, colour, name) of each.
-    """
-    for statistic, colour, name in lines:
-        over_orders(axis, curve, "members", statistic, color=colour, label=name)
-    axis.set_xscale("log")
-    ticks = sorted(curve.members.unique())
-    axis.set_xticks(ticks, [str(t) for t in ticks])
-    axis.minorticks_off()
-    axis.set(xlabel="members n", ylabel=label)
-    axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0))  # over nothing that is drawn
-
-
-def over_orders(axis, curve: pd.DataFrame, x: str, statistic: str, line: str = "o-", markersize: int = 4, **options):
-    """A statistic of members.csv: its mean over orders, with their deviation."""
-    part = curve[curve.statistic == statistic].groupby(x)["value"]
-    axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt=line, markersize=markersize, capsize=2,
-                  linewidth=1, **options)  # fmt: skip
-
-
 def _reach(mean, low, high):
     """Lengths of an interval's two arms; the mean may lie a little outside a bootstrap of few rows."""
     return np.clip(mean - low, 0, None), np.clip(high - mean, 0, None)
@@ -88,7 +67,7 @@ def retraining(folder: Path) -> Figure | None:
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
     colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
     lines = [(f"spearman_{method}", colour, named(method)) for method, colour in colours.items()]
-    _growth(right, curve, lines, "Spearman with retraining")
+    growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
     return figure
 
@@ -171,43 +150,6 @@ def groups(folder: Path) -> Figure | None:
     return figure
 
 
-def law(folder: Path) -> Figure | None:
-    """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive; and the
-    power for the k nearest units, beside what `ddattr plan` foretells of it.
-
-    Members' losses and their pictures' distances are such means; the others are none, and are held against them.
-    """
-    if not (folder / "members.csv").exists():
-        return None
-    curve = load_table(folder / "members.csv")
-    figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.8))
-    panels = (
-        (axes[0, 0], (("lds_loss_member_loss", BLUE, named("member_loss")), ("lds_loss_loss", GREEN, named("loss")),
-                      ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
-                      ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[0, 1], (("lds_distance_member_picture", BLUE, named("member_picture")),
-                      ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
-                      ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
-    )  # fmt: skip
-    for axis, lines, label in panels:
-        _growth(axis, curve, lines, label)
-        axis.axhline(0, color=GREY, linewidth=0.6)
-    sets = [name.removeprefix("z_") for name in curve.statistic.unique() if name.startswith("z_nearest")]
-    sets = [which for which in sets if not which.endswith("_foretold")]
-    sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
-    for axis, kind, label in ((axes[1, 0], "z", "mean z of the k nearest"),
-                              (axes[1, 1], "found", "the k nearest found, p ≤ 0.05")):  # fmt: skip
-        shown = list(zip(sets, COLOURS, strict=False))
-        _growth(axis, curve, [(f"{kind}_{s}", colour, f"k = {s.partition(':')[2] or 1}") for s, colour in shown], label)
-        for which, colour in shown:
-            over_orders(axis, curve, "members", f"{kind}_{which}_foretold", "--", color=colour)
-        axis.plot([], [], "--", color=GREY, linewidth=1, label="foretold from the largest n")
-        axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)
-        axis.axhline(0, color=GREY, linewidth=0.6)
-    figure.tight_layout()
-    return figure
-
-
 def cost(folder: Path) -> Figure | None:
     """Figure 12: accuracy against total cost, training included; one of every family, if it is there."""
     if not ((folder / "cost.csv").exists() and (folder / "lds_summary.csv").exists()):
@@ -232,43 +174,6 @@ def cost(folder: Path) -> Figure | None:
         axis.set_xscale("log")
         axis.set(xlabel="seconds of one process, training included", ylabel=f"LDS, {target}, generated queries")
     figure.tight_layout()
-    return figure
-
-
-def planted(folder: Path) -> Figure | None:
-    """Figure 13: are units whose influence is known found, as their share of the data falls, and by which measure?"""
-    if not (folder / "planted_summary.csv").exists():
-        return None
-    summary = load_table(folder / "planted_summary.csv")
-    tested = ("loss", "denoised_gls", "denoised_toward", "jvp_own", "jvp_gls", "jvp_feature", "jvp_region")
-    panels = (
-        ("recall_at_1", "queries that find their unit first", ("loss", "denoised_gls", "jvp_own", "jvp_gls", "pixel")),
-        ("significant", "queries that find it at all, q ≤ 0.05", (*tested, "jvp_norm", "denoised_norm")),
-        ("mean_z", "z of the unit", (*tested, "jvp_norm", "denoised_norm")),
-    )
-    colours = dict(zip((*tested, "jvp_norm", "denoised_norm", "pixel"),
-                       (BLUE, RED, PINK, GREEN, ORANGE, SKY, YELLOW, GREY, BLACK, BLACK), strict=True))  # fmt: skip
-    figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.2))
-    shares = sorted(summary.share.unique())
-    for axis, (statistic, label, methods) in zip(axes, panels, strict=True):
-        for place, method in enumerate(methods):
-            rows = summary[(summary.method == method) & (summary.statistic == statistic)].sort_values("share")
-            if rows.empty:
-                continue
-            errors = [rows["value"] - rows.low, rows.high - rows["value"]]
-            apart = 1.05 ** (place - (len(methods) - 1) / 2)
-            axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), color=colours[method],
-                          fmt="o--" if method == "pixel" else "o-", markersize=3, capsize=1.5, linewidth=1, label=named(method))  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)
-        axis.minorticks_off()
-        axis.set(xlabel="the unit's share of the pictures", ylabel=label)
-        axis.axhline(0, color=GREY, linewidth=0.6)
-    for axis in axes[:2]:
-        axis.set_ylim(-0.03, 1.03)
-    known = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(known.values(), known, fontsize=6.5, loc="upper center", ncols=5)
-    figure.tight_layout(rect=(0, 0, 1, 0.88))
     return figure
 
 
@@ -297,5 +202,5 @@ def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tu
 
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
     "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
-    "fig11_law": law, "fig12_cost": cost, "fig13_planted": planted,
+    "fig11_law": power.law, "fig12_cost": cost, "fig13_planted": power.planted,
 }  # fmt: skip

@@ -22,7 +22,7 @@ from ddattr.attribution.posterior import measured
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
 from ddattr.attribution.tables import POSTERIOR
 from ddattr.codebook import Codebook
-from ddattr.validation.evaluation import wilson
+from ddattr.validation.summary import wilson
 
 
 class Scored(NamedTuple):

@@ -15,8 +15,8 @@ from ddattr.attribution.influence import projections
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.validation import controls, measures, planted
 from ddattr.validation.bench import Bench
-from ddattr.validation.evaluation import Pair, means, pair
 from ddattr.validation.peers import feature_similarity, over_units
+from ddattr.validation.summary import Pair, means, pair
 
 
 def of_members(bench: Bench) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -15,20 +15,21 @@ from ddattr.validation.growth import growth
 from ddattr.validation.lds import joint_interval, lds
 from ddattr.validation.methods import ENSEMBLE, SIMILARITY, TESTED
 from ddattr.validation.removal import Removal
+from ddattr.validation.summary import Pair, compared, foreseen, means, pair
 
 
 def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table that holds scores against other models; those that were not asked for are left out."""
     plan = bench.plan
     if plan.units:
-        yield from evaluation.pair("agreement", agreement(bench, scores))
+        yield from pair("agreement", agreement(bench, scores))
     if plan.halves:
-        yield from evaluation.pair("lds", linear_datamodelling(bench, scores))
+        yield from pair("lds", linear_datamodelling(bench, scores))
     if plan.groups is not None:
-        yield from evaluation.pair("groups", groups(bench, scores))
-        yield from evaluation.pair("sets", sets(bench))
+        yield from pair("groups", groups(bench, scores))
+        yield from pair("sets", sets(bench))
     if plan.groups == "unit":
-        yield from evaluation.pair("discoveries", discoveries(bench))
+        yield from pair("discoveries", discoveries(bench))
     if plan.units and plan.halves:
         yield "members", growth(bench, scores)
 
@@ -36,10 +37,10 @@ def of_retrained(bench: Bench, scores: Scores) -> Iterator[tuple[str, pd.DataFra
 def of_removals(bench: Bench, removals: list[Removal]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Remove-and-retrain, once the models without the best units are there; nothing when there are none."""
     if removals:
-        yield from evaluation.pair("removal", removal(bench, removals))
+        yield from pair("removal", removal(bench, removals))
 
 
-def agreement(bench: Bench, scores: Scores) -> evaluation.Pair:
+def agreement(bench: Bench, scores: Scores) -> Pair:
     """Every method's scores of the truth's units against retraining without them: its pull along d_i, and its norm."""
     units, asked = bench.plan.truth_units, bench.queries
     words, images = bench.words[units], bench.data.unit_images[units]
@@ -56,7 +57,7 @@ def agreement(bench: Bench, scores: Scores) -> evaluation.Pair:
     return evaluation.agreement_tables(bench.truth, methods, moved, asked.factual, images, asked.seeds, bench.seed)
 
 
-def linear_datamodelling(bench: Bench, scores: Scores) -> evaluation.Pair:
+def linear_datamodelling(bench: Bench, scores: Scores) -> Pair:
     """Transfer LDS, against half-data models, and self LDS, against the re-weighted ensemble.
 
     An oracle has the damping that is best on these very targets: what tuning could reach at most, and no method.
@@ -87,7 +88,7 @@ def _self(bench: Bench, scores: Scores) -> list[Any]:
     return cases
 
 
-def groups(bench: Bench, scores: Scores) -> evaluation.Pair:
+def groups(bench: Bench, scores: Scores) -> Pair:
     """Leave one group out: does a method name the group whose removal hurts most, in loss or by how far the picture
     moves, and does it foresee how far it moves away from the group's mean image (its pull)?
 
@@ -105,15 +106,15 @@ def groups(bench: Bench, scores: Scores) -> evaluation.Pair:
         ({"target": "loss", "queries": kind}, centred[kind], torch.stack(losses)[..., where])
         for kind, where in asked.kinds().items()
     ]
-    means = torch.stack([bench.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
-    moved = [displacement_scores(one, asked.factual, means) for one in bench.groups_truth]
+    images = torch.stack([bench.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
+    moved = [displacement_scores(one, asked.factual, images) for one in bench.groups_truth]
     cases += [({"target": target, "queries": "generated"}, centred["generated"],
                torch.stack([one[measure] for one in moved]))
               for target, measure in (("distance", "norm"), ("pull", "pull"))]  # fmt: skip
     return evaluation.group_tables(cases, plan.group_of, asked.names, bench.seed)
 
 
-def sets(bench: Bench) -> evaluation.Pair:
+def sets(bench: Bench) -> Pair:
     """The first-order sum of a whole group's contrasts against retraining without the group, by query.
 
     Of one sign and order, not of one size: an ablation takes a unit from the h of n members that saw it, retraining
@@ -141,7 +142,7 @@ def sets(bench: Bench) -> evaluation.Pair:
     return pd.DataFrame(rows), pd.DataFrame([summary])
 
 
-def discoveries(bench: Bench) -> evaluation.Pair:
+def discoveries(bench: Bench) -> Pair:
     """What a finding is worth: pull by retraining without a unit that passes at q <= level, and without one that does
     not; per query, with the share of them whose pull is above 0. Of a query without either, that side is NaN."""
     asked, tested = bench.queries, bench.influence
@@ -154,10 +155,10 @@ def discoveries(bench: Bench) -> evaluation.Pair:
     for name, of in (("pull", pull), ("above_0", (pull > 0).double())):
         found |= {f"{name}_{side}": (of * mask).sum(0) / mask.sum(0) for side, mask in sides.items()}
     table = pd.DataFrame({"query": asked.seeds, **{name: value.numpy() for name, value in found.items()}})
-    return table, evaluation.means(table.assign(method=TESTED), ["method"], list(found), bench.seed)
+    return table, means(table.assign(method=TESTED), ["method"], list(found), bench.seed)
 
 
-def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
+def removal(bench: Bench, removals: list[Removal]) -> Pair:
     """Remove and retrain, and the first order of the whole set's pull beside it."""
     asked, rows, features = bench.queries, [], bench.extractor
     factual = bench.pictures(bench.plan.full(0))
@@ -174,5 +175,5 @@ def removal(bench: Bench, removals: list[Removal]) -> evaluation.Pair:
             "pull_first_order": first, "pull_retraining": by_retraining,
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    summary = evaluation.compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
-    return table, pd.concat([summary, evaluation.foreseen(table, ["method", "size"], bench.seed)], ignore_index=True)
+    summary = compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
+    return table, pd.concat([summary, foreseen(table, ["method", "size"], bench.seed)], ignore_index=True)
