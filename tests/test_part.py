@@ -76,13 +76,28 @@ def some_sets() -> torch.Tensor:
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_sets_of_all_members_have_the_z_that_attribute_has(share):
-    """But for codewords being distinct, 1 in C(20, 9) = 167,960."""
-    code = Codebook(40, 20, 9)
-    words, along, near = code.codewords(torch.arange(40)), randn(20, 40, 3), nearness(DISTANCE)
-    answers = Background(words, near, share).discount_sets(near * along, some_sets())
-    _, expected, _ = set_significance(some_sets(), answers, code, draws=3)
-    found = Part(torch.arange(20), words).z_of_sets(along, DISTANCE, share, some_sets())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    """Codewords being distinct included: of 792 it shows."""
+    along, near = randn(12, 40, 3), nearness(DISTANCE)
+    answers = Background(WORDS, near, share).discount_sets(near * along, some_sets())
+    _, expected, _ = set_significance(some_sets(), answers, CODE, draws=3)
+    part = Part(torch.arange(12), WORDS)
+    found = part.z_of_sets(along, DISTANCE, share, some_sets(), CODE.capacity)
+    torch.testing.assert_close(found, expected, **ROUNDED)
+    assert not torch.allclose(part.z_of_sets(along, DISTANCE, share, some_sets(), 10**9), expected, **ROUNDED)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+def test_a_set_s_pull_is_the_sum_of_its_units_each_by_its_nearness(size):
+    """Of units that were seen by different numbers of members, each on the scale of its own."""
+    part, near = Part.draw(size, WORDS, seed=0), nearness(DISTANCE)
+    along = randn(12, 40, 3)[part.members]
+    measured, sets = part.measured(near * along, DISTANCE, 0.0), some_sets()
+    found = part.z_of_sets(along, DISTANCE, 0.0, sets, 10**12)
+    for s, q in itertools.product(range(3), range(3)):
+        units = sets[s, q][sets[s, q] >= 0]
+        assert s == 0 or len(part.seen[units].unique()) > 1
+        deviation = measured.deviation[units, q].square().sum().sqrt()
+        torch.testing.assert_close(found[s, q], measured.plain[units, q].sum() / deviation, **ROUNDED)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -93,30 +108,34 @@ def test_a_set_of_one_unit_has_the_unit_s_z(size, share):
     sets = torch.arange(40)[:, None, None].expand(-1, 3, 1)
     measured = part.measured(along, DISTANCE, share)
     expected = (measured.discounted / measured.deviation).nan_to_num(0)
+    capacity = 10**12  # of one unit the words need not be distinct from any
     assert (expected == 0).any() == bool((~part.told).any())
-    torch.testing.assert_close(part.z_of_sets(along, DISTANCE, share, sets), expected, **ROUNDED)
+    torch.testing.assert_close(part.z_of_sets(along, DISTANCE, share, sets, capacity), expected, **ROUNDED)
 
 
 def test_a_unit_that_the_part_cannot_tell_adds_nothing_to_a_set():
-    part, along = Part(torch.tensor([0, 1, 2, 3]), WORDS), randn(4, 40, 3)
-    told, untold = part.told[:, 0].nonzero()[:2, 0], (~part.told[:, 0]).nonzero()[:1, 0]
-    sets = torch.stack([torch.cat([told, torch.tensor([-1])]), torch.cat([told, untold])])
-    one, other = part.z_of_sets(along, DISTANCE, 0.5, sets[:, None].expand(-1, 3, -1))
-    assert (one != 0).all()
-    torch.testing.assert_close(one, other)
-    alone = part.z_of_sets(along, DISTANCE, 0.5, untold[:, None, None].expand(-1, 3, -1))
-    assert (alone == 0).all()
+    """Whether all of the part saw it, or none."""
+    part, along = Part(torch.tensor([2, 6, 8]), WORDS), randn(3, 40, 3)
+    told, all_saw, none_saw = (which[:, 0].nonzero()[:2, 0] for which in (part.told, part.seen == 3, part.seen == 0))
+    for untold in (all_saw[:1], none_saw[:1]):
+        sets = torch.stack([torch.cat([told, torch.tensor([-1])]), torch.cat([told, untold])])
+        one, other = part.z_of_sets(along, DISTANCE, 0.5, sets[:, None].expand(-1, 3, -1), CODE.capacity)
+        assert (one != 0).all()
+        torch.testing.assert_close(one, other)
+        alone = part.z_of_sets(along, DISTANCE, 0.5, untold[:, None, None].expand(-1, 3, -1), CODE.capacity)
+        assert (alone == 0).all()
 
 
-def test_z_of_a_set_varies_by_one_when_codewords_are_drawn_anew():
-    """Fixed members that know of no unit, 300 codebooks, part of them: a variance at a false-alarm rate of 1e-4."""
+def test_z_of_a_set_has_mean_0_and_varies_by_1_when_codewords_are_drawn_anew():
+    """Fixed members that know of no unit, 300 codebooks, part of them: at a false-alarm rate of 1e-4 each."""
     along, z = randn(12, 40, 3, seed=9), []
     for seed in range(300):
         part = Part.draw(9, Codebook(40, 12, 5, seed).codewords(torch.arange(40)), seed=0)
-        z.append(part.z_of_sets(along[part.members], DISTANCE, 0.5, some_sets())[:, 0])
-    spread = torch.stack(z).var(0)
+        z.append(part.z_of_sets(along[part.members], DISTANCE, 0.5, some_sets(), CODE.capacity)[:, 0])
+    mean, spread = torch.stack(z).mean(0), torch.stack(z).var(0)
     low, high = stats.chi2.ppf([5e-5 / 3, 1 - 5e-5 / 3], 299) / 299
     assert ((spread > low) & (spread < high)).all()
+    assert (mean.abs() < stats.norm.isf(5e-5 / 3) / 300**0.5).all()
 
 
 def test_the_loss_of_all_members_is_the_ensemble_s_but_for_what_fewer_members_lose():

@@ -28,7 +28,7 @@ def select(run: Run) -> list[Training]:
     """
     unit, member = run.config.unit, run.config.member
     if unit is None:
-        check_installed(run.validation.peers)  # before hours of training for nothing
+        check(run)  # before hours of training for nothing
         models = run.validation.models() + [removal.model for removal in removal_plan(run)]
     elif isinstance(unit, int) and not isinstance(unit, bool):
         models = run.validation.unit(unit)
@@ -50,6 +50,16 @@ def select(run: Run) -> list[Training]:
             "Set validation.members higher, or choose another unit or member."
         )
     return models
+
+
+def check(run: Run) -> None:
+    """Refuses what `validate` could not make of these models.
+
+    Raises:
+        ValueError: too few of something for an interval, or a peer that is not installed.
+    """
+    run.validation.check_intervals(run.config.attribution.queries, len(run.data.held_out.images))
+    check_installed(run.validation.peers)
 
 
 def removal_plan(run: Run) -> list[Removal]:

@@ -12,9 +12,8 @@ import pandas as pd
 import torch
 
 from ddattr.artifacts import Artefact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
-from ddattr.attribution.agreement import ENOUGH
 from ddattr.stages.reproduce import beside
-from ddattr.stages.retrain import removal_plan
+from ddattr.stages.retrain import check, removal_plan
 from ddattr.stages.run import Run
 from ddattr.tracking.evidence import draw_evidence
 from ddattr.tracking.figures import draw_all
@@ -24,7 +23,6 @@ from ddattr.tracking.wandb import log_figures
 from ddattr.validation.bench import Bench
 from ddattr.validation.cost import costs
 from ddattr.validation.measurement import Measurement
-from ddattr.validation.peers import check_installed
 from ddattr.validation.proof import of_members
 from ddattr.validation.retraining import Training
 from ddattr.validation.scores import load_scores
@@ -44,11 +42,7 @@ def run(run: Run) -> None:
 
 def _check(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
-    queries = run.config.attribution.queries
-    if run.validation.retrains and queries < ENOUGH:
-        raise ValueError(f"validate: attribution.queries={queries} is too few for an interval, expected {ENOUGH} or "
-                         "more. Set attribution.queries.")  # fmt: skip
-    check_installed(run.validation.peers)
+    check(run)
     run.attribution_artefact.require()
     run.quality_artefact.require()  # for its features
 

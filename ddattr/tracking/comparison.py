@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_json, load_table, save_table
+from ddattr.tracking.curves import over_orders
 from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, save_figure
-from ddattr.tracking.power import over_orders
 
 COLUMNS = ["run", "units", "forked", "members", "order", "training_steps", "statistic", "value"]
 ESTIMATES = {  # of influence, the best first; the last is in every table

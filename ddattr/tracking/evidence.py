@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
-from ddattr.tracking import power
+from ddattr.tracking import curves
+from ddattr.tracking.curves import draw_growth
 from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, save_figure
 from ddattr.tracking.names import named, ordered
-from ddattr.tracking.power import growth
 
 SIBLINGS = {  # of a method that is drawn, at about the same cost
     "jvp_gls": "posterior", "denoised": "denoised_posterior",
@@ -67,7 +67,7 @@ def retraining(folder: Path) -> Figure | None:
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
     colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
     lines = [(f"spearman_{method}", colour, named(method)) for method, colour in colours.items()]
-    growth(right, curve, lines, "Spearman with retraining")
+    draw_growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()
     return figure
 
@@ -202,5 +202,5 @@ def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tu
 
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
     "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
-    "fig11_law": power.law, "fig12_cost": cost, "fig13_planted": power.planted,
+    "fig11_law": curves.law, "fig12_cost": cost, "fig13_planted": curves.planted,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The tables of a validation: agreement with retraining, LDS, remove-and-retrain, groups. A row a query."""
+"""The tables of a validation: agreement with retraining, LDS, groups. A row a query, and a summary."""
 
 from collections.abc import Mapping
 

@@ -68,24 +68,28 @@ class Part:
         distance: Float[Tensor, "units q"],
         share: float,
         sets: Int[Tensor, "sets q size"],
+        capacity: int,
     ) -> Float[Tensor, "sets q"]:
         """z of whole sets: the sum of their units' pull, each by its nearness, before a background without them all.
 
-        As `set_significance` has it of all members, but for how little codewords that are distinct depend on each
-        other. 0 where these members can tell none of the units.
+        As `set_significance` has it, of all members; of fewer it takes their words for as distinct as the whole
+        codewords are. 0 where these members can tell none of the units.
 
         Args:
             along, distance, share: as `measured` takes them.
             sets: units of every set for every query, padded with -1.
+            capacity: number of codewords that there are.
         """
         near = nearness(distance) * self.told
         answers = Background(self.words, near, share).discount_sets(near * along, sets)
         held = sets.clamp_min(0)
         scale, told = self.scale[held, 0], self.told[held, 0] & (sets >= 0)
-        pulls = -torch.einsum("sqpm,msqp->sqp", contrast(self.words[held]).to(answers), answers) * scale
-        variance = answers.var(0) * self._variance[held, 0] * scale.square()
-        total, deviation = (torch.where(told, each, 0).sum(-1) for each in (pulls, variance))
-        return torch.where(deviation > 0, total / deviation.sqrt(), 0)
+        pulls = -torch.einsum("sqpm,msqp->sqp", contrast(self.words[held]).to(answers), answers)
+        total = torch.where(told, scale * pulls, 0).sum(-1)
+        answers = torch.where(told, scale * self._variance[held, 0].sqrt() * answers, 0)
+        variance = answers.var(0).sum(-1) - answers.sum(-1).var(0) * (1 / capacity)
+        deviation = (variance * (capacity / (capacity - 1))).clamp_min(0).sqrt()
+        return torch.where(deviation > 0, total / deviation, 0)
 
     def loss_change(self, gram: Float[Tensor, "q m m"]) -> Float[Tensor, "units q"]:
         """Change of these members' loss when each unit is removed, less what removing as many others would change.

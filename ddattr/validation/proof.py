@@ -78,7 +78,8 @@ def calibration(bench: Bench, redraws: int = 200) -> Pair:
 def planted_units(bench: Bench) -> Pair:
     """Held-out pictures whose unit is known: where every method ranks it, and how sure it is.
 
-    Displacements are of the picture that the ensemble makes of it on a tape of its own.
+    Displacements are of what the ensemble makes of the picture on one tape that leads to it, where the denoising has
+    many draws. Others are discounted in every pull; lengths and losses, which have no direction, are plain contrasts.
     """
     asked, data, units = bench.queries, bench.data, bench.data.unit_images
     known = (data.held_out_units >= 0).nonzero()[:, 0]

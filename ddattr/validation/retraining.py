@@ -39,7 +39,7 @@ class Validation:
         sets: for every kind of set the set of each unit, (N,), as `UnitDataModule.partitions` gives them.
         seed: of the units, members and subsets that are drawn, and of the models' draws.
         units: units whose retraining is the truth, the same for all queries; 0 leaves out the tables of it.
-        members: members that are retrained without them: the truth's own small ensemble, of two or more.
+        members: members that are retrained without them: the truth's own small ensemble.
         replicates: training seeds; replicate r trains with seed + r.
         halves: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning: further ones, at one seed, on which whatever has a damping is tuned.
@@ -56,7 +56,7 @@ class Validation:
         draws: timesteps, each with its noise, at which a picture's loss is measured.
         fork: a member's steps as a share of a whole training, when members are forks of a base; the truth's never are.
     Raises:
-        ValueError: a size is out of range, or too small for an interval; says what would be possible.
+        ValueError: a size is out of range; says what would be possible.
     """
 
     codebook: Codebook
@@ -81,19 +81,19 @@ class Validation:
 
     def __post_init__(self) -> None:
         n, units = self.codebook.members, self.codebook.units
-        _between("members", self.members, 2, n, interval=True)
-        _between("units", self.units, ENOUGH, units, or_none=True, interval=True)
+        _between("members", self.members, 1, n)
+        _between("units", self.units, 0, units)
         _between("replicates", self.replicates, 1, 100)
-        _between("halves", self.halves, ENOUGH, 10_000, or_none=True, interval=True)
+        _between("halves", self.halves, 0, 10_000)
         _between("tuning", self.tuning, 4, 10_000)
         _between("real", self.real, 0, 10**6)
-        _between("removal_queries", self.removal_queries, ENOUGH, 10**6, or_none=True, interval=True)
+        _between("removal_queries", self.removal_queries, 0, 10**6)
         _between("orders", self.orders, 1, 1000)
         _between("draws", self.draws, 1, 10**6)
         for size in self.removed if self.removal_queries else ():
             _between("removed", size, 1, units - 1)
         for size in self.members_sizes:
-            _between("members_sizes", size, 3, n, interval=True)
+            _between("members_sizes", size, 3, n)
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
@@ -109,6 +109,27 @@ class Validation:
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
         if self.groups is not None and len(self.group_names()) < 2:
             raise ValueError(f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null.")
+
+    def check_intervals(self, queries: int, held_out: int) -> None:
+        """Refuses what has too few values for its tables' intervals: before models are trained for it.
+
+        Args:
+            queries: generated pictures that are asked about.
+            held_out: pictures that `real` has to choose from.
+        Raises:
+            ValueError: fewer than 5 units, subsets or queries, or one member, which is no ensemble.
+        """
+        asked = self.units or self.halves or self.removal_queries or self.groups is not None
+        counts = {"validation.units": self.units, "validation.halves": self.halves,
+                  "validation.removal_queries": self.removal_queries, "attribution.queries": queries if asked else 0,
+                  "validation.real": min(self.real, held_out) if asked else 0}  # fmt: skip
+        for key, count in counts.items():
+            if 0 < count < ENOUGH:
+                raise ValueError(f"validate: {key}={count} is too few for an interval, expected {ENOUGH} or more"
+                                 f"{'' if key == 'attribution.queries' else ', or 0'}. Set {key}.")  # fmt: skip
+        if self.units and self.members < 2:
+            raise ValueError(f"validate: validation.members={self.members} is too few for an interval: it would be of "
+                             "one network, and not of an ensemble. Set validation.members to 2 or more.")  # fmt: skip
 
     @property
     def retrains(self) -> bool:
@@ -273,8 +294,6 @@ def named(removed: Bool[Tensor, "units"]) -> str:
     return f"{int(removed.sum()):04d}-{hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]}"
 
 
-def _between(name: str, value: int, low: int, high: int, or_none: bool = False, interval: bool = False) -> None:
-    if not (low <= value <= high or (or_none and value == 0)):
-        possible = "0" if high < low else f"{low} to {high}" + (", or 0" if or_none else "")
-        few = " is too few for an interval" if interval and 0 < value < low else ""
-        raise ValueError(f"validation: {name}={value}{few}, expected {possible}. Set validation.{name}.")
+def _between(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"validation: {name}={value}, expected {low} to {high}. Set validation.{name}.")

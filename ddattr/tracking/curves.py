@@ -1,4 +1,4 @@
-"""Figures of power: curves against the number of members, and units whose influence is known."""
+"""Figures that are curves: against the number of members, and against a unit's share of the data."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ddattr.tracking.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED,
 from ddattr.tracking.names import named
 
 
-def growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
+def draw_growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
     """Statistics of members.csv against the number of members: means over orders, with their deviation.
 
     Args:
@@ -37,7 +37,7 @@ def over_orders(axis, curve: pd.DataFrame, x: str, statistic: str, line: str = "
 
 def law(folder: Path) -> Figure | None:
     """Figure 11: LDS against the number of members, beside what subset means reach when effects are additive; and the
-    power for the k nearest units, beside what `ddattr plan` foretells of it.
+    power for the k nearest units, beside what `ddattr plan` foretells of it from all members.
 
     Members' losses and their pictures' distances are such means; the others are none, and are held against them.
     """
@@ -54,15 +54,16 @@ def law(folder: Path) -> Figure | None:
                       ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
     )  # fmt: skip
     for axis, lines, label in panels:
-        growth(axis, curve, lines, label)
+        draw_growth(axis, curve, lines, label)
         axis.axhline(0, color=GREY, linewidth=0.6)
     sets = [name.removeprefix("z_") for name in curve.statistic.unique() if name.startswith("z_nearest")]
     sets = [which for which in sets if not which.endswith("_foretold")]
     sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
     for axis, kind, label in ((axes[1, 0], "z", "mean z of the k nearest"),
-                              (axes[1, 1], "found", "the k nearest found, p ≤ 0.05")):  # fmt: skip
+                              (axes[1, 1], "found", "the k nearest found, one test each")):  # fmt: skip
         shown = list(zip(sets, (BLUE, ORANGE, GREEN), strict=False))
-        growth(axis, curve, [(f"{kind}_{s}", colour, f"k = {s.partition(':')[2] or 1}") for s, colour in shown], label)
+        measured = [(f"{kind}_{which}", colour, f"k = {which.partition(':')[2] or 1}") for which, colour in shown]
+        draw_growth(axis, curve, measured, label)
         for which, colour in shown:
             over_orders(axis, curve, "members", f"{kind}_{which}_foretold", "--", color=colour)
         axis.plot([], [], "--", color=GREY, linewidth=1, label="foretold from the largest n")
@@ -73,14 +74,17 @@ def law(folder: Path) -> Figure | None:
 
 
 def planted(folder: Path) -> Figure | None:
-    """Figure 13: are units whose influence is known found, as their share of the data falls, and by which measure?"""
+    """Figure 13: are units whose influence is known found, as their share of the data falls, and by which measure?
+
+    Similarity of features, members' losses and posteriors are in the table alone.
+    """
     if not (folder / "planted_summary.csv").exists():
         return None
     summary = load_table(folder / "planted_summary.csv")
     tested = ("loss", "denoised_gls", "denoised_toward", "jvp_own", "jvp_gls", "jvp_feature", "jvp_region")
     panels = (
         ("recall_at_1", "queries that find their unit first", ("loss", "denoised_gls", "jvp_own", "jvp_gls", "pixel")),
-        ("significant", "queries that find it at all, q ≤ 0.05", (*tested, "jvp_norm", "denoised_norm")),
+        ("significant", "queries in which it passes, by q", (*tested, "jvp_norm", "denoised_norm")),
         ("mean_z", "z of the unit", (*tested, "jvp_norm", "denoised_norm")),
     )
     colours = dict(zip((*tested, "jvp_norm", "denoised_norm", "pixel"),
