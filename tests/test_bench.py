@@ -11,7 +11,15 @@ from conftest import LinearDenoiser
 from torch import nn
 
 from ddattr.attribution.agreement import spearman
-from ddattr.attribution.loss import residual_gram
+from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.denoised import along_own
+from ddattr.attribution.influence import Response, nearness, projections, pull
+from ddattr.attribution.loss import loss_change, residual_gram
+from ddattr.attribution.posterior import measured
+from ddattr.attribution.power import expected_power
+from ddattr.attribution.significance import set_significance
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
@@ -21,6 +29,7 @@ from ddattr.meter import Meter
 from ddattr.validation import proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
+from ddattr.validation.growth import growth
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, SIMILARITY
 from ddattr.validation.part import Part
@@ -267,3 +276,69 @@ def test_groups_leave_the_scores_as_they_are(bench, scores):
     before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
     tables.groups(bench, scores)
     assert all(torch.equal(score, before[kind][m]) for kind, of in scores.items() for m, score in of.items())
+
+
+class Linear(nn.Module):
+    """Features that are a linear map of the pixels."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.flatten(1) @ randn(4, 3, seed=21)
+
+
+def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(plan, queries, ensemble, make_bench):
+    """Two patterns of two copies, two queries each; every score again, from what the members answer."""
+    pattern = torch.tensor([-1] * 28 + [0, 0, 0, 0, 1, 1, 1, 1])
+    hidden = torch.tensor([False] * 28 + [False, False, True, True] * 2)
+    data = UnitDataModule(Source(randn(36, *SHAPE, seed=1), None, pattern, hidden), clusters=3)
+    bench = replace(make_bench(plan), data=data, extractor=Linear())
+    pictures, units, mine = data.held_out.images, data.unit_images, data.held_out_units
+    assert len(pictures) == 4
+    table, _ = proof.planted_units(bench)
+
+    made, response = queries.replayed(ensemble, pictures, plan.members_per_step)
+    denoised = queries.denoised(ensemble, pictures)
+    gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
+    distance = -pixel(pictures, units).double()
+    others = Background(bench.words, nearness(distance), bench.background)
+    assert (made - pictures).abs().max() > 0.1
+    bright = torch.cat([projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask)
+                        for q, mask in enumerate(made > 0)], 2)  # fmt: skip
+    mapped = (randn(4, 3, seed=21).T @ x.flatten(-3)[..., None] for x in (response, made, units))
+    along = {"denoised_gls": along_own(denoised, units), "denoised_toward": projections(denoised, pictures, units),
+             "jvp_gls": projections(response, made, units), "jvp_own": along_own(response, units),
+             "jvp_feature": projections(*(x[..., None] for x in mapped)), "jvp_region": bright}  # fmt: skip
+    expected = {name: pull(others.discount(answers), bench.words) for name, answers in along.items()}
+    for method, name in (("jvp_gls", "posterior"), ("denoised_gls", "denoised_posterior")):
+        expected[name] = measured(along[method], others, BOOK, distance)[2]
+    for name, answers in (("jvp_norm", response), ("denoised_norm", denoised)):
+        expected[name] = Response(answers).displacement(bench.words).flatten(2).norm(dim=2)
+    expected |= {"loss": loss_change(gram, bench.words), "pixel": -distance,
+                 "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, bench.words)}  # fmt: skip
+    assert set(table.method) == {*expected, "feature"}
+    for name, score in expected.items():
+        found = torch.tensor(table[table.method == name].score.tolist()).double()
+        torch.testing.assert_close(found, score[mine, torch.arange(4)].double(), rtol=1e-4, atol=1e-5)
+
+
+def test_growth_is_of_each_part_and_what_is_foretold_of_the_whole_ensemble(plan, queries, ensemble, make_bench):
+    """Sets as `attribute` tests them where the part is all; else as the part itself has them."""
+    bench = replace(make_bench(replace(plan, members_sizes=(5,))), neighbourhoods=(1, 3, 40))
+    bench.response = queries.jacobian(list(ensemble.members), None)
+    bench.denoised = queries.denoised(ensemble, queries.factual)
+    alike = pixel(queries.factual, bench.data.unit_images)
+    curve = growth(bench, {"generated": {"pixel": alike}}).set_index(["members", "order", "statistic"]).value
+
+    near, along = nearness(-alike.double()), along_own(bench.denoised, bench.data.unit_images)
+    nearest = alike.argsort(0, descending=True)[:3].T[None]
+    answers = Background(bench.words, near, bench.background).discount_sets(near * along, nearest)
+    _, whole, _ = set_significance(nearest, answers, BOOK, draws=3)
+    assert curve[8, 0, "z_nearest:3"] == pytest.approx(whole.mean().item(), rel=1e-5)
+    for part, order, _ in bench.parts:
+        if part.size == 5:
+            z = part.z_of_sets(along[part.members], -alike.double(), bench.background, nearest, BOOK.capacity)
+            assert curve[5, order, "z_nearest:3"] == pytest.approx(z.mean().item(), rel=1e-5)
+            assert curve[5, order, "z_nearest:3_foretold"] == pytest.approx(whole.mean().item() * (5 / 8) ** 0.5)
+            assert curve[5, order, "found_nearest:3_foretold"] == pytest.approx(expected_power(whole[0], 5 / 8))
+    named = {name for name in curve.index.get_level_values("statistic") if "nearest" in name}
+    assert named == {f"{kind}_{which}{end}" for kind in ("z", "found") for which in ("nearest", "nearest:3")
+                     for end in ("", "_foretold")}  # fmt: skip

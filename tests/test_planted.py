@@ -242,13 +242,6 @@ def test_what_is_left_out_needs_no_model():
         assert {model.name.partition("/")[0] for model in plan.models()} == names | more
 
 
-@pytest.mark.parametrize(("size", "possible"), [({"units": 4}, "5 to 8, or 0"), ({"units": -1}, "5 to 8, or 0"),
-                                                ({"halves": 4}, "5 to 10000, or 0")])  # fmt: skip
-def test_too_few_to_be_of_use_is_refused(size, possible):
-    with pytest.raises(ValueError, match=f"expected {possible}"):
-        Validation(Codebook(8, 6, 2), {}, 0, members=3, removed=(), **NOTHING | size)
-
-
 TINY_PLANTED = (
     "experiment=planted", *TINY_SIZES, "data.source.source._target_=ddattr.data.sources.first",
     "+data.source.source.source._target_=ddattr.data.sources.digits", "+data.source.source.count=24",

@@ -220,17 +220,15 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("members", 9, "expected 2 to 8"),
-        ("members", 0, "expected 2 to 8"),
-        ("members", 1, "1 is too few for an interval, expected 2 to 8"),
-        ("units", 31, "expected 5 to 30, or 0"),
-        ("units", 4, "4 is too few for an interval, expected 5 to 30, or 0"),
+        ("members", 9, "expected 1 to 8"),
+        ("members", 0, "expected 1 to 8"),
+        ("units", 31, "expected 0 to 30"),
+        ("units", -1, "expected 0 to 30"),
         ("replicates", 0, "expected 1 to 100"),
-        ("halves", 4, "4 is too few for an interval, expected 5 to 10000, or 0"),
+        ("halves", -1, "expected 0 to 10000"),
         ("tuning", 3, "expected 4 to 10000"),
         ("real", -1, "expected 0 to"),
-        ("removal_queries", -1, "expected 5 to"),
-        ("removal_queries", 4, "4 is too few for an interval, expected 5 to 1000000, or 0"),
+        ("removal_queries", -1, "expected 0 to"),
         ("orders", 0, "expected 1 to"),
         ("draws", 0, "expected 1 to"),
         ("removed", (5, 30), "expected 1 to 29"),
@@ -244,14 +242,35 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):
-    with pytest.raises(ValueError, match=rf"^validation: {key}=[^\n]*{expected}[^\n]*\. Set validation\.{key}\.$"):
+    with pytest.raises(ValueError, match=rf"^validation: {key}=[^\n]*, {expected}[^\n]*\. Set validation\.{key}\.$"):
         plan(**{key: value})
 
 
-def test_where_only_leaving_it_out_is_possible_that_is_told():
-    with pytest.raises(ValueError, match=r"^validation: units=12, expected 0\. Set validation\.units\.$"):
-        Validation(Codebook(1, 8, 3), {}, 0, groups=None, removal_queries=0)
-    Validation(Codebook(1, 8, 3), {}, 0, units=0, groups=None, removal_queries=0)
+NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}
+
+
+@pytest.mark.parametrize(("sizes", "queries", "held_out", "told"), [
+    ({"units": 4}, 9, 0, "validation.units=4 is too few for an interval, expected 5 or more, or 0"),
+    ({"units": 1}, 9, 0, "validation.units=1 is too few for an interval, expected 5 or more, or 0"),
+    ({"halves": 4}, 9, 0, "validation.halves=4 is too few for an interval, expected 5 or more, or 0"),
+    ({"removal_queries": 4}, 9, 0, "validation.removal_queries=4 is too few for an interval, expected 5 or more, or 0"),
+    ({}, 4, 0, "attribution.queries=4 is too few for an interval, expected 5 or more"),
+    ({}, 5, 4, "validation.real=4 is too few for an interval, expected 5 or more, or 0"),
+    ({"real": 3}, 5, 90, "validation.real=3 is too few for an interval, expected 5 or more, or 0"),
+    ({"members": 1}, 5, 0, "validation.members=1 is too few for an interval: .* 2 or more"),
+])  # fmt: skip
+def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(sizes, queries, held_out, told):
+    drawn = plan(**{"removal_queries": 5, **sizes})
+    with pytest.raises(ValueError, match=rf"^validate: {told}\.( Set [^\n]*\.)?$"):
+        drawn.check_intervals(queries, held_out)
+
+
+@pytest.mark.parametrize(("sizes", "queries", "held_out"), [
+    ({}, 5, 0), ({}, 5, 5), ({"real": 0}, 5, 4), (NOTHING | {"members": 1}, 1, 1), ({"units": 0, "members": 1}, 5, 0),
+    (NOTHING | {"peers": ("gradient_dot",)}, 1, 1),
+])  # fmt: skip
+def test_what_makes_no_interval_needs_no_number(sizes, queries, held_out):
+    plan(**{"removal_queries": 5, **sizes}).check_intervals(queries, held_out)
 
 
 def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
