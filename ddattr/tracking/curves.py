@@ -60,12 +60,13 @@ def law(folder: Path) -> Figure | None:
     sets = [which for which in sets if not which.endswith("_foretold")]
     sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
     for axis, kind, label in ((axes[1, 0], "z", "mean z of the k nearest"),
-                              (axes[1, 1], "found", "the k nearest found, one test each")):  # fmt: skip
+                              (axes[1, 1], "found", "k nearest found, p ≤ level")):  # fmt: skip
         shown = list(zip(sets, (BLUE, ORANGE, GREEN), strict=False))
         measured = [(f"{kind}_{which}", colour, f"k = {which.partition(':')[2] or 1}") for which, colour in shown]
         draw_growth(axis, curve, measured, label)
         for which, colour in shown:
-            over_orders(axis, curve, "members", f"{kind}_{which}_foretold", "--", color=colour)
+            foretold = curve[curve.statistic == f"{kind}_{which}_foretold"].groupby("members")["value"].mean()
+            axis.plot(foretold.index, foretold, "--", color=colour, linewidth=1)
         axis.plot([], [], "--", color=GREY, linewidth=1, label="foretold from the largest n")
         axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)
         axis.axhline(0, color=GREY, linewidth=0.6)
