@@ -175,3 +175,10 @@ def test_the_sweep_over_members_names_every_member_of_its_experiment():
     sweep = yaml.safe_load((CONF.parent / "sweeps" / "members.yaml").read_text())
     fixed = [word for word in sweep["command"] if "=" in word]
     assert sweep["parameters"]["member"]["values"] == list(range(Run(composed(*fixed)).codebook.members))
+
+
+def test_a_whole_number_is_one_that_may_have_decimals_and_no_other_type_is():
+    assert Run(composed("experiment=digits", "sampler=ddim", "sampler.eta=1")).config.sampler.eta == 1
+    for wrong in ("sampler.eta=true", "sampler.eta=much", "sampler.steps=2.5"):
+        with pytest.raises(ValueError, match=r"^sampler\.\w+=\S+ is a \w+, expected (int|float)\. Set sampler\.\w+\.$"):
+            Run(composed("experiment=digits", "sampler=ddim", wrong))

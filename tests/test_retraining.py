@@ -255,7 +255,7 @@ NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers
     ({"halves": 4}, 9, 0, "validation.halves=4 is too few for an interval, expected 5 or more, or 0"),
     ({"removal_queries": 4}, 9, 0, "validation.removal_queries=4 is too few for an interval, expected 5 or more, or 0"),
     ({}, 4, 0, "attribution.queries=4 is too few for an interval, expected 5 or more"),
-    ({}, 5, 4, "validation.real=4 is too few for an interval, expected 5 or more, or 0"),
+    ({}, 5, 4, "data.holdout=4 is too few for an interval, expected 5 or more, or 0"),
     ({"real": 3}, 5, 90, "validation.real=3 is too few for an interval, expected 5 or more, or 0"),
     ({"members": 1}, 5, 0, "validation.members=1 is too few for an interval: .* 2 or more"),
 ])  # fmt: skip

@@ -122,7 +122,8 @@ class Validation:
         asked = self.units or self.halves or self.removal_queries or self.groups is not None
         counts = {"validation.units": self.units, "validation.halves": self.halves,
                   "validation.removal_queries": self.removal_queries, "attribution.queries": queries if asked else 0,
-                  "validation.real": min(self.real, held_out) if asked else 0}  # fmt: skip
+                  "validation.real" if self.real <= held_out else "data.holdout":
+                      min(self.real, held_out) if asked else 0}  # fmt: skip
         for key, count in counts.items():
             if 0 < count < ENOUGH:
                 raise ValueError(f"validate: {key}={count} is too few for an interval, expected {ENOUGH} or more"
