@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hydra
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -34,6 +35,13 @@ torch.set_num_threads(1)
 settings.register_profile("law", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("law")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+
+
+def row(table: pd.DataFrame, **names) -> pd.Series:
+    """The one row of these names."""
+    found = table[(table[list(names)] == pd.Series(names)).all(1)]
+    assert len(found) == 1, f"{len(found)} rows of {names}"
+    return found.iloc[0]
 
 
 class LinearDenoiser(nn.Module):

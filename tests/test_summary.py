@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from conftest import row
 from scipy import stats
 
 from ddattr.attribution.agreement import ENOUGH, bootstrap_mean
@@ -12,13 +13,6 @@ from ddattr.validation.summary import compared, foreseen, means, wilson
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def row(table: pd.DataFrame, **names) -> pd.Series:
-    """The one row of these names."""
-    found = table[(table[list(names)] == pd.Series(names)).all(1)]
-    assert len(found) == 1, f"{len(found)} rows of {names}"
-    return found.iloc[0]
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 4), (3, 4), (8, 8), (17, 40)])
