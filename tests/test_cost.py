@@ -121,7 +121,7 @@ def test_the_surrogate_s_models_are_part_of_what_is_adjusted_by_it(root, plan, p
 
 
 def test_features_of_gradients_are_of_the_model_of_all_units_and_cost_what_makes_them(root, plan):
-    """Either of the two peers does; no damping changes them, so that the models for tuning are not theirs."""
+    """Either of the two peers does; no tuning changes them, so that the models for tuning are not theirs."""
     for peer in ("trak", "dtrak"):
         table = costs(root, plan, 100, {peer: 1.0}, MEMORY, ["datamodel_trak", "datamodel_both", "datamodel"])
         assert table.trainings.tolist() == [7, 7, 6]

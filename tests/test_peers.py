@@ -144,20 +144,21 @@ def test_features_are_compared_by_their_cosine_and_pictures_are_clipped():
     torch.testing.assert_close(peers.feature_similarity(extractor, images, images).diagonal(), torch.ones(5).double())
 
 
+@pytest.mark.parametrize("pictures", [20, 5])  # more, and fewer, than features
 @pytest.mark.parametrize("damping", [1e-3, 1.0, 1e3])
-def test_trak_is_the_inverse_that_its_docstring_names(damping):
-    images, queries = randn(20, 6), randn(3, 6, seed=1)
+def test_trak_is_the_inverse_that_its_docstring_names(damping, pictures):
+    images, queries = randn(pictures, 12), randn(3, 12, seed=1)
     square = images.T @ images
-    inverse = torch.linalg.inv(square + damping * torch.linalg.eigvalsh(square).mean() * torch.eye(6).double())
+    inverse = torch.linalg.inv(square + damping * torch.linalg.eigvalsh(square).mean() * torch.eye(12).double())
     torch.testing.assert_close(peers.trak(images, queries, damping), images @ inverse @ queries.T)
 
 
+@pytest.mark.parametrize("pictures", [20, 5])
 @pytest.mark.parametrize("damping", [1e-3, 1.0])
-def test_trak_of_fewer_pictures_than_features_is_their_kernel_s(damping):
+def test_trak_is_the_regression_on_the_pictures_kernel(damping, pictures):
     """Phi (Phi^T Phi + lambda)^-1 = (Phi Phi^T + lambda)^-1 Phi."""
-    images, queries = randn(5, 30), randn(3, 30, seed=1)
-    weight = damping * images.square().sum() / 30
-    kernel = images @ images.T + weight * torch.eye(5).double()
+    images, queries = randn(pictures, 12), randn(3, 12, seed=1)
+    kernel = images @ images.T + damping * images.square().sum() / 12 * torch.eye(pictures).double()
     torch.testing.assert_close(peers.trak(images, queries, damping), torch.linalg.solve(kernel, images @ queries.T))
 
 
@@ -250,7 +251,7 @@ def test_projected_gradients_keep_their_angles(process, square):
     pytest.importorskip("trak")
     network, (images, queries) = bends(1)[0], (randn(7, *SHAPE, seed=1).float(), randn(3, *SHAPE).float())
     loss = Loss(process, *loss_draws(3, process, SHAPE, seed=0), square)
-    projected = torch.cat(peers.trak_features(network, loss, queries, images))
+    projected = torch.cat(peers.trak_features(network, loss, queries, images, 1024))
     exact = torch.cat(list(peers.gradients(network, loss, torch.cat([images, queries]))))
     assert projected.shape == (10, 1024)
     mine, theirs = (nn.functional.normalize(x.double(), dim=1) for x in (projected, exact))
@@ -271,6 +272,16 @@ def test_the_projection_has_an_address_and_leaves_the_network_as_it_was(process)
     assert not torch.allclose(one[0], other[0])
     assert [len(part) for part in one] == [70, 3]
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
+
+
+def test_the_first_columns_of_a_projection_are_the_smaller_projection(process):
+    pytest.importorskip("trak")
+    network, (images, queries) = bends(1)[0], (randn(70, *SHAPE, seed=1).float(), randn(3, *SHAPE).float())
+    loss = Loss(process, *loss_draws(2, process, SHAPE, seed=0))
+    large, small = (peers.trak_features(network, loss, queries, images, size) for size in (peers.PROJECTIONS[-1], 512))
+    for one, other in zip(large, small, strict=True):
+        assert one.shape[1] == 4096
+        assert torch.equal(one[:, :512], other)
 
 
 def test_a_query_that_is_a_training_picture_has_its_features(process):

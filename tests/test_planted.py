@@ -236,7 +236,7 @@ def test_what_is_left_out_needs_no_model():
     assert Validation(codebook, {}, 0, members=3, removed=(), **NOTHING).models() == []
     plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5})
     names = {model.name.partition("/")[0] for model in plan.models()}
-    assert names == {"full", "halves"}  # nothing has a damping
+    assert names == {"full", "halves"}  # nothing is tuned
     for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
         plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5, "peers": (peer,)})
         assert {model.name.partition("/")[0] for model in plan.models()} == names | more

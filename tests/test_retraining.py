@@ -197,7 +197,7 @@ def test_the_model_of_all_units_is_trained_again_only_for_groups_that_are_left_o
         (("unlearning", "dtrak"), True),
     ],
 )
-def test_halves_for_tuning_are_trained_only_for_a_peer_that_has_a_damping(peers, tuned):
+def test_halves_for_tuning_are_trained_only_for_a_peer_that_is_tuned(peers, tuned):
     """All of them or none; every other model stays."""
     names = [model.name for model in plan(peers=peers).models()]
     assert [name for name in names if name.startswith("tuning")] == [

@@ -84,11 +84,11 @@ def test_a_table_of_another_version_is_refused():
 
 
 def test_stored_scores_are_read_by_kind_of_query_and_method(tmp_path):
-    held = {name: randn(20, 2, seed=i) for i, name in enumerate(["generated/loss@4", "real/pixel", "dampings/trak"])}
+    held = {name: randn(20, 2, seed=i) for i, name in enumerate(["generated/loss@4", "real/pixel", "tried/trak"])}
     save_tensors(tmp_path / "scores.safetensors", held)
     found = scores.load_scores(tmp_path / "scores.safetensors")
     assert {kind: set(of) for kind, of in found.items()} == {
-        "generated": {"loss@4"}, "real": {"pixel"}, "dampings": {"trak"}
+        "generated": {"loss@4"}, "real": {"pixel"}, "tried": {"trak"}
     }  # fmt: skip
     for name, value in held.items():
         kind, _, method = name.partition("/")
@@ -229,7 +229,7 @@ def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, 
     best = max(reached, key=reached.get)
     assert tuned == f"damping {best:g}"
     torch.testing.assert_close(score, tried[best])
-    torch.testing.assert_close(panel.dampings["unlearning"], torch.stack(list(tried.values())))
+    torch.testing.assert_close(panel.tried["unlearning"], torch.stack(list(tried.values())))
 
 
 def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, images, asked):
@@ -243,20 +243,24 @@ def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, image
 
 
 @pytest.mark.parametrize("method", ["trak", "dtrak"])
-def test_the_damping_is_the_best_one_on_the_tuning_subsets(panel, images, asked, method):
-    """By mean LDS, against all of them tried one by one."""
+def test_the_projection_and_the_damping_are_the_best_ones_on_the_tuning_subsets(panel, images, asked, method):
+    """By mean LDS, against all of them tried one by one, every projection made for itself."""
     pytest.importorskip("trak")
     subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
     targets = randn(12, 3, seed=3)
     score, tuned = panel.score(method, targets, subsets)
     loss = panel.square if method == "dtrak" else panel.loss
-    of_images, of_queries = peers.trak_features(panel.network, loss, asked, images)
-    tried = {d: peers.over_units(peers.trak(of_images, of_queries, d), UNIT_OF) for d in peers.DAMPINGS}
-    reached = {d: lds(each, targets, subsets).mean().item() for d, each in tried.items()}
-    best = max(reached, key=reached.get)
-    assert len(set(reached.values())) > 1
-    assert tuned == f"damping {best:g}"
-    torch.testing.assert_close(score, tried[best])
+    tried = {}
+    for size in (512, 1024, 2048, 4096):
+        of_images, of_queries = peers.trak_features(panel.network, loss, asked, images, size)
+        for damping in peers.DAMPINGS:
+            tried[size, damping] = peers.over_units(peers.trak(of_images, of_queries, damping), UNIT_OF)
+    reached = {setting: lds(each, targets, subsets).mean().item() for setting, each in tried.items()}
+    size, damping = max(reached, key=reached.get)
+    assert len({reached[size, damping] for size, damping in reached if damping == 1}) > 1
+    assert tuned == f"{size} dimensions, damping {damping:g}"
+    torch.testing.assert_close(score, tried[size, damping])
+    torch.testing.assert_close(panel.tried[method], torch.stack(list(tried.values())))
     units, queries = panel.found["trak"]
     torch.testing.assert_close(queries, of_queries)
     torch.testing.assert_close(units[5], of_images[UNIT_OF == 5].double().mean(0))

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
 from ddattr.schema import check_keys, check_training
 
-SCORED = 4  # raised whenever `validate` would score otherwise, so that older scores are refused
+SCORED = 5  # raised whenever `validate` would score otherwise, so that older scores are refused
 TABLED = 4  # and this whenever it would write other tables of the same scores
 
 

@@ -13,9 +13,9 @@ METHODS = {
     "datamodel_trak": "datamodel, gradients", "datamodel_both": "datamodel, both",
     "member_picture": "members' pictures", "datamodel_picture": "datamodel of pictures",
     "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
-    "trak": "TRAK", "trak_oracle": "TRAK, oracle damping",
-    "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle damping", "gradient_dot": "gradient dot",
-    "unlearning": "unlearning", "unlearning_oracle": "unlearning, oracle damping",
+    "trak": "TRAK", "trak_oracle": "TRAK, oracle tuning",
+    "dtrak": "D-TRAK", "dtrak_oracle": "D-TRAK, oracle tuning", "gradient_dot": "gradient dot",
+    "unlearning": "unlearning", "unlearning_oracle": "unlearning, oracle tuning",
     "feature": "feature similarity", "pixel": "pixel similarity", "random": "random",
     "another_seed": "another training seed",
 }  # fmt: skip

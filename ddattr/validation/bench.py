@@ -109,7 +109,7 @@ class Bench:
             _ = self.parts
 
     def score(self) -> tuple[Scores, dict[str, Any]]:
-        """Scores of all methods by kind of query, a peer's at every damping; what was tuned, and how long it took."""
+        """Scores of all methods by kind of query, a peer's at all it tried; what was tuned, and how long it took."""
         asked, notes, images = self.queries, {}, self.data.unit_images
         made: Scores = {"generated": from_table(self.influence, asked.seeds)}
         if "real" in asked.kinds():
@@ -140,8 +140,8 @@ class Bench:
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()
-        } | {"dampings": peers.dampings}, {"tuned": notes, "seconds": peers.meter.seconds,
-                                           "memory_mb": peers.meter.memory_mb}  # fmt: skip
+        } | {"tried": peers.tried}, {"tuned": notes, "seconds": peers.meter.seconds,
+                                     "memory_mb": peers.meter.memory_mb}  # fmt: skip
 
     def scores_of_part(
         self, pictures: Tensor, features: dict[str, tuple[Tensor, Tensor]], meter: Meter

@@ -21,7 +21,7 @@ def costs(
 ) -> pd.DataFrame:
     """cost.csv: a row a method.
 
-    Seconds are of one process: of training the models that a method asks (and those that its damping is tuned on), all
+    Seconds are of one process: of training the models that a method asks (and those that it is tuned on), all
     at the members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of
     the ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m
     members alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
@@ -48,7 +48,7 @@ def costs(
         others = full + tuning * (method in TUNED) if peer else []
         if method == "adjusted" and "dtrak" in seconds:
             others = full + tuning
-        if name in IN_PART_BESIDE_ONE:  # gradients of one model, which no damping changes
+        if name in IN_PART_BESIDE_ONE:  # gradients of one model, which no tuning changes
             others = full
         if ours and fork is not None:
             others = [*others, root / "base"]

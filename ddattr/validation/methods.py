@@ -15,7 +15,7 @@ OF_LOSS = (
 )  # what members' losses say
 OF_PICTURES = ("member_picture", "datamodel_picture")
 PEERS = ("gradient_dot", "unlearning", "trak", "dtrak")
-TUNED = ("unlearning", "trak", "dtrak")  # their dampings, on held-out halves
+TUNED = ("unlearning", "trak", "dtrak")  # dampings and projections, on held-out halves
 SIMILARITY = ("pixel", "random", "feature")
 AFFORDABLE = "@affordable"  # in a config: of as many members as a tuned peer's trainings would buy
 IN_PART = ("denoised", "denoised_posterior", "loss", "datamodel")  # those that such members score

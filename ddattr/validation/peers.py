@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 
 from ddattr.diffusion.process import Process
 
+PROJECTIONS = (512, 1024, 2048, 4096)  # dimensions of TRAK's features: the first of a random projection are one
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
 FISHER_DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of unlearning, over the mean of the Fisher information's diagonal
 
@@ -89,10 +90,12 @@ def trak_features(
     loss: Loss,
     queries: Float[Tensor, "q *image"],
     images: Float[Tensor, "pictures *image"],
-    dimension: int = 1024,
+    dimension: int = PROJECTIONS[-1],
     seed: int = 0,
 ) -> tuple[Float[Tensor, "pictures dimension"], Float[Tensor, "q dimension"]]:
     """Projected gradients of the training pictures and of the queries, by traker (extra `peers`).
+
+    With fewer dimensions they are the first of these.
 
     Raises:
         ValueError: traker is not installed.
@@ -128,12 +131,15 @@ def trak(
     images: Float[Tensor, "pictures dimension"], queries: Float[Tensor, "q dimension"], damping: float
 ) -> Float[Tensor, "pictures q"]:
     """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi."""
-    phi = images.double()
-    square = phi.T @ phi
-    scale = square.diagonal().mean()
-    solved = torch.linalg.solve(square + damping * scale * torch.eye(len(square), dtype=square.dtype),
-                                queries.double().T)  # fmt: skip
-    return phi @ solved
+    phi, asked = images.double(), queries.double().T
+    weight = damping * phi.square().sum() / phi.shape[1]
+    if len(phi) < phi.shape[1]:  # the same by the pictures' kernel, which is smaller: (Phi Phi^T + lambda)^-1 Phi phi
+        return torch.linalg.solve(_ridge(phi @ phi.T, weight), phi @ asked)
+    return phi @ torch.linalg.solve(_ridge(phi.T @ phi, weight), asked)
+
+
+def _ridge(square: Float[Tensor, "d d"], weight: Tensor) -> Float[Tensor, "d d"]:
+    return square + weight * torch.eye(len(square), dtype=square.dtype)
 
 
 def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *image"]) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class Validation:
         members: members that are retrained without them: the truth's own small ensemble.
         replicates: training seeds; replicate r trains with seed + r.
         halves: half-data models of the LDS, never used for a score; 0 leaves it out.
-        tuning: further ones, at one seed, on which whatever has a damping is tuned.
+        tuning: further ones, at one seed, on which whatever has a damping or a projection is tuned.
         groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none.
         real: held-out pictures that are queries, too: of the LDS, the groups and the measures' power.
         removed: numbers of best units that are removed for remove-and-retrain.

@@ -162,23 +162,23 @@ class Peers:
         self.square = peers.Loss(process, times, noise, square=True)
         self.meter = Meter()
         self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
-        self.dampings: dict[str, Tensor] = {}  # scores at every damping, (dampings, units, q), for the oracle
+        self.tried: dict[str, Tensor] = {}  # scores at all that was tried, (tried, units, q), for the oracle
 
     def score(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
         """Scores (units, q) of a peer, and what was tuned.
 
         Args:
-            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings are chosen on them, by
-                mean LDS over all queries.
+            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings and projections are
+                chosen on them, by mean LDS over all queries.
         """
         with self.meter.measure(method):
             if method not in TUNED:
                 return self._summed(peers.gradient_dot(self.network, self.loss, self.queries, self.images)), ""
             tried = self._unlearning() if method == "unlearning" else self._trak(method)
-            reached = {d: lds(score, targets, subsets).nanmean().item() for d, score in tried.items()}
-            best = max(reached, key=lambda d: reached[d])
-            self.dampings[method] = torch.stack(list(tried.values()))
-            return tried[best], f"damping {best:g}"
+            reached = {name: lds(score, targets, subsets).nanmean().item() for name, score in tried.items()}
+            best = max(reached, key=lambda name: reached[name])
+            self.tried[method] = torch.stack(list(tried.values()))
+            return tried[best], best
 
     def features(self, extractor: nn.Module) -> Tensor:
         """Similarity of features, (units, q)."""
@@ -187,17 +187,21 @@ class Peers:
             self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
             return found
 
-    def _trak(self, method: str) -> dict[float, Tensor]:
+    def _trak(self, method: str) -> dict[str, Tensor]:
         loss = self.loss if method == "trak" else self.square
         images, queries = peers.trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
         if method == "trak" or "trak" not in self.found:
-            self.found["trak"] = self._means(images), queries
-        return {d: self._summed(peers.trak(images, queries, d)) for d in peers.DAMPINGS}
+            self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
+        return {
+            f"{size} dimensions, damping {damping:g}":
+                self._summed(peers.trak(images[:, :size], queries[:, :size], damping))
+            for size in peers.PROJECTIONS for damping in peers.DAMPINGS
+        }  # fmt: skip
 
-    def _unlearning(self) -> dict[float, Tensor]:
+    def _unlearning(self) -> dict[str, Tensor]:
         information = peers.fisher(self.network, self.loss, self.images)
         given = self.network, self.loss, self.queries, self.images, information
-        return {d: self._summed(peers.unlearning(*given, d)) for d in peers.FISHER_DAMPINGS}
+        return {f"damping {d:g}": self._summed(peers.unlearning(*given, d)) for d in peers.FISHER_DAMPINGS}
 
     def _summed(self, scores: Tensor) -> Tensor:
         return peers.over_units(scores.double(), self.unit_of)

@@ -60,14 +60,15 @@ def agreement(bench: Bench, scores: Scores) -> Pair:
 def linear_datamodelling(bench: Bench, scores: Scores) -> Pair:
     """Transfer LDS, against half-data models, and self LDS, against the re-weighted ensemble.
 
-    An oracle has the damping that is best on these very targets: what tuning could reach at most, and no method.
+    An oracle has the damping and the projection that are best on these very targets: what tuning could reach at most,
+    and no method.
     """
     asked, masks, cases = bench.queries, bench.plan.half_masks()[: bench.plan.halves], []
     for kind, where in asked.kinds().items():
         name, target = {"kind": "transfer", "target": "loss", "queries": kind}, bench.half_targets["loss"][..., where]
         oracles = {
             f"{method}_oracle": max(tried[..., where], key=lambda s: lds(s, target.mean(0), masks).nanmean().item())
-            for method, tried in scores.get("dampings", {}).items()
+            for method, tried in scores.get("tried", {}).items()
         }
         cases.append((name, scores[kind] | oracles, target, masks))
     name = {"kind": "transfer", "target": "distance", "queries": "generated"}
