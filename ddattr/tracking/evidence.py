@@ -115,7 +115,7 @@ def removal(folder: Path) -> Figure | None:
             rows = sets[(sets["size"] == size) & (sets.chance == chance)]
             right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker="osd^v"[place % 5],
                           linewidth=0, label=f"{name} {size}")  # fmt: skip
-    right.legend(fontsize=6.5)
+    right.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)  # over nothing that is drawn
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
     figure.tight_layout()
     return figure

@@ -19,7 +19,7 @@ from ddattr.tracking.panels import panels
 
 # Okabe & Ito's colours: told apart by every kind of colour vision
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#56B4E9"
-PINK, YELLOW, BLACK = "#CC79A7", "#F0E442", "#000000"
+PINK, BLACK = "#CC79A7", "#000000"
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
     "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
