@@ -77,7 +77,7 @@ def law(folder: Path) -> Figure | None:
 def planted(folder: Path) -> Figure | None:
     """Figure 13: are units whose influence is known found, as their share of the data falls, and by which measure?
 
-    One measure of each kind; all are in the table.
+    One measure of each kind, what is tested among them; all are in the table.
     """
     if not (folder / "planted_summary.csv").exists():
         return None
@@ -87,7 +87,7 @@ def planted(folder: Path) -> Figure | None:
         ("significant", "queries in which it passes, by q"),
         ("mean_z", "z of the unit"),
     )
-    lines = (("loss", BLUE, "o-"), ("jvp_norm", ORANGE, "o-"), ("jvp_own", GREEN, "o-"), ("jvp_gls", PINK, "o-"),
+    lines = (("loss", BLUE, "o-"), ("jvp_norm", ORANGE, "o-"), ("denoised_gls", GREEN, "o-"), ("jvp_gls", PINK, "o-"),
              ("pixel", BLACK, "o--"))  # fmt: skip
     figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.0))
     shares = sorted(summary.share.unique())
