@@ -125,11 +125,12 @@ class Validation:
                   "validation.real" if self.real <= held_out else "data.holdout":
                       min(self.real, held_out) if asked else 0}  # fmt: skip
         for key, count in counts.items():
+            group, _, name = key.partition(".")
             if 0 < count < ENOUGH:
-                raise ValueError(f"validate: {key}={count} is too few for an interval, expected {ENOUGH} or more"
-                                 f"{'' if key == 'attribution.queries' else ', or 0'}. Set {key}.")  # fmt: skip
+                raise ValueError(f"{group}: {name}={count} is too few for an interval, expected {ENOUGH} or more"
+                                 f"{'' if name == 'queries' else ', or 0'}. Set {key}.")  # fmt: skip
         if self.units and self.members < 2:
-            raise ValueError(f"validate: validation.members={self.members} is too few for an interval: it would be of "
+            raise ValueError(f"validation: members={self.members} is too few for an interval: it would be of "
                              "one network, and not of an ensemble. Set validation.members to 2 or more.")  # fmt: skip
 
     @property
