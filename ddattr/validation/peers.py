@@ -132,14 +132,10 @@ def trak(
 ) -> Float[Tensor, "pictures q"]:
     """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi."""
     phi, asked = images.double(), queries.double().T
-    weight = damping * phi.square().sum() / phi.shape[1]
-    if len(phi) < phi.shape[1]:  # the same by the pictures' kernel, which is smaller: (Phi Phi^T + lambda)^-1 Phi phi
-        return torch.linalg.solve(_ridge(phi @ phi.T, weight), phi @ asked)
-    return phi @ torch.linalg.solve(_ridge(phi.T @ phi, weight), asked)
-
-
-def _ridge(square: Float[Tensor, "d d"], weight: Tensor) -> Float[Tensor, "d d"]:
-    return square + weight * torch.eye(len(square), dtype=square.dtype)
+    few = len(phi) < phi.shape[1]  # then by the pictures' kernel, which is smaller: (Phi Phi^T + lambda)^-1 Phi phi
+    square = phi @ phi.T if few else phi.T @ phi
+    square.diagonal().add_(damping * phi.square().sum() / phi.shape[1])
+    return torch.linalg.solve(square, phi @ asked) if few else phi @ torch.linalg.solve(square, asked)
 
 
 def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *image"]) -> dict[str, Tensor]:
