@@ -30,6 +30,7 @@ from ddattr.validation import proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.growth import growth
+from ddattr.validation.lds import lds
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, SIMILARITY
 from ddattr.validation.part import Part
@@ -241,6 +242,20 @@ def test_groups_pull_by_their_displacement_toward_their_mean_image(bench, scores
         assert part.spearman["jvp"][SEEDS].tolist() == pytest.approx(expected)
         again = (spearman(by_seed[0], by_seed[1]) + spearman(by_seed[1], by_seed[0])) / 2
         assert part.spearman["another_seed"][SEEDS].tolist() == pytest.approx(again.tolist())
+
+
+def test_an_oracle_is_the_best_of_what_a_peer_tried_on_the_targets_of_the_lds(bench):
+    """On the loss of either kind of query, by mean LDS; no other target has one."""
+    tried, masks = randn(6, 30, 5, seed=1), bench.plan.half_masks()[: bench.plan.halves]
+    scores = {kind: {"loss": randn(30, count)} for kind, count in (("generated", 3), ("real", 2))}
+    _, summary = tables.linear_datamodelling(bench, scores | {"tried": {"trak": tried}})
+    found = summary[(summary.method == "trak_oracle") & (summary.statistic == "lds")].set_index("queries")
+    assert set(found.kind + found.target) == {"transferloss"}
+    for kind, where in bench.queries.kinds().items():
+        target = bench.half_targets["loss"][..., where].mean(0)
+        reached = [lds(each[:, where], target, masks).mean().item() for each in tried]
+        assert len(set(reached)) == 6
+        assert found["mean"][kind] == pytest.approx(max(reached))
 
 
 def test_units_that_are_found_are_held_against_those_that_are_not(plan, make_bench):

@@ -62,6 +62,17 @@ def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
     assert all(score.shape == (128, 6) for name, score in scores.items() if name.startswith("generated/"))
 
 
+def test_what_a_peer_was_tuned_to_is_among_what_its_oracle_chooses_from(validated):
+    scores = load_tensors(validated.root / "validation" / "scores" / "scores.safetensors")
+    tried = scores["tried/unlearning"]
+    assert tried.shape == (5, 128, 11)  # of every damping, on six generated and five real queries
+    assert any(torch.equal(each[:, :6], scores["generated/unlearning"]) for each in tried)
+    table = load_table(validated.root / "validation" / "lds_summary.csv")
+    table = table[(table.target == "loss") & (table.statistic == "lds")].set_index(["method", "queries"])["mean"]
+    for kind in ("generated", "real"):
+        assert table["unlearning_oracle", kind] >= table["unlearning", kind]
+
+
 def test_any_picture_is_denoised_as_attribute_has_it(validated):
     """Another process, the same noise: a generated picture handed over as a real one has the same answer."""
     run = Run(composed("experiment=digits_small", f"root={validated.root}"))
