@@ -1,5 +1,6 @@
 """One member: a diffusion model trained on the units of its column."""
 
+import pickle
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -119,7 +120,12 @@ class MemberModule(L.LightningModule):
                 f"Lower {self.rate_key} or training.gradient_clip."
             )
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch)
+        self._log_step(self.global_step)
         return loss
+
+    def _log_step(self, step: int) -> None:
+        """Where a curve's points lie: Lightning counts one step too many after a resume."""
+        self.log("step", float(step), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
 
     def _dropout(self) -> AbstractContextManager[None]:
         """A network that drops units draws them at an address as well."""
@@ -131,6 +137,7 @@ class MemberModule(L.LightningModule):
         """Loss of the average on pictures that the member does not own, the same draws every time."""
         loss = self._loss(self.held_out, 0)
         self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch)
+        self._log_step(self.global_step - 1)
 
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
         images = self.images[draws.images(step).to(self.device)]
@@ -168,12 +175,49 @@ class WeightAverage(WeightAveraging):
         super().__init__(multi_avg_fn=average)
 
 
+_CHECKPOINT = {"global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
+
+
+def resumed(path: Path, module: MemberModule) -> bool:
+    """Whether a checkpoint is of the training's last step; its average is then the module's weights.
+
+    Lightning would find nothing left to do, and leave the weights of the last step in place of their average.
+
+    Raises:
+        ValueError: the file is damaged, or no checkpoint of this network's training.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    own, weights = module.state_dict(), checkpoint["state_dict"]
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in weights.items()}:
+        raise ValueError(f"{path} is of another network. Delete that file: the training starts again without it.")
+    if checkpoint["global_step"] < module.steps:
+        return False
+    module.load_state_dict(weights)
+    return True
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or absent."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with atomic(Path(path)) as part:
             torch.save(checkpoint, part)
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """What a checkpoint holds; nothing in it is executed.
+
+        Raises:
+            ValueError: the file is damaged, or no checkpoint.
+        """
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+            checkpoint = None
+        if not (isinstance(checkpoint, dict) and set(checkpoint) >= _CHECKPOINT):
+            raise ValueError(
+                f"{path} is damaged, or no checkpoint. Delete that file: the training starts again without it."
+            )
+        return checkpoint
 
 
 def address(draws: str, member: int | None) -> int | None:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
 from ddattr.artifacts import Artefact, load_json, save_json, save_tensors
-from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address
+from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
 
@@ -76,10 +76,13 @@ def train(run: Run, module: MemberModule, artefact: Artefact, title: str, logger
     checkpoint, history = folder / "last.ckpt", History(folder / "metrics.csv")
     begun = load_json(folder / "status.json") or {}
     resume = checkpoint.exists() and begun.get("fingerprint") == fingerprint
+    if resume and resumed(checkpoint, module):  # all but the writing of it was done
+        _finish(folder, module)
+        return
     _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
     run.data.epoch_steps = module.epoch_steps
     callbacks: list[L.Callback] = [
-        ModelCheckpoint(folder, "last", every_n_train_steps=module.epoch_steps, enable_version_counter=False),
+        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         Progress(folder, title, fingerprint, history),
         *_quality(run),
     ]
@@ -99,6 +102,10 @@ def train(run: Run, module: MemberModule, artefact: Artefact, title: str, logger
         last = traceback.format_exception_only(error)[-1].strip()
         _status(folder, reason, module.global_step, error=last, fingerprint=fingerprint)
         raise
+    _finish(folder, module)
+
+
+def _finish(folder: Path, module: MemberModule) -> None:
     save_tensors(folder / "member.safetensors", module.network.state_dict())
     _status(folder, "done", module.steps)
 
@@ -115,7 +122,10 @@ def _status(folder: Path, state: str, step: int, **more: str) -> None:
 
 
 class Progress(L.Callback):
-    """status.json every epoch, and, where no bar is shown, a line: step, loss, time to go."""
+    """status.json and metrics.csv every epoch, and, where no bar is shown, a line: step, loss, time to go.
+
+    Checkpoints come after it: what is resumed from one has the curve up to it.
+    """
 
     def __init__(self, folder: Path, title: str, fingerprint: str, history: History):
         self.folder, self.title, self.fingerprint, self.history = folder, title, fingerprint, history
@@ -126,8 +136,12 @@ class Progress(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, steps = trainer.global_step, trainer.max_steps
+        if (found := trainer.callback_metrics.get("train/loss")) is None:
+            return  # resumed where an epoch had ended
+        loss = float(found)
+        self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
+        self.history.save()
         _status(self.folder, "running", step, fingerprint=self.fingerprint)
         if trainer.progress_bar_callback is None:
-            loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
             left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
             print(f"{self.title}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)

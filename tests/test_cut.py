@@ -1,0 +1,127 @@
+"""A training that is cut, wherever it writes, and started again has the bits of one that was not."""
+
+import os
+import traceback
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, composed
+
+from ddattr.artifacts import load_json
+from ddattr.ensemble.member import AtomicCheckpointIO
+from ddattr.stages import evaluate, retrain, train
+from ddattr.stages.run import Run
+
+CUT = 9  # exit status of a process that was cut
+
+
+def started(verb, root: Path, *overrides: str) -> None:
+    given = [*TINY, f"root={root}", *overrides]
+    verb.run(Run(composed(*given), given))
+
+
+def cut(at: int, verb, root: Path, *overrides: str) -> int:
+    """Exit status of a process that runs a verb and ends, as by SIGKILL, after its write number `at`."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    replace, written = os.replace, 0
+
+    def counted(part, path) -> None:
+        nonlocal written
+        replace(part, path)
+        written += 1
+        if written == at:
+            os._exit(CUT)
+
+    os.replace = counted
+    try:
+        started(verb, root, *overrides)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """What a training leaves: weights and curves."""
+    paths = [*root.rglob("*.safetensors"), *root.rglob("*.csv")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "writes"),
+    [
+        (train, ["member=0"], 12),
+        (evaluate, [], 4),
+        pytest.param(train, ["member=0", "training.ema=null"], 12, marks=pytest.mark.slow),
+        pytest.param(train, ["member=0", "training=forked", "training.fork.steps=20"], 24, marks=pytest.mark.slow),
+        pytest.param(retrain, ["unit=0", "member=0", "validation.members=6"], 12, marks=pytest.mark.slow),
+    ],
+    ids=["member", "extractor", "without average", "base and fork", "retrained"],
+)
+def test_cut_after_any_write_and_started_again_it_has_the_same_bits(verb, overrides, writes, trained, tmp_path):
+    def root(name: str) -> Path:
+        if verb is evaluate:  # of members that are there
+            (tmp_path / name).mkdir()
+            for part in ("members", "codebook"):
+                (tmp_path / name / part).symlink_to(trained / part)
+        return tmp_path / name
+
+    started(verb, root("whole"), *overrides)
+    expected = results(tmp_path / "whole")
+    for at in count(1):
+        folder = root(str(at))
+        if (status := cut(at, verb, folder, *overrides)) != CUT:
+            break
+        assert cut(0, verb, folder, *overrides) == 0, f"write {at}"
+        assert results(folder) == expected, f"write {at}"
+    assert status == 0
+    assert at > writes  # all that there are were tried
+
+
+def test_a_finished_checkpoint_without_its_member_becomes_the_average_and_trains_no_step(tmp_path, capsys):
+    started(train, tmp_path / "whole", "member=0")
+    at = 1
+    while cut(at, train, tmp_path / f"{at}", "member=0") == CUT:
+        folder = tmp_path / f"{at}" / "members" / "000"
+        if (folder / "last.ckpt").exists() and not (folder / "member.safetensors").exists():
+            last = AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
+            if last["global_step"] == 20:
+                break
+        at += 1
+    current, average = last["current_model_state"], last["state_dict"]
+    assert any(not torch.equal(current[name], average[name]) for name in average)
+    capsys.readouterr()
+    started(train, tmp_path / f"{at}", "member=0")
+    assert "step" not in capsys.readouterr().out
+    made, whole = (tmp_path / name / "members" / "000" / "member.safetensors" for name in (f"{at}", "whole"))
+    assert made.read_bytes() == whole.read_bytes()
+    assert (load_json(folder / "status.json") or {})["state"] == "done"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "another network", "half"])
+def test_a_checkpoint_that_cannot_be_resumed_is_one_line_that_says_what_to_do(ddattr, tmp_path, damage):
+    root, at = tmp_path / "run", 1
+    given = [*TINY, f"root={root}", "member=0"]
+    while not (checkpoint := root / "members" / "000" / "last.ckpt").exists():
+        assert cut(at, train, root, "member=0") == CUT
+        at += 1
+    whole = torch.load(checkpoint, weights_only=True)
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    elif damage == "foreign":
+        checkpoint.write_text("no checkpoint")
+    elif damage == "half":
+        torch.save({"state_dict": whole["state_dict"]}, checkpoint)
+    else:
+        weights = {name: value[..., :1] for name, value in whole["state_dict"].items()}
+        torch.save(whole | {"state_dict": weights}, checkpoint)
+    said = ddattr("train", *given)
+    assert said.status == 2
+    assert said.err.count("\n") == 1
+    assert str(checkpoint) in said.err
+    assert "Delete that file" in said.err
+    checkpoint.unlink()
+    assert ddattr("train", *given).status == 0
