@@ -194,17 +194,39 @@ def contrast(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
 
 
 def default_weight(members: int) -> int:
-    """The weight nearest 4/9 of the members: below one half, where complementary codewords tie under `norm`."""
-    return max(1, min(members - 1, round(members * 4 / 9)))
+    """The weight nearest 4/9 of the members, below one half: there, complementary codewords tie under `norm`.
+
+    Two members have no weight below one half; theirs is 1.
+    """
+    return max(1, min((members - 1) // 2, round(members * 4 / 9)))
 
 
 def encode(units: int, members: int, weight: int | None = None, seed: int = 0) -> Codebook:
-    """Codebook of a weight that grows with the members, unless one is given.
+    """Codebook of a weight that grows with the members, unless one is given; every member sees some unit.
 
     Raises:
-        ValueError: as `Codebook` says.
+        ValueError: as `Codebook` says, or a member would see no unit; says how many units it takes.
     """
-    return Codebook(units, members, default_weight(members) if weight is None else weight, seed)
+    code = Codebook(max(1, units), members, default_weight(members) if weight is None else weight, seed)
+    if units < (fewest := fewest_units(code)):
+        raise ValueError(
+            f"codebook: with {units} units some of members={members} weight={code.weight} would train on nothing, "
+            f"expected {fewest} units or more (identical pictures are one). Give it more data, or set codebook.members "
+            "lower."
+        )
+    return code
+
+
+def fewest_units(code: Codebook) -> int:
+    """Fewest units of which every member sees one: codewords do not depend on how many units there are."""
+    seen, start = torch.zeros(code.members, dtype=torch.bool), 0
+    whole = Codebook(code.capacity, code.members, code.weight, code.seed)
+    while True:
+        block = torch.arange(start, min(start + code.members, whole.units))
+        covered = (whole.codewords(block).long().cumsum(0) > 0) | seen
+        if (full := covered.all(1).nonzero()[:, 0]).numel():
+            return start + int(full[0]) + 1
+        seen, start = covered[-1], start + len(block)
 
 
 def smallest(units: int, level: float = 1.0) -> int:

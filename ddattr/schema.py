@@ -1,19 +1,26 @@
 """The schema of a config is its constructors' signatures: whatever nothing reads is refused."""
 
 import inspect
-import math
 from collections.abc import Sequence
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+_PACKAGE = Path(__file__).resolve().parent
 PLAIN = (int, float, bool, str)
 KEYS = {"stage", "name", "root", "seed", "member", "unit", "power", "against", "data", "codebook", "diffusion", "unet",
         "training", "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
-TRAINING = {"steps": (1, math.inf), "batch": (1, math.inf), "epoch_steps": (1, math.inf), "warmup": (0, math.inf),
-            "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "ema": (0, 1)}  # fmt: skip
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether an error was raised by a line of this package, and not by a library that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and _PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
 
 
 def check_keys(config: DictConfig) -> None:
@@ -25,14 +32,6 @@ def check_keys(config: DictConfig) -> None:
         )
     for key, node in config.items():
         _check_node(str(key), node)
-
-
-def check_training(training: DictConfig) -> None:
-    """Raises ValueError for a size that no training has, before anything divides by it."""
-    for key, (low, high) in TRAINING.items():
-        if (value := training.get(key)) is not None and not low <= value <= high:
-            possible = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
-            raise ValueError(f"training: {key}={value}, expected {possible}. Set training.{key}.")
 
 
 def _check_node(path: str, node: Any) -> None:
@@ -56,18 +55,75 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Raises ValueError when a number, a text, a switch or a list of them is of another type than the constructor's."""
-    annotation = parameter.annotation
-    listed = get_origin(annotation) is Sequence and (kind := get_args(annotation)[0]) in PLAIN
-    if listed and not (OmegaConf.is_list(value) and all(_fits(item, kind) for item in value)):
-        raise ValueError(f"{path}={value}, expected a list of {kind.__name__}. Set '{path}=[...]'.")
-    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if not set(types) <= {*PLAIN, type(None)} or (value is None and parameter.default is None):
+    """Raises ValueError when a value is not what the constructor's annotation says: its type, choice and range."""
+    kinds = [_Kind(kind) for kind in _union(parameter.annotation)]
+    if (value is None and parameter.default is None) or not all(kind.known for kind in kinds):
         return
-    if not any(_fits(value, kind) for kind in types):
-        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-        raise ValueError(f"{path}={value} is a {type(value).__name__}, expected {names}. Set {path}.")
+    fitting = [kind for kind in kinds if kind.fits(value)]
+    if not fitting:
+        expected = " or ".join(dict.fromkeys(kind.name for kind in kinds))
+        if kinds[0].listed:
+            raise ValueError(f"{path}={value}, expected {expected}. Set '{path}=[...]'.")
+        if get_origin(kinds[0].type) is Literal:
+            raise ValueError(f"{path}={value}, expected {expected}. Set {path}.")
+        raise ValueError(f"{path}={value} is a {type(value).__name__}, expected {expected}. Set {path}.")
+    group, _, key = path.partition(".")
+    for item in value if fitting[0].listed else [value]:
+        if not all(bound.admits(item) for bound in fitting[0].bounds):
+            possible = " and ".join(str(bound) for bound in fitting[0].bounds)
+            raise ValueError(f"{group}: {key}={item}, expected {possible}. Set {path}.")
 
 
-def _fits(value: Any, kind: type) -> bool:
-    return type(value) is kind or (kind is float and type(value) is int)
+def _union(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+class _Kind:
+    """What one part of an annotation admits: a plain type, a choice, or a list of them; perhaps within bounds."""
+
+    def __init__(self, annotation: Any):
+        self.listed = get_origin(annotation) is Sequence
+        inner = get_args(annotation)[0] if self.listed else annotation
+        annotated = get_origin(inner) is Annotated
+        self.type = get_args(inner)[0] if annotated else inner
+        self.bounds = [_Bound(extra) for extra in get_args(inner)[1:]] if annotated else []
+
+    @property
+    def known(self) -> bool:
+        """Whether a config's value can be held against it."""
+        return self.type in (*PLAIN, NoneType) or get_origin(self.type) is Literal
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        if get_origin(self.type) is Literal:
+            return f"one of {', '.join(map(str, get_args(self.type)))}"
+        name = "null" if self.type is NoneType else self.type.__name__
+        return f"a list of {name}" if self.listed else name
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value, or every one of a list, is of this type, or of this choice."""
+        if self.listed:
+            return OmegaConf.is_list(value) and all(self._is_one(item) for item in value)
+        return self._is_one(value)
+
+    def _is_one(self, value: Any) -> bool:
+        if get_origin(self.type) is Literal:
+            return value in get_args(self.type)
+        return type(value) is self.type or (self.type is float and type(value) is int)
+
+
+class _Bound:
+    """One of `annotated_types`: Ge, Gt, Le or Interval."""
+
+    def __init__(self, bound: Any):
+        self.ge, self.gt, self.le = (getattr(bound, name, None) for name in ("ge", "gt", "le"))
+
+    def admits(self, value: Any) -> bool:
+        """Whether a number lies within; NaN does not."""
+        low = value >= self.ge if self.ge is not None else self.gt is None or value > self.gt
+        return value is None or (low and (self.le is None or value <= self.le))
+
+    def __str__(self) -> str:
+        low = f"{self.ge}" if self.ge is not None else f"more than {self.gt}"
+        return f"{low} to {self.le}" if self.le is not None else f"{low} or more" if self.gt is None else low

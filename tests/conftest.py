@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ddattr import cli
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import digits, first
+from ddattr.data.sources import Source, digits, first
 from ddattr.diffusion.noise import Stream, seeded_torch
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.unet import UNet
@@ -147,6 +147,15 @@ TINY = (
     "attribution.queries=4", "attribution.batch=2", "attribution.truth_units=5",
 )  # fmt: skip
 SMALL = "digits_small"
+
+
+def shapes(count: int = 12, channels: int = 3, height: int = 6, width: int = 10) -> Source:
+    """Pictures of one bright bar each, of any channels and size; without labels. A source for configs, too."""
+    images = torch.full((count, channels, height, width), -1.0)
+    for i in range(count):
+        images[i, i % channels, :, i % width] = 1
+        images[i, :, i // width] = 0.1 * (i % 7)
+    return Source(images, None)
 
 
 @pytest.fixture

@@ -98,12 +98,45 @@ BAD = {
         ["retrain", "member=0", "validation.members=2", "validation.removed=[1]", "attribution.queries=5"],
         ["member 0 is not among the truth's members [", "choose one of them"]),
     "subset that leaves a member no data": (
-        ["retrain", "root=new", "unit=0", "data.source.count=3", "codebook.weight=1", "validation.removed=[1]",
+        ["retrain", "root=new", "unit=0", "data.source.count=6", "codebook.weight=1", "validation.removed=[1]",
          "validation.units=0", "validation.members=6"], ["has no data left", "Remove less"]),
+    "fewer pictures than members need": (["plan", "data.source.count=4", "data.clusters=1"],
+                                         ["with 4 units some of members=6 weight=2", "expected 5 units or more"]),
+    "name of two folders": (["plan", "name=a/b"], ["name=a/b, expected 1 to 100 letters"]),
+    "name that W&B cuts": (["plan", "name=a:b"], ["name=a:b, expected 1 to 100 letters"]),
+    "name above the folder": (["plan", "name=.."], ["name=.., expected"]),
+    "no name": (["plan", "name="], ["name=, expected"]),
+    "long name": (["plan", f"name={'x' * 101}"], ["expected 1 to 100 letters"]),
+    "no root": (["plan", "root="], ["root=, expected a folder"]),
+    "spacing that stops short": (["train", "root=new", "member=0", "+diffusion.scheduler.timestep_spacing=leading"],
+                                 ["sampler: steps=3, spaced as leading, begin at timestep 666 of 1000"]),
+    "offset past the end": (["train", "root=new", "member=0", "+diffusion.scheduler.steps_offset=1",
+                             "sampler.steps=1000"], ["begin at timestep 1000, expected 0 to 999"]),
+    "no signal at the end": (["train", "root=new", "member=0", "+diffusion.scheduler.rescale_betas_zero_snr=true"],
+                             ["rescale_betas_zero_snr=True leaves nothing"]),
+    "key that is not heeded": (["plan", "+diffusion.scheduler.thresholding=true"], ["thresholding=True"]),
+    "negative betas": (["plan", "diffusion.scheduler.beta_start=-1"], ["betas from -1 to 0.02", "beta_start"]),
+    "betas that are none": (["plan", "diffusion.scheduler.beta_start=-1",
+                             "diffusion.scheduler.beta_schedule=scaled_linear"], ["diffusion: ", "Check the keys"]),
+    "schedule of another name": (["plan", "diffusion.scheduler.beta_schedule=foo"],
+                                 ["beta_schedule=foo, expected one of linear, scaled_linear, squaredcos_cap_v2"]),
+    "no timestep": (["plan", "diffusion.scheduler.num_train_timesteps=-3"], ["diffusion: ", "Check the keys of diff"]),
+    "groups that do not divide": (["plan", "unet.norm_num_groups=7"], ["norm_num_groups=7", "expected one of 1, 2, 4"]),
+    "classes": (["plan", "+unet.num_class_embeds=10"], ["num_class_embeds=10", "Set unet.num_class_embeds=null"]),
+    "size of the network": (["plan", "+unet.sample_size=-3"], ["unet.sample_size is not for the config"]),
+    "levels that do not fit": (
+        ["plan", "unet.block_out_channels=[4,4,4,4,4]", f"unet.down_block_types=[{','.join(['DownBlock2D'] * 5)}]"],
+        ["pictures of 8 x 8 do not fit 5 levels", "multiples of 16"]),
+    "block of another name": (["plan", "unet.down_block_types=[DownBlock2D,Foo]"], ["unet: Foo does not exist"]),
+    "negative clipping": (["train", "root=new", "member=0", "training.gradient_clip=-1"],
+                          ["training: gradient_clip=-1, expected more than 0. Set training.gradient_clip."]),
+    "rate that is no number": (["plan", "training.learning_rate=nan"], ["learning_rate=nan, expected 0 or more"]),
+    "accelerator that is not there": (["plan", "trainer.accelerator=tpu"], ["trainer: ", "Check the keys of trainer"]),
+    "no device": (["train", "root=new", "member=0", "trainer.devices=0"], ["trainer: ", "devices=0"]),
     "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
     "too few members for an interval": (["validate", "validation.members=1", "attribution.queries=5"],
                                         ["validation: members=1 is too few for an interval"]),
-    "too few members of a part": (["validate", "validation.members_sizes=[2]"], ["members_sizes=2, expected 3 to 6"]),
+    "too few members of a part": (["validate", "validation.members_sizes=[2]"], ["members_sizes=2, expected 3 to"]),
     "too few units for an interval to retrain": (["retrain", "validation.units=4"], ["units=4 is too few"]),
     "too few queries for an interval to retrain": (["retrain", "attribution.queries=4"], ["queries=4 is too few"]),
     "too few units for an interval": (["validate", "validation.units=4"],
@@ -245,11 +278,25 @@ def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
 
 def test_plan_warns_of_too_few_phantoms_asked(ddattr):
     """128 units at level 0.05 take a null of 2,560, the unit itself among it; 14 members of weight 6 have that."""
-    argv = ["plan", "experiment=digits_small", "codebook.members=14", "codebook.weight=null"]
+    argv = ["plan", "experiment=digits_small", "codebook.members=14"]
     said = ddattr(*argv, "attribution.phantoms=2000")
     assert "against 2,000 phantoms: the smallest is 0.064. Set attribution.phantoms to 2,560 or more" in said.out
     assert "no single unit" not in ddattr(*argv).out
-    assert "Set codebook.members to 14 or more and codebook.weight to null" in ddattr(*argv[:3]).out
+    pinned = ddattr(*argv[:2], "codebook.weight=4").out
+    assert "Set codebook.members to 14 or more and codebook.weight to null" in pinned
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampler.steps=600", "600 sampler steps are spaced as `trailing`"),
+        ("diffusion.scheduler.num_train_timesteps=100", "60% of a picture is left at the last of 100 timesteps"),
+    ],
+)
+def test_plan_and_the_log_of_a_training_warn_of_what_samples_will_lack(ddattr, override, words):
+    for said in (ddattr("plan", *TINY, override), ddattr("train", *TINY, override, "member=0", "root=new")):
+        assert said.status == 0
+        assert sum(line.startswith("warning: ") and words in line for line in said.out.splitlines()) == 1
 
 
 def test_cfg_job_shows_the_config_and_runs_nothing(ddattr, tmp_path):

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare
 
 from ddattr.attribution.significance import benjamini_hochberg
-from ddattr.codebook import Codebook, ablation, contrast, default_weight, encode, permute, smallest, unrank
+from ddattr.codebook import (
+    Codebook,
+    ablation,
+    contrast,
+    default_weight,
+    encode,
+    fewest_units,
+    permute,
+    smallest,
+    unrank,
+)
 
 SEEDS = st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
@@ -338,8 +348,25 @@ def test_smallest_suffices_and_one_member_less_does_not(units, level):
 
 
 @given(st.integers(2, 1024))
-def test_default_weight_is_possible_and_at_most_half(members):
-    assert 1 <= default_weight(members) <= max(1, members // 2)
+def test_default_weight_is_possible_and_below_half_wherever_it_can_be(members):
+    assert 1 <= default_weight(members) < members
+    assert 2 * default_weight(members) < members or members == 2
+
+
+@given(codebooks(members=40))
+def test_fewest_units_are_those_of_which_every_member_sees_one(codebook):
+    fewest = fewest_units(codebook)
+    whole = Codebook(codebook.capacity, codebook.members, codebook.weight, codebook.seed)
+    assert whole.codewords(torch.arange(fewest)).any(0).all()
+    assert not whole.codewords(torch.arange(fewest - 1)).any(0).all()
+
+
+def test_a_member_that_would_see_nothing_is_refused_with_the_number_that_works():
+    fewest = fewest_units(Codebook(1, 18, 8))
+    for units in (0, 1, fewest - 1):
+        with pytest.raises(ValueError, match=rf"with {units} units some .* expected {fewest} units or more"):
+            encode(units, 18)
+    assert encode(fewest, 18).balance.min() > 0
 
 
 @given(codebooks(members=9, units=60), st.integers(0, 200))

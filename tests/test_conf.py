@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from ddattr import cli
 from ddattr.artifacts import load_json, load_tensors
+from ddattr.codebook import default_weight
 from ddattr.diffusion.sampler import DDPM
 from ddattr.schema import KEYS, check_keys
 from ddattr.stages import train
@@ -63,7 +64,7 @@ def test_every_experiment_builds_its_codebook_process_and_member(experiment):
     assert run.config.name == experiment
     assert run.codebook.phantoms > 0
     assert len(run.reverse) == run.config.sampler.steps
-    assert max(run.config.quality.sizes) <= run.codebook.members
+    run.check()
     assert train.build(run, run.codebook.members - 1).steps == run.config.training.steps
 
 
@@ -79,6 +80,28 @@ def test_digits_clusters_is_a_hundred_units_of_64_members():
     run = Run(composed("experiment=digits_clusters"))
     assert (run.codebook.units, run.codebook.members, run.codebook.weight) == (100, 64, 28)
     assert run.data.kind == "cluster"
+
+
+@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if e not in (*IDX, "digits_labels")])  # of ten units
+@pytest.mark.parametrize("members", [24, 32])
+def test_members_is_one_dial_of_every_experiment(experiment, members):
+    """Nothing that follows from it is pinned: the weight, the sizes of ensembles, those of parts."""
+    run = Run(composed(f"experiment={experiment}", f"codebook.members={members}", "tracking=none"))
+    run.check()
+    assert run.codebook.weight == default_weight(members)
+    assert run.validation is not None
+
+
+def test_an_experiment_that_pins_the_weight_says_so_in_its_file():
+    for path in (CONF / "experiment").glob("*.yaml"):
+        assert "sizes:" not in path.read_text().replace("members_sizes:", "")
+        pinned = [line for line in path.read_text().splitlines() if "weight:" in line]
+        assert all("pinned" in line for line in pinned)
+
+
+@pytest.mark.parametrize(("members", "weight"), [(18, 8), (64, 28), (12, 5), (32, 14)])
+def test_the_weights_that_experiments_had_are_what_the_dial_gives(members, weight):
+    assert default_weight(members) == weight
 
 
 @settings(max_examples=15)
@@ -126,7 +149,7 @@ def test_paper_mnist_is_the_published_setting(idx_files):
     network = run.network(0)
     channels = [block.resnets[0].out_channels for block in network.down_blocks]
     assert channels == [128 * multiple for multiple in (1, 2, 2)]
-    assert (network.config.in_channels, network.config.sample_size) == (1, 28)
+    assert (network.config.in_channels, network.config.sample_size) == (1, [28, 28])
     assert run.data.shape == (1, 28, 28)
 
 
@@ -140,7 +163,6 @@ def test_fashion_has_clusters_for_units_and_32_members(idx_files):
     run = Run(composed("experiment=fashion", *idx_files, "data.clusters=30"))
     assert (run.data.kind, run.codebook.units, run.codebook.members) == ("cluster", 30, 32)
     assert composed("experiment=fashion").data.clusters == 100
-    assert max(run.config.quality.sizes) == 32
 
 
 @pytest.mark.parametrize("experiment", IDX)

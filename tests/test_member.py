@@ -312,14 +312,6 @@ def test_a_fork_without_a_base_is_trained_whole(make_member, data, tmp_path):
     assert same(fit(make_member(), data, tmp_path / "b"), one)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": -1}, {"learning_rate": -1e-3}, {"warmup": -1},
-                                   {"learning_rate": float("nan")}])  # fmt: skip
-def test_a_fork_out_of_range_is_refused_with_the_key_to_set(wrong):
-    ((name, value),) = wrong.items()
-    with pytest.raises(ValueError, match=rf"^training: fork.{name}={value}, expected .* Set training.fork.{name}.$"):
-        Fork(**{"steps": 5, "learning_rate": 1e-3, "warmup": 2} | wrong)
-
-
 def test_the_learning_rate_rises_and_then_falls_to_one_percent(make_member):
     rates = [make_member(steps=100, warmup=10)._rate(step) for step in range(101)]
     assert rates[:10] == sorted(rates[:10])

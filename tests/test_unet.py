@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import jvp, vmap
 
-from ddattr.diffusion.unet import forward_mode
+from ddattr.diffusion.unet import UNet, forward_mode
 
 
 def pictures(seed: int = 0) -> torch.Tensor:
@@ -74,3 +74,45 @@ def test_the_group_norm_of_forward_mode_is_torchs_own(affine):
         value, tangent = jvp(norm, (x,), (e,))
     torch.testing.assert_close(value, plain, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(tangent, differences, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sample_size": (7, 9)}, r"pictures of 7 x 9 do not fit 2 levels, .* multiples of 2, such as 8 x 10\."),
+        ({"norm_num_groups": 3}, r"norm_num_groups=3 does not divide .*\[4, 8\], expected one of 1, 2, 4\. Set unet"),
+        ({"num_class_embeds": 10}, r"num_class_embeds=10, .* Set unet\.num_class_embeds=null"),
+        ({"class_embed_type": "timestep"}, r"class_embed_type=timestep, .* Set unet\.class_embed_type=null"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_with_what_would_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        small(**options)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (3, (8, 8)), (3, (6, 10)), (4, (2, 2))])
+def test_pictures_of_any_channels_and_of_sizes_that_fit_pass_through(channels, size):
+    network = small(sample_size=size, in_channels=channels, out_channels=channels)
+    assert network(torch.zeros(2, channels, *size), 3).shape == (2, channels, *size)
+
+
+def test_sizes_of_any_parity_fit_one_level():
+    network = small(
+        sample_size=(7, 9), block_out_channels=[4], down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"]
+    )
+    assert network(torch.zeros(1, 1, 7, 9), 3).shape == (1, 1, 7, 9)
+
+
+def small(**options) -> UNet:
+    plain = {
+        "sample_size": (8, 8),
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": [4, 8],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "norm_num_groups": 2,
+        "add_attention": False,
+    }
+    return UNet(**plain | options)

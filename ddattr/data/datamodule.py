@@ -50,7 +50,7 @@ class UnitDataModule(L.LightningDataModule):
     @property
     def units(self) -> int:
         """Number of units."""
-        return int(self.unit_of.max()) + 1
+        return int(self.unit_of.max()) + 1 if len(self.unit_of) else 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +122,9 @@ def _split(source: Source, holdout: int) -> tuple[Source, Source]:
     out = torch.zeros(len(source.images), dtype=torch.bool) if source.queries is None else source.queries.clone()
     free = (~out if source.groups is None else ~out & (source.groups < 0)).nonzero()[:, 0]
     count = len(free)
-    if not 0 <= holdout < count:
-        raise ValueError(f"data: holdout={holdout}, expected 0 to {count - 1} of {count} pictures. Set data.holdout.")
+    if not 0 <= holdout <= max(0, count - 1):
+        raise ValueError(
+            f"data: holdout={holdout}, expected 0 to {max(0, count - 1)} of {count} pictures. Set data.holdout."
+        )
     out[free[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)]] = True
     return source.at(~out), source.at(out)

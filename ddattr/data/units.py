@@ -33,6 +33,8 @@ def by_cluster(images: Float[Tensor, "images c h w"], clusters: int, seed: int) 
     """
     from sklearn.cluster import KMeans
 
+    if not len(images):
+        return _number([])
     if not 1 <= clusters <= len(images):
         raise ValueError(f"data: clusters={clusters}, expected 1 to {len(images)} pictures. Set data.clusters.")
     fit = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit(images.flatten(1).double().numpy())
@@ -71,4 +73,4 @@ def means(images: Float[Tensor, "images c h w"], units: Int[Tensor, "images"]) -
 
 def _number(names: list) -> Tensor:
     order: dict = {}
-    return torch.tensor([order.setdefault(name, len(order)) for name in names])
+    return torch.tensor([order.setdefault(name, len(order)) for name in names], dtype=torch.long)

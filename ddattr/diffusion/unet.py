@@ -1,8 +1,10 @@
 """The network: diffusers' UNet2DModel, made fit for forward-mode differentiation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
+from math import gcd
 from typing import Any
 
 import torch
@@ -12,10 +14,43 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class UNet(UNet2DModel):
-    """UNet2DModel that returns the estimate itself: (batch, C, H, W), timesteps -> (batch, C, H, W)."""
+    """UNet2DModel that returns the estimate itself: (batch, C, H, W), timesteps -> (batch, C, H, W).
+
+    Raises:
+        ValueError: pictures of a size, or groups of a number, that its levels cannot have; classes, which nobody gives.
+    """
+
+    @wraps(UNet2DModel.__init__)  # type: ignore[misc]
+    def __init__(self, **options: Any):
+        given = signature(UNet2DModel.__init__).bind(self, **options)
+        given.apply_defaults()
+        _check(given.arguments)
+        super().__init__(**options)
 
     def forward(self, sample: Tensor, timestep: Tensor | int) -> Tensor:  # type: ignore[override]
         return super().forward(sample, timestep, return_dict=False)[0]
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    channels, size, groups = (options[key] for key in ("block_out_channels", "sample_size", "norm_num_groups"))
+    for key in ("num_class_embeds", "class_embed_type"):
+        if options[key] is not None:
+            raise ValueError(f"unet: {key}={options[key]}, but members are given no classes. Set unet.{key}=null.")
+    if (common := gcd(*channels)) % groups:
+        fit = ", ".join(str(count) for count in range(1, common + 1) if common % count == 0)
+        raise ValueError(
+            f"unet: norm_num_groups={groups} does not divide block_out_channels={list(channels)}, expected one of "
+            f"{fit}. Set unet.norm_num_groups."
+        )
+    multiple = 2 ** (len(channels) - 1)  # every level but the last halves the sides
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and any(side % multiple for side in sides):
+        near = " x ".join(str(-(-side // multiple) * multiple) for side in sides)
+        raise ValueError(
+            f"unet: pictures of {' x '.join(map(str, sides))} do not fit {len(channels)} levels, expected sides "
+            f"that are multiples of {multiple}, such as {near}. Set unet.block_out_channels to fewer levels, or resize "
+            "the pictures."
+        )
 
 
 @contextmanager

@@ -14,15 +14,19 @@ from ddattr.diffusion.noise import Stream, generator, seeded_torch
 
 
 class FeatureExtractor(nn.Module):
-    """Two strided convolutions and a linear layer, (batch, C, H, W) -> (batch, features) after a tanh; then classes."""
+    """Two convolutions, pooled, and a linear layer, (batch, C, H, W) -> (batch, features) after a tanh; then classes.
+
+    Sides below 4 are not pooled.
+    """
 
     def __init__(self, channels: int, size: Sequence[int], classes: int, features: int = 32):
         super().__init__()
         self.num_features = features
-        height, width = (side // 4 for side in size)
+        pooled = 2 if min(size) >= 4 else 1
+        height, width = (side // pooled**2 for side in size)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+            nn.Conv2d(channels, 32, 3, padding=1), nn.SiLU(), nn.AvgPool2d(pooled),
+            nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(pooled),
             nn.Flatten(), nn.Linear(64 * height * width, features), nn.Tanh(),
         )  # fmt: skip
         self.head = nn.Linear(features, classes)
@@ -36,13 +40,16 @@ def train_extractor(
 ) -> FeatureExtractor:
     """Extractor trained to tell the labels, or, where there are none, by how many quarter turns a picture is rotated.
 
+    Pictures that are no squares are turned by halves.
+
     The same seed and data give the same extractor.
     Source for the rotations: Gidaris et al. 2018, arXiv 1803.07728.
     """
     if labels is None:
-        turns = torch.arange(len(images)) % 4
-        images = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(images, turns, strict=True)])
-        labels = turns
+        square = images.shape[2] == images.shape[3]
+        labels = torch.arange(len(images)) % (4 if square else 2)
+        quarters = labels if square else 2 * labels
+        images = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(images, quarters, strict=True)])
     with seeded_torch(seed, Stream.EXTRACTOR):
         extractor = FeatureExtractor(images.shape[1], images.shape[2:], int(labels.max()) + 1)
     optimizer = torch.optim.AdamW(extractor.parameters(), 2e-3)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from annotated_types import Ge, Gt, Interval
 from jaxtyping import Bool
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
@@ -27,18 +28,11 @@ class Fork:
         steps: of the fork, after all those of the base.
         learning_rate: its peak; the schedule is the base's.
         warmup: steps of its linear warm-up.
-    Raises:
-        ValueError: one of them is out of range.
     """
 
-    steps: int
-    learning_rate: float
-    warmup: int
-
-    def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("learning_rate", 0), ("warmup", 0)):
-            if not (value := getattr(self, name)) >= low:
-                raise ValueError(f"training: fork.{name}={value}, expected {low} or more. Set training.fork.{name}.")
+    steps: Annotated[int, Ge(1)]
+    learning_rate: Annotated[float, Ge(0)]
+    warmup: Annotated[int, Ge(0)]
 
 
 class MemberModule(L.LightningModule):
@@ -76,16 +70,16 @@ class MemberModule(L.LightningModule):
         shape: tuple[int, ...],
         member: int | None,
         seed: int,
-        steps: int,
-        batch: int,
-        learning_rate: float,
-        weight_decay: float = 0.01,
-        warmup: int = 100,
+        steps: Annotated[int, Ge(1)],
+        batch: Annotated[int, Ge(1)],
+        learning_rate: Annotated[float, Ge(0)],
+        weight_decay: Annotated[float, Ge(0)] = 0.01,
+        warmup: Annotated[int, Ge(0)] = 100,
         schedule: str = "linear",
-        ema: float | None = 0.995,
-        gradient_clip: float | None = 1.0,
+        ema: Annotated[float, Interval(ge=0, le=1)] | None = 0.995,
+        gradient_clip: Annotated[float, Gt(0)] | None = 1.0,
         draws: str = "common",
-        epoch_steps: int = 200,
+        epoch_steps: Annotated[int, Ge(1)] = 200,
         fork: Fork | None = None,
         base: Mapping[str, Tensor] | None = None,
     ):

@@ -34,12 +34,20 @@ class Rows(NamedTuple):
     halves: dict[tuple[int, int], int]
 
 
-def quality_rows(n: int, sizes: list[int], orders: int, seed: int) -> Rows:
+def halvings(n: int) -> list[int]:
+    """1 to n by halving: 18 gives 1, 2, 4, 9, 18."""
+    return [*(halvings(n // 2) if n > 1 else []), n]
+
+
+def quality_rows(n: int, sizes: Sequence[int] | None, orders: int, seed: int) -> Rows:
     """Every member alone, all together, and in each of several seeded orders the first k and the next k.
 
+    Args:
+        sizes: the k; None takes `halvings(n)`.
     Raises:
         ValueError: a size that n members do not have.
     """
+    sizes = halvings(n) if sizes is None else list(sizes)
     if any(not 1 <= size <= n for size in sizes):
         raise ValueError(f"quality: sizes={sizes}, expected values from 1 to {n} members. Set quality.sizes.")
     rows: dict[frozenset[int], int] = {}
@@ -113,7 +121,7 @@ class EnsembleQuality(L.Callback):
         seed: of the extractor and of the orders.
         pictures: of every individual and ensemble.
         batch: seeds drawn together.
-        sizes: of the ensembles.
+        sizes: of the ensembles; None takes `halvings(members)`.
         orders: in which the ensembles grow.
         extractor_steps: of the extractor's training.
         while_training: whether a member's FID is computed at every validation.
@@ -128,7 +136,7 @@ class EnsembleQuality(L.Callback):
         seed: int,
         pictures: int,
         batch: int,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | None,
         orders: int,
         extractor_steps: int = 400,
         while_training: bool = False,
@@ -137,7 +145,7 @@ class EnsembleQuality(L.Callback):
             raise ValueError(
                 f"quality: pictures={pictures} batch={batch} orders={orders}, expected at least 2, 1 and 1."
             )
-        self.rows = quality_rows(members, list(sizes), orders, seed)
+        self.rows = quality_rows(members, sizes, orders, seed)
         self.extractor = train_extractor(images, labels, seed, extractor_steps)
         self.features_are = describe(labels)
         self.real = self.extractor(images)

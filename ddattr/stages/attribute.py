@@ -15,6 +15,7 @@ def run(run: Run) -> None:
 
 
 def _attribute(run: Run) -> None:
+    run.warn()
     artefact = run.attribution_artefact
     shards = artefact.folder / "shards" / artefact.fingerprint  # of this config: those of another are not taken up
     module = run.build(
@@ -27,7 +28,7 @@ def _attribute(run: Run) -> None:
         folder=shards,
         seed=run.seed,
     )
-    with run.tracking.run(run.root, run.config.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
+    with run.tracking.run(run.root, run.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, enable_progress_bar=False)
         run.predict(trainer, module, len(module.batches), "attribution.batch")
         if trainer.is_global_zero:

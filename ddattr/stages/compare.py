@@ -51,5 +51,5 @@ def _compare(run: Run, artefact: Artefact, table: pd.DataFrame) -> None:
         print(f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining, "
               f"{ESTIMATES[agreement]} {found[agreement]:.2f}, LDS on loss {found['lds_loss_loss']:.2f} "
               f"(law {found['law_loss']:.2f}), z of the nearest {found['z_nearest']:.1f}")  # fmt: skip
-    with run.tracking.run(run.root, run.config.name, "compare", artefact.fingerprint, run.resolved()) as loggers:
+    with run.tracking.run(run.root, run.name, "compare", artefact.fingerprint, run.resolved()) as loggers:
         log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))

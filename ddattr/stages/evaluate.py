@@ -11,10 +11,11 @@ def run(run: Run) -> None:
 
 
 def _evaluate(run: Run) -> None:
+    run.warn()
     artefact, ensemble, quality = run.quality_artefact, run.ensemble(), run.quality()
     if first_process():
         print(f"evaluate: {len(quality.rows.weights)} ensembles of {len(quality.seeds)} pictures each", flush=True)
-    with run.tracking.run(run.root, run.config.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
+    with run.tracking.run(run.root, run.name, "evaluate", artefact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, callbacks=[quality], enable_progress_bar=False)
         run.predict(trainer, quality.module(ensemble), len(quality.seeds), "quality.pictures")
     if trainer.is_global_zero:

@@ -9,17 +9,19 @@ from ddattr.artifacts import load_table
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.ensemble.quality import halvings
 from ddattr.stages.run import Run
 
 
 def run(run: Run) -> None:
     """Prints the plan."""
-    run.check_quality()
+    run.check()
     code, data = run.codebook, run.data
     for name, value in [*describe(code), *_data(data), *_cost(run), *_power(run)]:
         print(f"{name:<28}{value}")
     attribution = run.config.attribution
-    for warning in warnings(code, attribution.level, attribution.phantoms, data.duplicates):
+    found = warnings(code, attribution.level, attribution.phantoms, data.duplicates)
+    for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
 
 
@@ -88,7 +90,8 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     m = attribution.jacobian.members_per_step or n
     replayed = (attribution.truth_units + 2 * attribution.refine) * (n - run.codebook.weight)
     asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
-    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in quality.sizes if 1 < k < n)
+    sizes = halvings(n) if quality.sizes is None else quality.sizes
+    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
     passes = {
         "train": (n * training.steps if fork is None else training.steps + n * fork.steps) * step,
         "evaluate": (rows + n) * quality.pictures * picture,

@@ -22,6 +22,6 @@ def _draw(run: Run) -> None:
     run.attribution_artefact.require()
     draw_all(run.root)
     save_text(artefact.folder / "summary.txt", "\n".join(summary(run.root)))
-    write_report(run.root, run.config.name)
-    with run.tracking.run(run.root, run.config.name, "report", artefact.fingerprint, run.resolved()) as loggers:
+    write_report(run.root, run.name)
+    with run.tracking.run(run.root, run.name, "report", artefact.fingerprint, run.resolved()) as loggers:
         log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))

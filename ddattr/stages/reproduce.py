@@ -21,7 +21,7 @@ def run(run: Run) -> None:
     Raises:
         ValueError: a step failed; its own line says why.
     """
-    run.check_quality()
+    run.check()
     members = range(run.codebook.members)
     if run.missing_members():
         launcher = HydraConfig.get().runtime.choices["hydra/launcher"]

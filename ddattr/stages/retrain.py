@@ -13,7 +13,7 @@ from ddattr.validation.scores import load_scores
 
 def run(run: Run) -> None:
     """Trains what is missing; done models are skipped, broken ones go on."""
-    _ = run.tracking  # refuses, if it must, before anything is written
+    run.check()
     wanted = select(run)
     run.write_codebook()
     trained = retrain(run, wanted)

@@ -1,8 +1,10 @@
 """A run: its folder, and what its config builds. The only door to Hydra's `instantiate`."""
 
 import logging
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +12,15 @@ from shlex import quote
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ddattr.artifacts import Artefact, fingerprint, load_json, load_tensors, save_json
-from ddattr.schema import check_keys, check_training
+from ddattr.artifacts import Artefact, fingerprint, first_process, load_json, load_tensors, save_json
+from ddattr.schema import check_keys, raised_here
 
+_NAME = re.compile(r"\w[\w.=+-]{0,99}")
 SCORED = 5  # raised whenever `validate` would score otherwise, so that older scores are refused
 TABLED = 4  # and this whenever it would write other tables of the same scores
 
@@ -27,16 +32,16 @@ class Run:
         config: composed by Hydra.
         overrides: those that it was composed with, for the commands that errors suggest.
     Raises:
-        ValueError: a config key that nothing reads, or a training of no size.
+        ValueError: a config key that nothing reads or of a value that nothing takes; a run without a usable name.
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
-        self.config, self.root, self.seed = config, Path(config.root), config.seed
+        self.config, self.seed = config, config.seed
+        self.name, self.root = checked_name(config.name), checked_root(config.root)
         self.overrides = [o for o in overrides if not o.startswith(("stage=", "member=", "unit="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         check_keys(config)
-        check_training(config.training)
 
     # -- what the config builds
 
@@ -44,11 +49,12 @@ class Run:
         """What a config group's `_target_` makes of its keys and of arguments that no config holds.
 
         Raises:
-            ValueError: the config holds one of them all the same.
+            ValueError: the config holds one of them all the same, or a library does not take what it says.
         """
         if taken := sorted(set(arguments) & set(self.config[group])):
             raise ValueError(f"key {group}.{taken[0]} is not for the config: the program sets it. Remove it.")
-        return instantiate(self.config[group], _partial_=True, _convert_="all")(**arguments)
+        with refused_by(group):
+            return instantiate(self.config[group], _partial_=True, _convert_="all")(**arguments)
 
     @cached_property
     def data(self):
@@ -90,18 +96,39 @@ class Run:
             reverse=self.reverse, seed=self.seed,
         )  # fmt: skip
 
-    def check_quality(self) -> None:
-        """Refuses what `evaluate` would, before members are trained for it."""
+    def check(self) -> None:
+        """Refuses what a later step would, before anything is trained or written."""
         from ddattr.ensemble.quality import quality_rows
 
+        _ = self.tracking, self.reverse
         quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
+        with (
+            torch.device("meta"),
+            refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"),
+        ):
+            self._network()(torch.empty(2, *self.data.shape), torch.zeros(2, dtype=torch.long))
+        self.trainer([])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of this config, before training."""
+        return self.process.remarks(self.config.sampler.steps)
+
+    def warn(self) -> None:
+        """Prints it, once for all processes of a stage."""
+        for remark in self.remarks if first_process() else ():
+            print(f"warning: {remark}", flush=True)
 
     def network(self, member: int | None, seed: int | None = None):
         """A network with the initialisation of a member, or of all members when None; `seed` other than the run's."""
         from ddattr.diffusion.noise import Stream, seeded_torch
 
         with seeded_torch(self.seed if seed is None else seed, Stream.INITIALISATION, member):
-            return self.build("unet")
+            return self._network()
+
+    def _network(self):
+        channels, *size = self.data.shape
+        return self.build("unet", sample_size=size, in_channels=channels, out_channels=channels)
 
     def trainer(self, loggers, callbacks: Sequence[Any] = (), **options: Any):
         """A Trainer that writes only where it is told to, and leaves the talking to us."""
@@ -215,13 +242,19 @@ class Run:
 
     @cached_property
     def quality_artefact(self) -> Artefact:
-        config = {key: self.plain(key) for key in ("seed", "quality", "sampler")}
+        config = {key: self.plain(key) for key in ("seed", "quality")} | self._sampling
         config["labels"] = self.data.labels_fingerprint
         return Artefact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
 
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        """The config that replays depend on."""
+        spacing = self.process.respaced(self.config.sampler.steps)
+        return {"sampler": self.plain("sampler")} | ({} if spacing is None else {"timestep_spacing": spacing})
+
     @cached_property
     def attribution_artefact(self) -> Artefact:
-        config = {key: self.plain(key) for key in ("seed", "attribution", "sampler")}
+        config = {key: self.plain(key) for key in ("seed", "attribution")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         return Artefact(
             self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
@@ -247,7 +280,7 @@ class Run:
     @cached_property
     def figures_artefact(self) -> Artefact:
         parents = {"quality": self.quality_artefact.fingerprint, "attribution": self.attribution_artefact.fingerprint}
-        return Artefact(self.root / "figures", {"name": self.config.name}, parents, self.command("report"))
+        return Artefact(self.root / "figures", {"name": self.name}, parents, self.command("report"))
 
     def missing_members(self) -> list[int]:
         """Members that are not done."""
@@ -290,3 +323,48 @@ class Run:
         """The codebook's artefact, by whichever stage comes first."""
         artefact = self.codebook_artefact
         artefact.make(self.seed, lambda: save_json(artefact.folder / "codebook.json", artefact.config))
+
+
+def checked_name(name: Any) -> str:
+    """The run's name, of a folder and of a W&B group.
+
+    Raises:
+        ValueError: one that cannot be both.
+    """
+    if name is None or not _NAME.fullmatch(str(name)):
+        raise ValueError(
+            f"name={name}, expected 1 to 100 letters, digits, _ . = + or -, the first a letter, a digit or _. Set name."
+        )
+    return str(name)
+
+
+def checked_root(root: Any) -> Path:
+    """The run's folder.
+
+    Raises:
+        ValueError: an empty one, which would be wherever the command was given.
+    """
+    if not str(root or "").strip():
+        raise ValueError(f"root={root}, expected a folder. Set root, or leave it at runs/<name>.")
+    return Path(str(root))
+
+
+@contextmanager
+def refused_by(group: str, what: str = "") -> Iterator[None]:
+    """Turns what a library raises, when it is given what a config group says, into a refusal that names the group.
+
+    Raises:
+        ValueError: what the library said, in one line. What this package's own lines raise passes unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while isinstance(cause, HydraException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if raised_here(cause) or isinstance(cause, OmegaConfBaseException | OSError):
+            raise cause from None
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise ValueError(
+            f"{group}: {what}{what and ': '}{said[:300].rstrip('.')}. Check the keys of {group}."
+        ) from None

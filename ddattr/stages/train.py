@@ -29,7 +29,7 @@ def run(run: Run) -> None:
         raise ValueError(f"train: member is missing, expected 0 to {n - 1}. Name one, or sweep them all: {sweep}")
     run.codebook.check_member(member)
     artefact = run.member_artefact(member)
-    _ = run.tracking  # refuses, if it must, before anything is written
+    run.check()
     run.write_codebook()
     if run.fork is not None and not artefact.done():
         everyone = torch.ones(run.codebook.units, dtype=torch.bool)
@@ -42,7 +42,8 @@ def _make(run: Run, artefact: Artefact, job: str, title: str, build: Callable[[]
     """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it."""
 
     def work() -> None:
-        with run.tracking.run(run.root, run.config.name, job, artefact.fingerprint, run.resolved()) as loggers:
+        run.warn()
+        with run.tracking.run(run.root, run.name, job, artefact.fingerprint, run.resolved()) as loggers:
             train(run, build(), artefact, title, loggers)
 
     made = artefact.make(run.seed, work)

@@ -71,10 +71,10 @@ def _validate(run: Run) -> None:
     reported = run.figures_artefact.done()
     if reported:  # again, with this in it
         draw_all(run.root, ["fig4_correlation"])
-        write_report(run.root, run.config.name)
+        write_report(run.root, run.name)
     figures = [*(artefact.folder / "figures").glob("fig*.png")]
     figures += [run.figures_artefact.folder / "fig4_correlation.png"] if reported else []
-    with run.tracking.run(run.root, run.config.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
+    with run.tracking.run(run.root, run.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
         for logger in loggers:
             logger.log_metrics(metrics(artefact.folder))
         log_figures(loggers, sorted(figures))

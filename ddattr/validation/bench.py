@@ -89,7 +89,7 @@ class Bench:
     def parts(self) -> list[tuple[Part, int, Tensor]]:
         """Sub-ensembles in several orders, the whole one first: (part, order, its Jacobian)."""
         n, found = len(self.ensemble), []
-        for size in sorted({*self.plan.members_sizes, n}, reverse=True):
+        for size in sorted({n, *(size for size in self.plan.members_sizes if size < n)}, reverse=True):
             for order in range(self.plan.orders if size < n else 1):
                 part = Part.draw(size, self.words, self.seed, order)
                 networks = self.networks(part)

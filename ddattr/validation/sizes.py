@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ddattr.attribution.agreement import ENOUGH
-from ddattr.codebook import Codebook
+from ddattr.codebook import MAX_MEMBERS, Codebook
 from ddattr.validation.methods import KNOWN, PEERS
 
 
@@ -33,7 +33,8 @@ class Sizes:
         removal_methods: whose best units are removed; a random set is always among them. METHOD@affordable is METHOD of
             as many members as a tuned peer's trainings would buy, left out where these are no part of the ensemble.
         peers: methods of one model of all units: gradient_dot, unlearning, trak, dtrak.
-        members_sizes: sizes of sub-ensembles for the curves against n; the whole one is always among them.
+        members_sizes: sizes of sub-ensembles for the curves against n, those beyond it left out; the whole one is
+            always among them.
         orders: sub-ensembles of each size.
         members_per_step: of their Jacobians.
         draws: timesteps, each with its noise, at which a picture's loss is measured.
@@ -76,7 +77,7 @@ class Sizes:
         for size in self.removed if self.removal_queries else ():
             _between("removed", size, 1, units - 1)
         for size in self.members_sizes:
-            _between("members_sizes", size, 3, n)
+            _between("members_sizes", size, 3, MAX_MEMBERS)
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
