@@ -61,6 +61,7 @@ BAD = {
     "+key in the jacobian": (["plan", "+attribution.jacobian.member_per_step=2"], ["member_per_step is unknown"]),
     "+key in the scheduler": (["plan", "+diffusion.scheduler.betas=2"], ["diffusion.scheduler.betas is unknown"]),
     "no override at all": (["plan", "what"], ["what"]),
+    "compare with nothing": (["compare"], ["compare: against=[], expected folders of runs. Set against=[runs/NAME]."]),
     "units of another name": (["plan", "data.units=artist"], ["units=artist, expected image, label or cluster"]),
     "count too large": (["plan", "data.source.count=1798"], ["count=1798, expected 1 to 1797"]),
     "count no number": (["plan", "data.source.count=few"], ["data"]),
