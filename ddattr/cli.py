@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes, not threads: two threads a process spin against each other
@@ -25,6 +25,7 @@ from ddattr.help import VERBS, overview, page, version
 from ddattr.keys import conf, meant_key
 from ddattr.refusal import Refusal, refusal
 from ddattr.spelling import meant, nearest
+from ddattr.sweep import noted, reported
 
 
 def main() -> None:
@@ -42,7 +43,8 @@ def main() -> None:
         completion.teach()
         sys.argv[1:] = arguments(sys.argv[1:])
         app = hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)
-        app()
+        with reported(sys.argv[1:]) if parsed(sys.argv[1:]).multirun else nullcontext():
+            app()
 
 
 @contextmanager
@@ -202,16 +204,11 @@ class _WithoutPreamble(io.TextIOBase):
 
 def job(config: DictConfig) -> None:
     """One job of the app: a verb on a composed config. Runs in a sweep's worker as well."""
-    from ddattr.stages.run import Run
+    with noted():
+        from ddattr.stages.run import Run
 
-    stage = importlib.import_module(f"ddattr.stages.{config.stage}")
-    try:
+        stage = importlib.import_module(f"ddattr.stages.{config.stage}")
         stage.run(Run(config, HydraConfig.get().overrides.task))
-    except Exception as error:
-        line = refusal(error)
-        if line is None:
-            raise
-        raise Refusal(line) from None
 
 
 if __name__ == "__main__":
