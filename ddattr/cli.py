@@ -1,58 +1,65 @@
 """`ddattr VERB [overrides]`: one Hydra app. Every refusal is one line on stderr and exit status 2."""
 
+import argparse
 import importlib
 import io
 import os
-import pkgutil
-import re
 import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes, not threads: two threads a process spin against each other
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and leave as one line
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-import ddattr.stages
-
-VERBS = sorted(m.name for m in pkgutil.iter_modules(ddattr.stages.__path__) if m.name != "run")
-
-
-class Refusal(Exception):
-    """Input that cannot be used, in one line; travels between the processes of a sweep."""
-
-
-def conf() -> str:
-    """The folder conf/: inside an installed package, beside the package in a checkout."""
-    package = Path(ddattr.__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise Refusal(f"conf: no config.yaml in {package}/conf nor beside the package. Install ddattr again.")
+from ddattr import completion
+from ddattr.help import VERBS, overview, page, version
+from ddattr.keys import conf, meant_key
+from ddattr.refusal import Refusal, refusal
+from ddattr.spelling import meant, nearest
+from ddattr.sweep import noted, reported
 
 
 def main() -> None:
     """The console script."""
+    with (
+        completion.unheard(),
+        _refusing(),
+        redirect_stderr(_WithoutPreamble(sys.stderr)),
+        _until_terminated(),
+        _until_nobody_reads(),
+    ):
+        if (text := told(sys.argv[1:])) is not None:
+            print(text)
+            return
+        completion.teach()
+        sys.argv[1:] = arguments(sys.argv[1:])
+        app = hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)
+        with reported(sys.argv[1:]) if parsed(sys.argv[1:]).multirun else nullcontext():
+            app()
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Ends with the one line of an error that is the input's fault."""
     try:
-        with redirect_stderr(_WithoutPreamble(sys.stderr)), _until_terminated(), _until_nobody_reads():
-            sys.argv[1:] = arguments(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)()
-    except Refusal as refusal:
-        sys.exit(_say(str(refusal)))
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_say(f"config: {one_line(error)}"))
+        yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager
@@ -103,24 +110,77 @@ def _unread() -> bool:
     return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
-def arguments(argv: list[str]) -> list[str]:
+def told(argv: Sequence[str]) -> str | None:
+    """What needs no run: a page of help, the version, the verbs that a line may go on with. None: run it."""
+    if "--version" in argv:
+        return version()
+    asked = parsed(argv)
+    if not argv or (asked.help and not asked.overrides):
+        return overview()
+    if asked.help:
+        verb, *overrides = worded(asked.overrides)
+        return page(verb.partition("=")[2], [] if asked.multirun else overrides)  # a sweep has many configs
+    if asked.shell_completion and "COMP_LINE" in os.environ:
+        return "\n".join(completion.verbs(os.environ["COMP_LINE"])) or None
+    return None
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
     """Hydra's arguments: the verb becomes `stage=verb`, so that processes that start from argv find it too.
 
     Raises:
-        Refusal: no verb, or one that does not exist.
+        Refusal: no verb, one that does not exist, or a word that is no override.
     """
-    if argv and argv[0] in ("-h", "--help"):
-        print(f"usage: ddattr VERB [overrides]\nverbs: {', '.join(VERBS)}\nexample: ddattr reproduce experiment=digits")
-        sys.exit(0)
-    if argv and "=" not in argv[0] and not argv[0].startswith("-"):
-        argv = [f"stage={argv[0]}", *argv[1:]]
-    verbs = [a.partition("=")[2] for a in argv if a.startswith("stage=")]
-    if not verbs:
-        raise Refusal(f"ddattr: no verb, expected one of {', '.join(VERBS)}. Example: ddattr plan")
-    if verbs[-1] not in VERBS:
-        raise Refusal(f"ddattr: no verb {verbs[-1]!r}, expected one of {', '.join(VERBS)}.")
-    overrides = [a for a in argv if a.startswith("~") or ("=" in a and not a.startswith("-"))]
-    return [a for a in argv if a not in overrides] + overrides  # argparse wants positional arguments side by side
+    asked = parsed(argv)
+    options = [word for word in argv if word not in asked.overrides]
+    if options[-1:] in (["--info"], ["-i"]):
+        options.append("all")  # or it would take the next word for its value
+    if asked.hydra_help:  # of Hydra's own config, which has no verb
+        return options
+    shows = [bool(asked.cfg), bool(asked.info), asked.shell_completion]
+    if sum(shows) + asked.multirun > 1:
+        raise Refusal("ddattr: got several of -m, --cfg, --info and -sc, expected one. Leave out the others.")
+    if asked.shell_completion:
+        completion.check(asked.overrides)
+    return options + worded(asked.overrides, optional=any(shows))  # argparse wants positional arguments side by side
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Options as Hydra reads them; `overrides` are all other words, wherever they stand.
+
+    Raises:
+        Refusal: an option that does not exist, or without its value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise Refusal(f"ddattr: {message}. List the options: ddattr --hydra-help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(list(argv))
+
+
+def worded(words: Sequence[str], optional: bool = False) -> list[str]:
+    """Overrides, before them the verb as one.
+
+    Raises:
+        Refusal: no verb, unless it is optional; one that does not exist; or a word that is no override.
+    """
+    overrides = [word for word in words if word.startswith("~") or "=" in word[1:]]
+    bare = [word for word in words if word not in overrides]
+    verbs = [word.partition("=")[2] for word in overrides if word.startswith("stage=")]
+    if not verbs and bare:
+        verbs = [next((word for word in bare if word in VERBS), bare[0])]
+        bare.remove(verbs[0])
+    known = f"expected one of {', '.join(VERBS)}."
+    if not verbs and not optional:
+        raise Refusal(f"ddattr: no verb, {known} Example: ddattr plan")
+    if verbs and (verb := verbs[-1]) not in VERBS:
+        raise Refusal(f"ddattr: no verb {verb!r}, {known}{meant(nearest(verb, VERBS))}")
+    if bare:
+        keys = meant(*(f"{key}=" for key in meant_key(bare[0]))) or f" List the keys: ddattr {verb} --help"
+        raise Refusal(f"ddattr: {bare[0]!r} is no override, expected key=value.{keys}")
+    return [f"stage={verb}" for verb in verbs[-1:]] + [word for word in overrides if not word.startswith("stage=")]
 
 
 class _WithoutPreamble(io.TextIOBase):
@@ -144,52 +204,11 @@ class _WithoutPreamble(io.TextIOBase):
 
 def job(config: DictConfig) -> None:
     """One job of the app: a verb on a composed config. Runs in a sweep's worker as well."""
-    from ddattr.stages.run import Run
+    with noted():
+        from ddattr.stages.run import Run
 
-    stage = importlib.import_module(f"ddattr.stages.{config.stage}")
-    try:
+        stage = importlib.import_module(f"ddattr.stages.{config.stage}")
         stage.run(Run(config, HydraConfig.get().overrides.task))
-    except Exception as error:
-        line = refusal(error)
-        if line is None:
-            raise
-        raise Refusal(line) from None
-
-
-def refusal(error: BaseException) -> str | None:
-    """The line of an error that is the input's fault; None for a bug, which keeps its traceback.
-
-    Ours to refuse are ValueErrors raised in this package's own lines, and whatever the file system refuses.
-    """
-    while error.__cause__ is not None and isinstance(error, HydraException):
-        error = error.__cause__
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return f"config: {one_line(error)}"
-    if isinstance(error, FileNotFoundError | ValueError) and _is_ours(error):
-        return one_line(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}. Set root= to a folder that you may write to."
-    return None
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, nor Hydra's advice to add the key with `+`, which is refused as well."""
-    text = " ".join(str(error).split()).partition(" Config search path")[0]
-    return re.sub(r"Could not override '(.*?)'\..*", r"key \1 is unknown. List the keys: ddattr plan --cfg job", text)
-
-
-def _is_ours(error: BaseException) -> bool:
-    trace = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next:
-        trace = trace.tb_next
-    return str(Path(ddattr.__file__).resolve().parent) in str(Path(trace.tb_frame.f_code.co_filename).resolve())
-
-
-def _say(line: str) -> int:
-    print(line, file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

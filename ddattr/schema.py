@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from ddattr.spelling import meant, nearest
+
 _PACKAGE = Path(__file__).resolve().parent
 PLAIN = (int, float, bool, str)
 KEYS = {"stage", "name", "root", "seed", "member", "unit", "power", "against", "data", "codebook", "diffusion", "unet",
@@ -28,7 +30,8 @@ def check_keys(config: DictConfig) -> None:
     unknown = sorted(set(config) - KEYS)
     if unknown:
         raise ValueError(
-            f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}. Remove {unknown[0]}=."
+            f"key {unknown[0]} is unknown, expected one of {', '.join(sorted(KEYS))}."
+            f"{meant(nearest(unknown[0], KEYS))} Remove {unknown[0]}=."
         )
     for key, node in config.items():
         _check_node(str(key), node)
@@ -46,7 +49,8 @@ def _check_node(path: str, node: Any) -> None:
         for key in node:
             if key not in ("_target_", "_partial_") and key not in known and not open_ended:
                 raise ValueError(
-                    f"key {path}.{key} is unknown, expected one of {', '.join(known)}. Remove {path}.{key}=."
+                    f"key {path}.{key} is unknown, expected one of {', '.join(known)}."
+                    f"{meant(nearest(str(key), known))} Remove {path}.{key}=."
                 )
             if key in known:
                 _check_value(f"{path}.{key}", node[key], known[key])

@@ -389,13 +389,13 @@ def test_every_verb_runs_with_another_choice(ddattr, tmp_path, overrides):
 def test_pictures_of_three_channels_that_are_no_squares_go_all_the_way(ddattr, tmp_path):
     """Channels and size come from the data alone; no label says what the extractor should tell."""
     tiny = [override for override in TINY if not override.startswith(("data.source", "experiment"))]
-    argv = [*tiny, "data.source={_target_: conftest.shapes}", f"root={tmp_path / 'run'}"]
+    argv = [*tiny, "experiment=digits", "data.source={_target_: conftest.shapes}", f"root={tmp_path / 'run'}"]
     for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):
         said = ddattr(*verb, *argv)
         assert said.status == 0, said.err
     pictures = load_tensors(tmp_path / "run" / "attribution" / "queries.safetensors")["factual"]
     assert pictures.shape == (4, 3, 6, 10)
-    said = ddattr("plan", *tiny, "data.source={_target_: conftest.shapes, height: 7, width: 9}")
+    said = ddattr("plan", *argv[:-1], "+data.source.height=7", "+data.source.width=9")
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert "pictures of 7 x 9 do not fit 2 levels" in said.err

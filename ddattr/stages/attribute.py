@@ -1,4 +1,7 @@
-"""`ddattr attribute`: replays, Jacobian, exact ablations, influence, significance, agreement (figures 4 and 5)."""
+"""`ddattr attribute`: replays, Jacobian, influence, significance (figures 4 and 5).
+
+Some units are ablated exactly as well: the agreement with these says whether the first order is right.
+"""
 
 import shutil
 

@@ -12,9 +12,9 @@ from ddattr.tracking.wandb import log_figures
 
 def run(run: Run) -> None:
     """Writes comparison/."""
+    roots = folders(run)
     _ = run.tracking  # refuses, if it must, before anything is written
     run.validation_artefact.require()
-    roots = folders(run)
     table = pd.concat([growth(root) for root in roots], ignore_index=True)
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
     parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}

@@ -1,4 +1,4 @@
-"""`ddattr evaluate`: FID and KID of individuals and ensembles, and convergence with size (figures 2 and 3)."""
+"""`ddattr evaluate`: FID and KID of individuals and ensembles by size (figures 2, 3)."""
 
 from ddattr.artifacts import first_process, save_table, save_tensors
 from ddattr.stages.run import Run

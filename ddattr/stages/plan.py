@@ -1,4 +1,4 @@
-"""`ddattr plan`: what a configured run can resolve, and what it costs. Trains nothing, writes nothing."""
+"""`ddattr plan`: what a run can resolve, and what it costs. Writes nothing."""
 
 import math
 import time

@@ -1,4 +1,7 @@
-"""`ddattr reproduce`: whatever is missing, in order, each step a command line that a person could have typed."""
+"""`ddattr reproduce`: everything up to the report, or what is missing of it.
+
+Each step is a command line that a person could have typed.
+"""
 
 import os
 import shlex

@@ -1,5 +1,6 @@
-"""`ddattr retrain`: trains the models of the ground truth: all that `validate` needs, or those without one `unit`.
+"""`ddattr retrain`: trains the models of the ground truth.
 
+They are all that `validate` needs, or those without one `unit`.
 Several processes, on one machine or many, share the work: each takes the next model that nobody holds.
 """
 

@@ -1,4 +1,4 @@
-"""`ddattr train member=3`: trains one member. Done ones are skipped, broken ones go on from their checkpoint.
+"""`ddattr train member=3`: trains one member. Done ones are skipped, broken ones go on.
 
 With `training.fork`, the base that members are forks of is trained first, by whichever process comes first.
 """

@@ -1,6 +1,7 @@
-"""`ddattr validate`: agreement with retraining, LDS, remove-and-retrain, groups; trains what is missing first.
+"""`ddattr validate`: agreement with retraining, LDS, remove-and-retrain, groups.
 
-What `validation` leaves out costs nothing: units whose influence is known need the members alone.
+It trains what is missing first. What `validation` leaves out costs nothing: units whose influence is known need the
+members alone.
 """
 
 import os

@@ -1,0 +1,37 @@
+"""Keys of conf/: what is said beside them, and which one was meant."""
+
+import sys
+
+import pytest
+
+from ddattr.keys import beside_key, comments, composed, meant_key
+
+
+def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():
+    said = comments(composed(["stage=plan", "data=idx"]))
+    assert said["member"].startswith("for `train`")
+    assert said["attribution.jacobian.members_per_step"] == "the rotating Jacobian; null is exact"
+    assert said["data.units"] == "image, label or cluster"  # data/digits.yaml says so
+    assert "training.steps" not in said
+
+
+@pytest.mark.parametrize(("wrong", "keys"), [
+    ("member", ["member"]),
+    ("members", ["codebook.members", "validation.members"]),
+    ("codebok.weigth", ["codebook.weight"]),
+    ("attribution.jacobian.tangent", ["attribution.jacobian.tangents"]),
+    ("sampler.eta", []),
+    ("seed.x", []),
+    ("zzz", []),
+])  # fmt: skip
+def test_the_key_that_was_meant(monkeypatch, wrong, keys):
+    monkeypatch.setattr(sys, "argv", ["ddattr"])
+    assert meant_key(wrong) == keys
+
+
+def test_the_options_that_the_command_line_chooses_count_whatever_else_is_wrong(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ddattr", "plan", "sampler=ddim", "sed=1"])
+    assert meant_key("sampler.et") == ["sampler.eta"]
+    assert beside_key("sampler.et") == ["steps", "eta"]
+    monkeypatch.setattr(sys, "argv", ["ddattr", "plan", "sampler=nosuch"])
+    assert beside_key("sampler.et") == ["steps"]
