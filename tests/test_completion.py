@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import environment
 
-from ddattr.help import VERBS
+from ddattr.cli.help import VERBS
 
 
 @pytest.mark.parametrize(("line", "words"), [

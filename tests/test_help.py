@@ -9,7 +9,7 @@ import pytest
 from conftest import composed, environment
 
 import ddattr.stages
-from ddattr.help import PAGES, VERBS, described
+from ddattr.cli.help import PAGES, VERBS, described
 from ddattr.stages.run import Run
 
 
@@ -70,7 +70,7 @@ def test_the_page_shows_what_overrides_make_of_the_keys(ddattr, argv, monkeypatc
     ("train", "member=null", "for `train`: which one"),
     ("train", "training.epoch_steps=250", "steps between checkpoints"),  # set by the experiment, said by the group
     ("attribute", "attribution.jacobian.members_per_step=2", "the rotating Jacobian"),
-    ("evaluate", "quality.sizes=[1,2,4,9,18]", ""),
+    ("evaluate", "quality.sizes=null", "of the ensembles"),
     ("compare", "against=[]", "for `compare`: folders"),
 ])  # fmt: skip
 def test_a_key_stands_with_its_default_and_what_conf_says_beside_it(ddattr, monkeypatch, verb, setting, comment):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ddattr.keys import beside_key, comments, composed, meant_key
+from ddattr.cli.keys import beside_key, comments, composed, meant_key
 
 
 def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():

@@ -10,8 +10,8 @@ from conftest import TINY, answer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddattr.cli.sweep import NOTES, going_on, grids, jobs, reported
 from ddattr.stages import train
-from ddattr.sweep import NOTES, going_on, grids, jobs, reported
 
 MISSING = [f"member={k}: member={k} does not exist: members are 0 to 5. Set member." for k in (6, 7)]
 
@@ -37,8 +37,8 @@ def test_jobs_in_processes_of_their_own_are_named_too(copy, tmp_path):
 
 
 def test_a_bug_in_processes_of_their_own_keeps_its_traceback_once(tmp_path):
-    """Lightning has no accelerator of that name."""
-    argv = ["train", "-m", "member=0,1,7", "trainer.accelerator=none", *TINY, "root=run", "hydra/launcher=processes"]
+    """A number is no source of pictures."""
+    argv = ["train", "-m", "member=0,1,7", *TINY, "data.source.source=3", "root=run", "hydra/launcher=processes"]
     said = answer(tmp_path, *argv)
     assert said.status == 1
     assert said.err.count("Traceback (most recent call last)") == 1

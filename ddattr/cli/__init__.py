@@ -20,12 +20,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddattr import completion
-from ddattr.help import VERBS, overview, page, version
-from ddattr.keys import conf, meant_key
-from ddattr.refusal import Refusal, refusal
+from ddattr.cli import completion
+from ddattr.cli.help import VERBS, overview, page, version
+from ddattr.cli.keys import conf, meant_key
+from ddattr.cli.refusal import Refusal, refusal
+from ddattr.cli.sweep import noted, reported
 from ddattr.spelling import meant, nearest
-from ddattr.sweep import noted, reported
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import ddattr
-from ddattr.keys import comments, composed, flat, options, plain
+from ddattr.cli.keys import comments, composed, flat, options, plain
 
 RUN = ("experiment", "name", "root", "seed")
 

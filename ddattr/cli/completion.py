@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 
-from ddattr.help import VERBS
-from ddattr.refusal import Refusal
+from ddattr.cli.help import VERBS
+from ddattr.cli.refusal import Refusal
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from ddattr.keys import loader
-from ddattr.refusal import Refusal, refusal
+from ddattr.cli.keys import loader
+from ddattr.cli.refusal import Refusal, refusal
 
 NOTES = "DDATTR_SWEEP"
 

@@ -5,7 +5,7 @@ import re
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddattr.keys import beside_key, meant_key
+from ddattr.cli.keys import beside_key, meant_key
 from ddattr.schema import raised_here
 from ddattr.spelling import meant, nearest
 
