@@ -1,6 +1,7 @@
 """W&B is a view of the artefacts: what an offline run writes, read back; and that nothing is asked of a network."""
 
 import json
+import re
 import socket
 import struct
 import threading
@@ -14,12 +15,14 @@ import pytest
 import torch
 import wandb
 from conftest import SMALL, composed
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2 as protocol
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
-from ddattr.tracking.wandb import Tracking, log_panels
+from ddattr.tracking.wandb import Tracking, log_panels, run_id
 
 HEADER, BLOCK = 7, 32768  # of the log that a .wandb file is: LevelDB's format
 
@@ -154,6 +157,29 @@ def test_a_training_is_one_run_with_its_config_and_curves_and_asks_nothing(make_
     assert any("val/loss_unseen" in row for row in found["history"])
     assert all("trainer/global_step" in row for row in found["history"])
     assert not nobody, "somebody was asked over the network"
+
+
+LONG = "digits_with_one_replicate_of_every_member_and_a_long_name_60"
+
+
+@given(*[st.tuples(st.text(), st.text(), st.text())] * 2)
+@example((LONG, "train-000", "f"), (LONG, "train-001", "f"))
+@example((LONG, "train-000", "f"), (LONG, "train-000", "g"))
+@example(("a-b", "c", "f"), ("a", "b-c", "f"))
+@example(("a", "b", "c"), ("a/", "b", "c"))
+def test_an_id_is_one_that_wandb_takes_and_belongs_to_one_job(one, other):
+    assume(one != other)
+    assert run_id(*one) != run_id(*other)
+    for job in (one, other):
+        assert run_id(*job) == run_id(*job)
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", run_id(*job))
+        assert wandb.Settings(run_id=run_id(*job)).run_id == run_id(*job)
+
+
+def test_an_id_can_be_read():
+    assert run_id("digits", "train-003", "f").startswith("digits-train-003-")
+    assert len(LONG) == 60
+    assert run_id(LONG, "train-003", "f").startswith("digits_with_one_repl-train-003-")
 
 
 def test_two_runs_in_one_process_do_not_mix(tmp_path, nobody):

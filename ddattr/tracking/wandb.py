@@ -1,7 +1,10 @@
 """W&B: a view of the artefacts, never the truth. The only module that imports it."""
 
+import hashlib
+import json
 import netrc
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,13 +55,23 @@ class Tracking:
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
         run = wandb.init(
             project=self.project, entity=self.entity, group=group, job_type=job.partition("-")[0], name=job,
-            id=f"{group}-{job}-{fingerprint}"[:64], dir=folder.absolute(), mode=self.mode,  # type: ignore[arg-type]
+            id=run_id(group, job, fingerprint), dir=folder.absolute(), mode=self.mode,  # type: ignore[arg-type]
             config=dict(config), resume="allow", reinit="finish_previous", settings=settings,
         )  # fmt: skip
         with run:
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
             yield [WandbLogger(experiment=run, save_dir=folder)]
+
+
+def run_id(group: str, job: str, fingerprint: str) -> str:
+    """A job's id at W&B: a head to read, and a digest that tells apart what the head does not.
+
+    At most 62 characters, W&B takes 64; all of them may stand in the name of a file.
+    """
+    head = "-".join(re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:20] for name in (group, job))
+    whole = json.dumps([group, job, fingerprint]).encode()
+    return f"{head}-{hashlib.sha256(whole).hexdigest()[:20]}"
 
 
 def _has_key() -> bool:
