@@ -1,7 +1,9 @@
 """W&B is a view of the artefacts: what an offline run writes, read back; and that nothing is asked of a network."""
 
 import json
+import os
 import re
+import signal
 import socket
 import struct
 import threading
@@ -195,7 +197,7 @@ def test_two_runs_in_one_process_do_not_mix(tmp_path, nobody):
         assert found["config"]["job"] == job
 
 
-def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody):
+def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody, capfd):
     tracking = Tracking("offline", "ddattr")
     with pytest.raises(RuntimeError, match="broken"), tracking.run(tmp_path, "g", "evaluate", "a", {}):
         raise RuntimeError("broken")
@@ -205,6 +207,23 @@ def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody):
     assert read_back(tmp_path, "evaluate")["exit"] == 1
     assert not read_back(tmp_path, "evaluate")["history"]
     assert read_back(tmp_path, "attribute")["exit"] == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_goes_on_without_the_clients_own_process(tmp_path, nobody, capfd):
+    with Tracking("offline", "ddattr").run(tmp_path, "g", "train-000", "f", {}) as loggers:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (core,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "wandb-core\n"]
+        os.kill(core, signal.SIGKILL)
+        for step in range(100):
+            loggers[0].log_metrics({"loss": 1.0}, step)
+        log_panels(loggers, "panels", [{"query": 0}])
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"tracking: W&B did not take all of train-000 \(.*\)\. Send it later: .*\n", said.err)
+    with Tracking("offline", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
+        loggers[0].log_metrics({"loss": 1.0}, 0)
+    assert len(read_back(tmp_path, "evaluate")["history"]) == 1
 
 
 def test_disabled_writes_nothing(make_run, nobody):
