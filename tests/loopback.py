@@ -3,6 +3,7 @@
 import gzip
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,11 @@ ENTITY = "someone"
 
 
 class Server(ThreadingHTTPServer):
-    """What was sent: `runs` by name, `files` by path, and `unknown` operations, which were refused."""
+    """What was sent: `runs` by name, `files` by path, and `unknown` operations, which were refused.
+
+    `trouble` is how it fails, None if it does not: the status that it answers everything with, "dead" (it hangs up) or
+    "mute" (it never answers; it hangs up when that changes).
+    """
 
     daemon_threads = True
 
@@ -22,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
         self.unknown: set[str] = set()
+        self.trouble: int | str | None = None
 
     @property
     def url(self) -> str:
@@ -37,6 +43,13 @@ class Server(ThreadingHTTPServer):
     def run(self, name: str) -> dict[str, Any]:
         return self.runs.setdefault(name, {"config": {}, "summary": {}, "history": [], "exit": None})
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """A run's history as W&B shows it: a row that is sent again, by its `_step`, takes the place of the first.
+
+        Source: https://github.com/wandb/wandb/pull/12668, "the second overwrites the first".
+        """
+        return list({row["_step"]: row for row in self.runs[name]["history"]}.values())
+
 
 class Handler(BaseHTTPRequestHandler):
     """GraphQL, the stream of a run's history, and uploads."""
@@ -48,11 +61,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_PUT(self) -> None:
-        self.server.files[self.path] = self._body()
-        self._answer({})
+        body = self._body()
+        if self._well():
+            self.server.files[self.path] = body
+            self._answer({})
 
     def do_POST(self) -> None:
         body = self._body()
+        if not self._well():
+            return
         with self.server.lock:
             if self.path == "/graphql":
                 self._answer(self._graphql(json.loads(body)))
@@ -66,9 +83,19 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _answer(self, value: Any) -> None:
+    def _well(self) -> bool:
+        """Whether a request is to be answered; else what the trouble says has happened to it."""
+        trouble = self.server.trouble
+        while self.server.trouble == "mute":
+            time.sleep(0.05)
+        self.close_connection |= isinstance(trouble, str)
+        if isinstance(trouble, int):
+            self._answer({"errors": [{"message": "no"}]}, trouble)
+        return trouble is None
+
+    def _answer(self, value: Any, status: int = 200) -> None:
         content = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -142,4 +169,5 @@ def served() -> Iterator[Server]:
         try:
             yield server
         finally:
+            server.trouble = "dead"  # lets go of whom it was mute to
             server.shutdown()

@@ -1,6 +1,9 @@
 """W&B is a view of the artefacts: what an offline run writes, read back; and that nothing is asked of a network."""
 
 import json
+import os
+import re
+import signal
 import socket
 import struct
 import threading
@@ -14,12 +17,14 @@ import pytest
 import torch
 import wandb
 from conftest import SMALL, composed
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2 as protocol
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
-from ddattr.tracking.wandb import Tracking, log_panels
+from ddattr.tracking.wandb import Tracking, log_panels, run_id
 
 HEADER, BLOCK = 7, 32768  # of the log that a .wandb file is: LevelDB's format
 
@@ -156,6 +161,29 @@ def test_a_training_is_one_run_with_its_config_and_curves_and_asks_nothing(make_
     assert not nobody, "somebody was asked over the network"
 
 
+LONG = "digits_with_one_replicate_of_every_member_and_a_long_name_60"
+
+
+@given(*[st.tuples(st.text(), st.text(), st.text())] * 2)
+@example((LONG, "train-000", "f"), (LONG, "train-001", "f"))
+@example((LONG, "train-000", "f"), (LONG, "train-000", "g"))
+@example(("a-b", "c", "f"), ("a", "b-c", "f"))
+@example(("a", "b", "c"), ("a/", "b", "c"))
+def test_an_id_is_one_that_wandb_takes_and_belongs_to_one_job(one, other):
+    assume(one != other)
+    assert run_id(*one) != run_id(*other)
+    for job in (one, other):
+        assert run_id(*job) == run_id(*job)
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", run_id(*job))
+        assert wandb.Settings(run_id=run_id(*job)).run_id == run_id(*job)
+
+
+def test_an_id_can_be_read():
+    assert run_id("digits", "train-003", "f").startswith("digits-train-003-")
+    assert len(LONG) == 60
+    assert run_id(LONG, "train-003", "f").startswith("digits_with_one_repl-train-003-")
+
+
 def test_two_runs_in_one_process_do_not_mix(tmp_path, nobody):
     tracking = Tracking("offline", "ddattr")
     for job, value in (("train-000", 1.0), ("train-001", 2.0)):
@@ -169,7 +197,7 @@ def test_two_runs_in_one_process_do_not_mix(tmp_path, nobody):
         assert found["config"]["job"] == job
 
 
-def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody):
+def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody, capfd):
     tracking = Tracking("offline", "ddattr")
     with pytest.raises(RuntimeError, match="broken"), tracking.run(tmp_path, "g", "evaluate", "a", {}):
         raise RuntimeError("broken")
@@ -179,6 +207,23 @@ def test_a_run_that_fails_is_finished_and_leaks_into_no_other(tmp_path, nobody):
     assert read_back(tmp_path, "evaluate")["exit"] == 1
     assert not read_back(tmp_path, "evaluate")["history"]
     assert read_back(tmp_path, "attribute")["exit"] == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_goes_on_without_the_clients_own_process(tmp_path, nobody, capfd):
+    with Tracking("offline", "ddattr").run(tmp_path, "g", "train-000", "f", {}) as loggers:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (core,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "wandb-core\n"]
+        os.kill(core, signal.SIGKILL)
+        for step in range(100):
+            loggers[0].log_metrics({"loss": 1.0}, step)
+        log_panels(loggers, "panels", [{"query": 0}])
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"tracking: W&B did not take all of train-000 \(.*\)\. Send it later: .*\n", said.err)
+    with Tracking("offline", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
+        loggers[0].log_metrics({"loss": 1.0}, 0)
+    assert len(read_back(tmp_path, "evaluate")["history"]) == 1
 
 
 def test_disabled_writes_nothing(make_run, nobody):

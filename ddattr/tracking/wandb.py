@@ -1,14 +1,24 @@
 """W&B: a view of the artefacts, never the truth. The only module that imports it."""
 
+import hashlib
+import json
 import netrc
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline runs would post telemetry otherwise
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("WANDB_INIT_TIMEOUT", "15")  # seconds that a server has to let a run begin,
+os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # to take the rest of it at its end,
+os.environ.setdefault("WANDB_HTTP_TIMEOUT", "15")  # and to let a table in
 
 import numpy as np
 import wandb
@@ -18,6 +28,38 @@ from torch import Tensor
 from ddattr.artifacts import first_process
 
 MODES = ("offline", "online", "disabled")
+
+
+class RunLogger(WandbLogger):
+    """Lightning's logger of a W&B run. It raises nothing: what W&B's client refuses is missing there, and only there.
+
+    `trouble` is the first error, in words.
+    """
+
+    trouble: str | None = None
+
+    @contextmanager
+    def sparing(self) -> Iterator[None]:
+        """Takes note of an error of the block, and goes on behind it."""
+        try:
+            yield
+        except Exception as error:  # of a server that is away, or of a client whose own process has died
+            self.trouble = self.trouble or _words(error)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.sparing():
+            super().log_metrics(metrics, step)
+
+    def finish(self, status: int) -> None:
+        """Ends the run, in bounded time; when W&B has not taken all of it, a line says how to send it later."""
+        run = self.experiment
+        with self.sparing():
+            run.finish(status)
+        self.trouble = self.trouble or _given_up(Path(run.settings.log_internal))
+        if self.trouble:
+            with suppress(Exception):
+                wandb.teardown()  # else a client's process that has died would be asked again at exit
+            _say(f"W&B did not take all of {run.name} ({self.trouble})", run)
 
 
 class Tracking:
@@ -49,16 +91,62 @@ class Tracking:
             yield []
             return
         folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
-        run = wandb.init(
-            project=self.project, entity=self.entity, group=group, job_type=job.partition("-")[0], name=job,
-            id=f"{group}-{job}-{fingerprint}"[:64], dir=folder.absolute(), mode=self.mode,  # type: ignore[arg-type]
-            config=dict(config), resume="allow", reinit="finish_previous", settings=settings,
+        settings = wandb.Settings(console="off", x_disable_stats=True, disable_git=True, finish_timeout_raises=True)
+        begin = partial(
+            wandb.init, project=self.project, entity=self.entity, group=group, job_type=job.partition("-")[0],
+            name=job, id=run_id(group, job, fingerprint), dir=folder.absolute(), config=dict(config), resume="allow",
+            reinit="finish_previous", settings=settings,
         )  # fmt: skip
-        with run:
-            run.define_metric("trainer/global_step")
-            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-            yield [WandbLogger(experiment=run, save_dir=folder)]
+        logger = RunLogger(experiment=self._begin(begin), save_dir=folder)
+        status = 1
+        try:
+            with logger.sparing():
+                logger.experiment.define_metric("trainer/global_step")
+                logger.experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            yield [logger]
+            status = 0
+        finally:
+            logger.finish(status)
+
+    def _begin(self, begin: Callable[..., Any]) -> Any:
+        """A run; an offline one, and a line, when the server does not let it begin: no training waits for a server."""
+        try:
+            return begin(mode=self.mode)
+        except Exception as error:
+            wandb.teardown()  # its process still holds the run's id
+            run = begin(mode="offline")  # raises again what is no fault of the server's
+            _say(f"W&B did not let {run.name} begin, so it is logged offline ({_words(error)})", run)
+            return run
+
+
+def run_id(group: str, job: str, fingerprint: str) -> str:
+    """A job's id at W&B: a head to read, and a digest that tells apart what the head does not.
+
+    At most 62 characters, W&B takes 64; all of them may stand in the name of a file.
+    """
+    head = "-".join(re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:20] for name in (group, job))
+    whole = json.dumps([group, job, fingerprint]).encode()
+    return f"{head}-{hashlib.sha256(whole).hexdigest()[:20]}"
+
+
+def _given_up(log: Path) -> str | None:
+    """What W&B's own process says of an upload that it gave up; None when it gave up none."""
+    with suppress(OSError):
+        for line in log.read_text().splitlines():
+            if "fatal error: " in line:
+                return _words(line.partition("fatal error: ")[2].rstrip("}").rstrip('"'))
+    return None
+
+
+def _say(what: str, run: Any) -> None:
+    online = [] if run.settings.mode == "offline" else ["--include-online"]
+    sync = shlex.join(["wandb", "sync", *online, run.settings.sync_dir])
+    print(f"tracking: {what}. Send it later: {sync}", file=sys.stderr, flush=True)
+
+
+def _words(said: object) -> str:
+    """An error on one line."""
+    return " ".join(str(said).split()).rstrip(".")
 
 
 def _has_key() -> bool:
@@ -77,18 +165,20 @@ def log_panels(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, 
     if not rows:
         return
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, RunLogger):
             table = wandb.Table(columns=list(rows[0]))
             for row in rows:
                 table.add_data(*[_picture(cell) if isinstance(cell, Tensor) else cell for cell in row.values()])
-            logger.experiment.log({key: table})
+            with logger.sparing():
+                logger.experiment.log({key: table})
 
 
 def log_figures(loggers: Sequence[Logger], paths: Sequence[Path]) -> None:
     """Figures as W&B images, by their file names."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
+        if isinstance(logger, RunLogger):
+            with logger.sparing():
+                logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
 
 
 def _picture(picture: Tensor) -> wandb.Image:
