@@ -44,7 +44,6 @@ def test_a_bug_in_processes_of_their_own_keeps_its_traceback_once(tmp_path):
     assert said.err.count("Traceback (most recent call last)") == 1
     *_, first, second, third, last = said.err.splitlines()
     assert [line.partition(": ")[0] for line in (first, second, third)] == ["member=0", "member=1", "member=7"]
-    assert third == MISSING[1]
     assert last.startswith("3 of 3 jobs failed")
 
 
