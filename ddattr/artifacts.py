@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +68,21 @@ class Artefact:
         if manifest["fingerprint"] != self.fingerprint:
             raise ValueError(self._mismatch(manifest))
         return True
+
+    def state(self) -> str:
+        """`done`, `made with another config`, `running`, `dead`, `failed`, `interrupted` or `missing`.
+
+        A process that works on it holds its lock; one that status.json calls running, and which holds none, was killed.
+        """
+        try:
+            if self.done():
+                return "done"
+        except ValueError:
+            return "made with another config"
+        if held(self.folder):
+            return "running"
+        told = (load_json(self.folder / "status.json") or {}).get("state", "missing")
+        return "dead" if told == "running" else told
 
     def require(self) -> "Artefact":
         """Itself, if done.
@@ -170,9 +186,25 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
+def held(folder: Path) -> bool:
+    """Whether a living process, on this machine or on another that shares the folder, holds its lock."""
+    try:
+        with open(folder / ".lock") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        pass
+    return False
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes the name `path`, whole and on disk, if the block succeeds."""
+    """A temporary path beside `path`; it takes the name `path`, whole and on disk, if the block succeeds.
+
+    Raises:
+        OSError: the file system did not take it, a full disk among others; names `path`, whichever library wrote.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
@@ -180,6 +212,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        code = error.errno if isinstance(error, OSError) else _code(error)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -236,6 +273,12 @@ def load_json(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise ValueError(f"{path} is damaged. Delete its folder and make it again.") from None
+
+
+def _code(error: SafetensorError) -> int | None:
+    """The system's number of an error, which safetensors has in words."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Run folders: they remember how they were made, are whole or absent, and belong to one process at a time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,11 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from ddattr.artifacts import (
     Artefact,
     atomic,
     fingerprint,
+    held,
     load_json,
     load_table,
     load_tensors,
@@ -332,3 +335,25 @@ def test_nothing_unpickles(tmp_path):
     torch.save(Trap(), tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="is damaged"):
         load_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(errno.ENOSPC, "no room, said by another library"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_what_the_file_system_does_not_take_is_told_with_its_path(tmp_path, raised):
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic(tmp_path / "x.bin"):
+        raise raised
+    assert caught.value.filename == str(tmp_path / "x.bin")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_held_while_its_process_lives(tmp_path):
+    assert not held(tmp_path / "nowhere")
+    with locked(tmp_path):
+        assert held(tmp_path)
+    assert not held(tmp_path)

@@ -2,19 +2,23 @@
 
 import math
 import os
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from conftest import COLUMNS, SMALL, TINY, answer, contents, manifest, needs_cuda, spawn
+from conftest import COLUMNS, SMALL, TINY, answer, composed, contents, environment, manifest, needs_cuda, spawn
 
-from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.artifacts import load_json, load_table, load_tensors, locked, save_json
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import smallest
+from ddattr.stages import train as train_stage
 from ddattr.stages.reproduce import _spread
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
@@ -212,6 +216,51 @@ def test_status_names_what_is_missing_and_the_command_that_goes_on(ddattr, copy)
     assert {"4 done", "1 failed", "1 missing"} <= set(said.out.splitlines()[0].split(maxsplit=1)[1].split(", "))
     assert "member 2: failed at step 7. the loss is nan" in said.out
     assert "next: ddattr train -m 'member=range(0,6)'" in said.out
+
+
+def test_status_tells_a_killed_job_from_a_running_one_by_its_lock(ddattr, copy):
+    for member in (1, 3):
+        (copy / "members" / f"{member:03d}" / "manifest.json").unlink()
+        save_json(copy / "members" / f"{member:03d}" / "status.json", {"state": "running", "step": 10})
+    with locked(copy / "members" / "003"):
+        said = ddattr("status", *TINY, f"root={copy}")
+    assert "4 done, 1 dead, 1 running" in said.out
+    assert "member 1: dead at step 10. Killed: no process holds its lock." in said.out
+    assert "member 3: running at step 10." in said.out
+    assert "member 3: dead at step 10" in ddattr("status", *TINY, f"root={copy}").out
+    assert "member 1 of 6 is dead (and 1 more)" in ddattr("evaluate", *TINY, f"root={copy}").err
+
+
+@pytest.mark.slow
+def test_a_member_that_is_killed_is_dead_and_not_running(ddattr, tmp_path):
+    argv = ["train", *TINY, f"root={tmp_path / 'run'}", "member=0", "training.steps=100000"]
+    kill_when(spawn(tmp_path, *argv), lambda: list(tmp_path.glob("run/members/000/last.ckpt")))
+    assert "member 0: dead at step" in ddattr("status", *argv[1:]).out
+
+
+def test_a_full_disk_is_one_line_with_the_path_and_with_room_it_goes_on(tmp_path):
+    """A disk of 600 kB, which is enlarged when it is full; the weights are those of a disk with room."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no file system of one's own can be mounted here")
+    (tmp_path / "disk").mkdir()
+    argv = [override for override in TINY if not override.startswith("unet")]
+    train = shlex.join([sys.executable, "-m", "ddattr", "train", *argv, "root=disk/run", "member=0"])
+    script = f"""
+        mount -t tmpfs -o size=600k tmpfs disk
+        {train}; echo status $?; ls disk/run/members/000
+        mount -o remount,size=60m disk
+        {train}; echo status $?; cp disk/run/members/000/member.safetensors .
+    """
+    said = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    full = "disk/run/members/000/last.ckpt: No space left on device. Make room, and run the same again"
+    assert [full in line for line in said.stderr.splitlines()] == [True]
+    assert [line for line in said.stdout.splitlines() if "status" in line] == ["status 2", "status.json", "status 0"]
+    run = Run(composed(*argv, f"root={tmp_path / 'run'}", "member=0"))
+    train_stage.run(run)
+    with_room = run.member_artefact(0).folder / "member.safetensors"
+    assert (tmp_path / "member.safetensors").read_bytes() == with_room.read_bytes()
 
 
 def test_a_run_that_was_moved_is_reported_and_asked_about_where_it_is(ddattr, reproduced, tmp_path):

@@ -1,5 +1,6 @@
 """Input that cannot be used costs one line: what was got, what was expected, what to do."""
 
+import errno
 import re
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -8,6 +9,12 @@ from omegaconf.errors import OmegaConfBaseException
 from ddattr.cli.keys import beside_key, meant_key
 from ddattr.schema import raised_here
 from ddattr.spelling import meant, nearest
+
+_REMEDY = "Set root= to a folder that you may write to."
+_REMEDIES = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "Make room, and run the same again: what was done is kept.",
+)
 
 
 class Refusal(Exception):
@@ -28,7 +35,7 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, FileNotFoundError | ValueError) and raised_here(error):
         return one_line(error)
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}. Set root= to a folder that you may write to."
+        return f"{error.filename}: {error.strerror}. {_REMEDIES.get(error.errno or 0, _REMEDY)}"
     return None
 
 

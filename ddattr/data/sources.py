@@ -58,15 +58,20 @@ def idx(images: str, labels: str | None = None) -> Source:
 
 
 def _read_idx(path: Path) -> np.ndarray:
+    if path.is_dir():
+        raise ValueError(f"data: {path} is a folder, expected a file in IDX format. Name the file in data.source.")
     if not path.is_file():
         raise FileNotFoundError(f"data: {path} is missing. Put the file there, or set data.source to where it is.")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"data: {path}: {error.strerror}. Check its permissions, or data.source.") from None
     try:
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, OSError, zlib.error):
         raise ValueError(f"data: {path} is damaged or cut short. Fetch it again.") from None
     if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"data: {path} is no IDX file of unsigned bytes. Check data.source.")
+        raise ValueError(f"data: {path} is no IDX file of unsigned bytes, or cut short. Check data.source.")
     shape = np.frombuffer(content, ">u4", content[3], offset=4)
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
     if body.size != np.prod(shape, dtype=np.int64):

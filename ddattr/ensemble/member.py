@@ -1,5 +1,6 @@
 """One member: a diffusion model trained on the units of its column."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -194,8 +195,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or absent."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        whole = io.BytesIO()  # torch does not say why it cannot write
+        torch.save(checkpoint, whole)
         with atomic(Path(path)) as part:
-            torch.save(checkpoint, part)
+            part.write_bytes(whole.getbuffer())
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """What a checkpoint holds; nothing in it is executed.

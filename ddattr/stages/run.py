@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddattr.artifacts import Artefact, fingerprint, first_process, load_json, load_tensors, save_json
+from ddattr.artifacts import Artefact, fingerprint, first_process, load_tensors, save_json
 from ddattr.schema import check_keys, raised_here
 
 _NAME = re.compile(r"\w[\w.=+-]{0,99}")
@@ -297,7 +297,7 @@ class Run:
         n, missing = self.codebook.members, self.missing_members()
         if missing:
             first = self.member_artefact(missing[0])
-            state = (load_json(first.folder / "status.json") or {}).get("state", "missing")
+            state = first.state()
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
             raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")

@@ -5,34 +5,27 @@ from collections import Counter
 from ddattr.artifacts import Artefact, load_json
 from ddattr.stages.run import Run
 
+_KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
+
 
 def run(run: Run) -> None:
     """Prints a line for the members and one for every stage, then the next command."""
     members = {f"member {k}": run.member_artefact(k) for k in range(run.codebook.members)}
-    states = Counter(state(artefact) for artefact in members.values())
+    states = Counter(artefact.state() for artefact in members.values())
     base = {} if run.fork is None else {"base": run.base_artefact}
     for name, artefact in base.items():
-        print(f"{name:<12}{state(artefact)}")
+        print(f"{name:<12}{artefact.state()}")
     print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in states.items()))
     for name, artefact in (base | members).items():
-        if (now := state(artefact)) not in ("done", "missing"):
+        if (now := artefact.state()) not in ("done", "missing"):
             status = load_json(artefact.folder / "status.json") or {}
-            print(f"  {name}: {now} at step {status.get('step', 0)}. {status.get('error', '')}")
+            why = _KILLED if now == "dead" else status.get("error", "")
+            print(f"  {name}: {now} at step {status.get('step', 0)}. {why}")
     for name, artefact in stages(run).items():
-        print(f"{name:<12}{state(artefact)}")
-    if (now := state(run.validation_artefact)) != "missing":  # nobody has to
+        print(f"{name:<12}{artefact.state()}")
+    if (now := run.validation_artefact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
-
-
-def state(artefact: Artefact) -> str:
-    """done, made with another config, or what status.json says: running, failed, interrupted; else missing."""
-    try:
-        if artefact.done():
-            return "done"
-    except ValueError:
-        return "made with another config"
-    return (load_json(artefact.folder / "status.json") or {}).get("state", "missing")
 
 
 def stages(run: Run) -> dict[str, Artefact]:

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def train(run: Run, module: MemberModule, artefact: Artefact, title: str, logger
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
         last = traceback.format_exception_only(error)[-1].strip()
-        _status(folder, reason, module.global_step, error=last, fingerprint=fingerprint)
+        with suppress(OSError):  # of a disk that is full: that is what was raised
+            _status(folder, reason, module.global_step, error=last, fingerprint=fingerprint)
         raise
     _finish(folder, module)
 
