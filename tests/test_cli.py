@@ -9,10 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TINY, Said, answer, composed, contents, environment, spawn
 
 from ddattr import cli
-from ddattr.stages import reproduce
+from ddattr.stages import plan, reproduce
 from ddattr.stages.run import Run
 
 
@@ -296,6 +297,33 @@ def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
     for words in ("12 units, n=6 members, weight h=2", "15 codewords, 3 phantoms", "smallest q", "memory", "disk"):
         assert words in said.out
     assert "no single unit can reach q <= 0.05" in said.out
+
+
+def test_a_plan_estimates_the_processes_that_are_started(ddattr):
+    """`reproduce` starts one a core; a launcher that was chosen, as many as it says."""
+    cpu = ["plan", *TINY, "trainer.accelerator=cpu"]
+    assert f"reproduce, {os.cpu_count()} processes" in ddattr(*cpu).out
+    for jobs, processes in ((3, 3), (-1, os.cpu_count()), (-100, 1)):
+        said = ddattr(*cpu, "hydra/launcher=processes", f"hydra.launcher.n_jobs={jobs}")
+        assert f"reproduce, {processes} processes" in said.out
+
+
+def test_members_side_by_side_take_rounds(monkeypatch):
+    monkeypatch.setattr(plan, "launched", lambda: 4)
+    monkeypatch.setattr(plan, "cores", lambda: 2)
+    told = plan._together(
+        Run(composed(*TINY)), torch.device("cpu"), {"train": 60.0, "evaluate": 10.0, "attribute": 30.0}
+    )
+    assert told == ("reproduce, 4 processes", "about 40 s, data and figures apart")  # 2 rounds of 10 s, and 40 s on 2
+
+
+def test_a_plan_says_on_a_terminal_what_it_is_doing_and_nowhere_else(ddattr, monkeypatch):
+    assert not ddattr("plan", *TINY).err
+    monkeypatch.setattr(cli._WithoutPreamble, "isatty", lambda self: True)
+    said = ddattr("plan", *TINY)
+    assert all(line.startswith("plan: ") and line.endswith(" ...") for line in said.err.splitlines())
+    assert "plan: reading the data" in said.err.splitlines()[0]
+    assert "timing steps of the network" in said.err
 
 
 def test_plan_warns_of_too_few_phantoms_asked(ddattr):

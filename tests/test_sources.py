@@ -79,6 +79,24 @@ def test_a_gzip_stream_cut_short_is_refused(tmp_path, pictures):
         idx(str(tmp_path / "x.gz"))
 
 
+def test_a_folder_is_told_to_be_one(tmp_path):
+    with pytest.raises(ValueError, match=r"^data: .* is a folder, expected a file in IDX format"):
+        idx(str(tmp_path))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """As a user who is not root would see it."""
+    path = tmp_path / "images"
+    path.touch()
+
+    def read(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", read)
+    with pytest.raises(ValueError, match=r"^data: .*images: Permission denied\. Check its permissions"):
+        idx(str(path))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"data: .*absent is missing"):
         idx(str(tmp_path / "absent"))

@@ -1,7 +1,9 @@
 """`ddattr plan`: what a run can resolve, and what it costs. Writes nothing."""
 
 import math
+import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -10,19 +12,35 @@ from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
+from ddattr.stages.reproduce import cores, launched
 from ddattr.stages.run import Run
 
 
 def run(run: Run) -> None:
-    """Prints the plan."""
+    """Prints the plan, each part when it is known; on a terminal, what is being done meanwhile."""
+    _doing("reading the data, and what its units are")
+    data = run.data
     run.check()
-    code, data = run.codebook, run.data
-    for name, value in [*describe(code), *_data(data), *_cost(run), *_power(run)]:
-        print(f"{name:<28}{value}")
+    code = run.codebook
+    parts: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
+        ("comparing codewords", lambda: describe(code)),
+        ("looking for copies", lambda: _data(data)),
+        (f"timing steps of the network, on {_device(run).type}", lambda: _cost(run)),
+        ("reading what was attributed", lambda: _power(run)),
+    ]
+    for doing, part in parts:
+        _doing(doing)
+        for name, value in part():
+            print(f"{name:<28}{value}", flush=True)
     attribution = run.config.attribution
     found = warnings(code, attribution.level, attribution.phantoms, data.duplicates)
     for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
+
+
+def _doing(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"plan: {what} ...", file=sys.stderr, flush=True)
 
 
 def describe(code: Codebook) -> list[tuple[str, str]]:
@@ -77,10 +95,10 @@ def _data(data) -> list[tuple[str, str]]:
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:
-    """Estimates from a few steps of the configured network where the trainer would run it, one process."""
+    """Estimates from a few steps of the configured network where the trainer would run it: for one process, and for
+    all that `reproduce` starts."""
     training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
-    found = torch.accelerator.current_accelerator(check_available=True)
-    device = torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
+    device = _device(run)
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
     step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))
@@ -105,9 +123,25 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),
         ("network", f"{parameters:,} parameters"),
         (f"time, one {device.type} process", ", ".join(f"{verb} {_duration(t)}" for verb, t in passes.items())),
+        _together(run, device, passes),
         ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
         ("disk", f"about {disk / 1e6:.0f} MB"),
     ]
+
+
+def _device(run: Run) -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
+
+
+def _together(run: Run, device: torch.device, passes: dict[str, float]) -> tuple[str, str]:
+    """Time of `reproduce`: members side by side, in rounds, then the rest; one accelerator is shared, and no faster."""
+    if device.type != "cpu":
+        return f"reproduce, one {device.type}", f"about {_duration(sum(passes.values()))}"
+    processes, n = launched(), run.codebook.members
+    rounds = math.ceil(n / processes) / n
+    seconds = passes["train"] * rounds + (passes["evaluate"] + passes["attribute"]) / min(processes, cores())
+    return f"reproduce, {processes} processes", f"about {_duration(seconds)}, data and figures apart"
 
 
 def _power(run: Run) -> list[tuple[str, str]]:
@@ -144,14 +178,17 @@ def _train_step(run: Run, network, images: torch.Tensor) -> None:
 
 
 def _seconds(call) -> float:
-    call()
+    """Of a call, after a first one; of that one where it takes long, and a start makes no difference."""
     wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
-    wait()
-    started = time.perf_counter()
-    for _ in range(3):
-        call()
-    wait()
-    return (time.perf_counter() - started) / 3
+    for calls in (1, 3):
+        started = time.perf_counter()
+        for _ in range(calls):
+            call()
+        wait()
+        seconds = (time.perf_counter() - started) / calls
+        if seconds > 2:
+            break
+    return seconds
 
 
 def _count(number: int) -> str:

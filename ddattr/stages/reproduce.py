@@ -35,7 +35,7 @@ def run(run: Run) -> None:
         missing.append(["evaluate"])
     if not run.attribution_artefact.done():
         missing.append(["attribute", *_spread(run)])
-    for group in [missing] if _cores() > 1 else [[one] for one in missing]:
+    for group in [missing] if cores() > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artefact.done():
         print("reproduce: already done")
@@ -49,12 +49,22 @@ def _spread(run: Run) -> list[str]:
     """The override by which a stage uses two cores: where there is no accelerator, and nobody chose a trainer."""
     several = run.config.attribution.queries > run.config.attribution.batch
     chosen = any(override.startswith("trainer") for override in run.overrides)
-    spread = several and not chosen and _cores() > 1 and not torch.accelerator.is_available()
+    spread = several and not chosen and cores() > 1 and not torch.accelerator.is_available()
     return ["trainer=processes"] if spread else []
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Of this machine."""
     return os.cpu_count() or 1
+
+
+def launched() -> int:
+    """Processes that train members side by side: a core each, or as many as the launcher that was chosen starts."""
+    hydra = HydraConfig.get()
+    if hydra.runtime.choices["hydra/launcher"] == "basic":  # for which `reproduce` takes `processes`
+        return cores()
+    jobs = hydra.launcher.get("n_jobs")
+    return 1 if jobs is None else max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
 
 @contextmanager
