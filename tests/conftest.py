@@ -154,7 +154,7 @@ def shapes(count: int = 12, channels: int = 3, height: int = 6, width: int = 10)
     images = torch.full((count, channels, height, width), -1.0)
     for i in range(count):
         images[i, i % channels, :, i % width] = 1
-        images[i, :, i // width] = 0.1 * (i % 7)
+        images[i, :, i // width % height] = 0.1 * (i % 7)
     return Source(images, None)
 
 

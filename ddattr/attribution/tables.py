@@ -20,6 +20,7 @@ from ddattr.attribution.jacobian import instability
 from ddattr.attribution.posterior import measured
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.ensemble.likeness import unusual
 
 MEASURES = ("pull", "norm")
 POSTERIOR = {"jvp": "posterior", "denoised": "denoised_posterior"}  # of what is measured with the others discounted
@@ -234,15 +235,16 @@ def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
 
 
 def _queries(tensors, exact, words, data) -> pd.DataFrame:
-    """How far the first order can be trusted on every query, and the label that its nearest pictures have."""
+    """How far the first order can be trusted on every query, its nearest pictures' label, whether it is like any."""
     moved, factual = Response(tensors["jacobian"]).displacement(words), tensors["factual"]
     error = agreement.relative_error(moved, exact)
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
         near = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
         labels = data.labels[near].mode(0).values
+    distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame({
         "query": tensors["seeds"].numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
         "jvp_error": error.numpy(), "rotating_error": tensors["rotating_error"].numpy(), "label": labels.numpy(),
-        "unstable": (error > UNSTABLE).numpy(),
+        "unstable": (error > UNSTABLE).numpy(), "nearest": distance.numpy(), "unlike_data": unlike.numpy(),
     })  # fmt: skip

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     DROPOUT = 12
     SUBSETS = 13
     LOSS = 14
+    LIKENESS = 15
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):

@@ -9,15 +9,17 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.distances import frechet, kernel
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.extractor import describe, train_extractor
+from ddattr.ensemble.likeness import unlikeness
 from ddattr.ensemble.sampling import SamplingModule
+
+_SHOWN = 24  # pictures of the ensemble, and of the data, that are kept to look at
 
 
 class Rows(NamedTuple):
@@ -69,26 +71,6 @@ def quality_rows(n: int, sizes: Sequence[int] | None, orders: int, seed: int) ->
     return Rows(weights, individuals, whole, growing, halves)
 
 
-def frechet(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> float:
-    """Frechet distance of two samples of features (Heusel et al. 2017), by torchmetrics; every process has them all."""
-    metric = FrechetInceptionDistance(_Features(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
-    metric.update(real.double(), real=True)
-    metric.update(fake.double(), real=False)
-    return float(metric.compute())
-
-
-def kernel(real: Float[Tensor, "real d"], fake: Float[Tensor, "fake d"]) -> tuple[float, float]:
-    """Kernel distance and its deviation over subsets (Binkowski et al. 2018), by torchmetrics; for small samples."""
-    size = min(100, len(real), len(fake))
-    metric = KernelInceptionDistance(_Features(real.shape[1]), subsets=50, subset_size=size, sync_on_compute=False)
-    metric.update(real, real=True)
-    metric.update(fake, real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # torchmetrics draws the subsets; the same for every row
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
-
-
 def gathered(
     part: Float[Tensor, "rows share ..."], all_gather: Callable[[Tensor], Any], count: int, world: int
 ) -> Float[Tensor, "rows count ..."]:
@@ -98,20 +80,13 @@ def gathered(
     return torch.as_tensor(all_gather(padded)).cpu().movedim(0, 2).flatten(1, 2)[:, :count]
 
 
-class _Features(nn.Identity):
-    """Tells torchmetrics that what it is given are features already."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-
 class EnsembleQuality(L.Callback):
     """Computes quality while pictures are drawn, and, when `while_training` is set, of a member while it trains.
 
     On the predict of its own `module`: FID and KID of every individual and every ensemble at equal numbers of
     pictures, and the distance between pictures of k members and of all n, and of two disjoint sets of k, on the same
-    tapes. After it, `fid` and `convergence` hold the tables.
+    tapes. After it, `fid`, `convergence` and `likeness` hold the tables, and `shown` the whole ensemble's first
+    pictures beside some of the data.
 
     Args:
         images: pictures to compare with, and to train the extractor on.
@@ -148,11 +123,13 @@ class EnsembleQuality(L.Callback):
         self.rows = quality_rows(members, sizes, orders, seed)
         self.extractor = train_extractor(images, labels, seed, extractor_steps)
         self.features_are = describe(labels)
-        self.real = self.extractor(images)
+        self.real, self.data, self.seed = self.extractor(images), images, seed
         self.reverse, self.shape, self.seeds, self.batch = reverse, tuple(images.shape[1:]), range(pictures), batch
         self.while_training = while_training
-        self.fid, self.convergence = pd.DataFrame(), pd.DataFrame()
+        self.fid, self.convergence, self.likeness = pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
+        self.shown: dict[str, Tensor] = {}
         self._features: list[Tensor] = []
+        self._pictures: list[Tensor] = []
         self._distances: list[Tensor] = []
 
     def module(self, ensemble: Ensemble) -> SamplingModule:
@@ -164,16 +141,19 @@ class EnsembleQuality(L.Callback):
         self._features.append(torch.stack([self.extractor(row.clamp(-1, 1)) for row in pictures]))
         pairs = [(row, rows.whole) for row in rows.growing.values()]
         pairs += [(rows.growing[key], row) for key, row in rows.halves.items()]
+        self._pictures.append(pictures[[rows.whole]])
         self._distances.append(torch.stack([(pictures[a] - pictures[b]).flatten(1).norm(dim=1) for a, b in pairs]))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        features, distances = torch.cat(self._features, 1), torch.cat(self._distances, 1)
+        parts = [torch.cat(part, 1) for part in (self._features, self._distances, self._pictures)]
         if trainer.world_size > 1:
-            features, distances = (
-                gathered(part, pl_module.all_gather, len(self.seeds), trainer.world_size)
-                for part in (features, distances)
-            )
+            parts = [gathered(part, pl_module.all_gather, len(self.seeds), trainer.world_size) for part in parts]
+        features, distances, (pictures,) = parts
         self._tabulate(features, distances)
+        found = unlikeness(pictures.clamp(-1, 1), self.data, self.seed)
+        self.likeness = pd.DataFrame([(found, len(pictures))], columns=["unlikeness", "images"])
+        evenly = torch.linspace(0, len(self.data) - 1, min(_SHOWN, len(self.data))).round().long()
+        self.shown = {"samples": pictures[:_SHOWN], "data": self.data[evenly]}
         self._log(trainer)
 
     def _tabulate(self, features: Float[Tensor, "rows q d"], distances: Float[Tensor, "pairs q"]) -> None:
@@ -202,6 +182,8 @@ class EnsembleQuality(L.Callback):
     def _log(self, trainer: L.Trainer) -> None:
         if trainer.logger is None:
             return
+        for logger in trainer.loggers:
+            logger.log_metrics({"quality/ensemble/unlikeness": self.likeness.unlikeness[0]}, len(self.rows.individuals))
         sizes = self.fid[self.fid.kind == "ensemble"].groupby("members")[["fid", "kid"]].mean()
         alone = self.fid[self.fid.kind == "individual"][["fid", "kid"]].mean()
         for logger in trainer.loggers:

@@ -22,3 +22,5 @@ def _evaluate(run: Run) -> None:
         save_tensors(artefact.folder / "extractor.safetensors", quality.extractor.state_dict())
         save_table(artefact.folder / "fid.csv", quality.fid)
         save_table(artefact.folder / "convergence.csv", quality.convergence)
+        save_table(artefact.folder / "likeness.csv", quality.likeness)
+        save_tensors(artefact.folder / "samples.safetensors", quality.shown)

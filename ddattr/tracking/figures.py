@@ -1,4 +1,4 @@
-"""The slides' figures 1 to 5, and a sixth: each a .png, a .pdf and the .csv behind it, from artefacts alone."""
+"""The slides' figures 1 to 5, and two more: each a .png, a .pdf and the .csv behind it, from artefacts alone."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import atomic, load_json, load_table, save_table
+from ddattr.artifacts import atomic, load_json, load_table, load_tensors, save_table
 from ddattr.codebook import Codebook
 from ddattr.tracking.panels import panels
 
@@ -54,6 +54,24 @@ def codebook_of(root: Path) -> Codebook:
     """The codebook that a run's members were trained on."""
     code = load_json(root / "codebook" / "codebook.json") or {}
     return Codebook(code["N"], code["n"], code["h"], code["seed"])
+
+
+def samples(root: Path) -> tuple[Figure, pd.DataFrame]:
+    """Figure 0: pictures of the whole ensemble, beside some that it was trained on."""
+    shown = load_tensors(root / "quality" / "samples.safetensors")
+    unlike = load_table(root / "quality" / "likeness.csv")
+    columns, rows = 6, -(-max(map(len, shown.values())) // 6)
+    figure, grid = plt.subplots(rows, 2 * columns + 1, figsize=(6.8, 0.55 * rows + 0.4), squeeze=False)
+    for axis in grid.flat:
+        axis.axis("off")
+    for start, name, title in ((0, "samples", "samples"), (columns + 1, "data", "training pictures")):
+        for place, picture in enumerate(shown[name]):
+            axis = grid[place // columns, start + place % columns]
+            axis.axis("on")
+            _show(axis, picture, None)
+        grid[0, start].set_title(title, loc="left")
+    figure.subplots_adjust(wspace=0.08, hspace=0.08)
+    return figure, unlike
 
 
 def codebook(root: Path) -> tuple[Figure, pd.DataFrame]:
@@ -234,6 +252,6 @@ def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 FIGURES: dict[str, Callable[[Path], tuple[Figure, pd.DataFrame]]] = {
-    "fig1_codebook": codebook, "fig2_fid": fid, "fig3_convergence": convergence, "fig4_correlation": correlation,
-    "fig5_attribution": attribution, "fig6_resolution": resolution,
+    "fig0_samples": samples, "fig1_codebook": codebook, "fig2_fid": fid, "fig3_convergence": convergence,
+    "fig4_correlation": correlation, "fig5_attribution": attribution, "fig6_resolution": resolution,
 }  # fmt: skip

@@ -7,10 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from ddattr.artifacts import load_json, load_table, save_text
+from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.figures import FIGURES
 from ddattr.tracking.findings import findings
 
+WARNING = "WARNING"
 CAPTIONS = {
+    "fig0_samples": "Figure 0. What the ensemble draws, and pictures that it was trained on. Where they are not alike, "
+    "all that follows is about pictures of another kind.",
     "fig1_codebook": "Figure 1. Encoded ensemble: member k trains on the units whose bit k is 1.",
     "fig2_fid": "Figure 2. Quality of individual members and of ensembles, at equal numbers of pictures.",
     "fig3_convergence": "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures).",
@@ -37,12 +41,13 @@ EVIDENCE_CAPTIONS = {
 
 
 def summary(root: Path) -> list[str]:
-    """What a run says, in at most eight lines: quality, agreement, and how many queries are attributable to what."""
+    """What a run says, in at most eight lines: warnings, quality, agreement, how many queries owe something to what."""
     code = load_json(root / "codebook" / "codebook.json") or {}
     radius, queries = (load_table(root / "attribution" / f"{name}.csv") for name in ("radius", "queries"))
     count, level = len(radius), radius.level.iloc[0]
     unit = code["unit"]
     lines = [
+        *warnings(root, queries),
         f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
         _quality(root),
         _agreement(root),
@@ -52,6 +57,24 @@ def summary(root: Path) -> list[str]:
         _resolution(radius),
     ]
     return [line for line in lines if line]
+
+
+def warnings(root: Path, queries: pd.DataFrame) -> list[str]:
+    """What makes all that is said of a run doubtful: samples, or queries, that are not like the data."""
+    unlike, found = load_table(root / "quality" / "likeness.csv").unlikeness[0], []
+    if unlike > UNLIKE:
+        found.append(
+            f"{WARNING}: the samples are not like the data, {unlike:.2f} of the way from data to pure noise (> "
+            f"{UNLIKE}): look at figure 0, and train longer before you read on"
+        )
+    if queries.unlike_data.any():
+        far = queries["query"][queries.unlike_data].tolist()
+        named = ", ".join(map(str, far[:8])) + (", ..." if len(far) > 8 else "")
+        found.append(
+            f"{WARNING}: {len(far)} of {len(queries)} queries are farther from every training picture than 99 % of "
+            f"real pictures are: {named}"
+        )
+    return found
 
 
 def _rotating(error: pd.Series) -> str:
@@ -141,7 +164,8 @@ def _figure(path: Path, caption: str, source: str) -> str:
 
 
 def _items(lines: list[str]) -> str:
-    return "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    loud = {line: ' class="warning"' for line in lines if line.startswith(WARNING)}
+    return "".join(f"<li{loud.get(line, '')}>{html.escape(line)}</li>" for line in lines)
 
 
 def _html(table: pd.DataFrame) -> str:
@@ -173,6 +197,7 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
 figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption, small {{ color: #555; font-size: .85rem; }}
 table {{ border-collapse: collapse; font-size: .8rem; }} th, td {{ padding: .15rem .6rem; text-align: left; }}
+.warning {{ color: #b00000; font-weight: bold; }}
 tr:nth-child(even) {{ background: #f5f5f5; }} div {{ overflow-x: auto; }}
 </style>
 <h1>{name}: whose pictures does each picture owe itself to?</h1>
