@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from ddattr.artifacts import load_json, load_table
+from ddattr.artifacts import load_json, load_table, load_tensors, save_table
 from ddattr.tracking.figures import FIGURES
-from ddattr.tracking.report import CAPTIONS, summary, write_report
+from ddattr.tracking.report import CAPTIONS, WARNING, summary, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -115,3 +115,34 @@ def test_a_name_is_text_on_the_page(reproduced, tmp_path):
     text = (root / "report.html").read_text()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+def doubted(root, unlike: float, queries: list[bool]) -> list[str]:
+    """The summary's first lines, of a run with this unlikeness and these queries that are unlike the data."""
+    likeness = load_table(root / "quality" / "likeness.csv").assign(unlikeness=unlike)
+    save_table(root / "quality" / "likeness.csv", likeness)
+    table = load_table(root / "attribution" / "queries.csv").assign(unlike_data=queries)
+    save_table(root / "attribution" / "queries.csv", table)
+    write_report(root, "x")
+    lines = summary(root)
+    loud = [line for line in lines if line.startswith(WARNING)]
+    assert lines[: len(loud)] == loud
+    assert (root / "report.html").read_text().count('<li class="warning">') == len(loud)
+    return loud
+
+
+def test_samples_and_queries_that_are_not_like_the_data_are_the_first_thing_said(reproduced, tmp_path):
+    root = shutil.copytree(reproduced.root, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "members"))
+    assert doubted(root, 0.5, [False] * 6) == []
+    (line,) = doubted(root, 0.51, [False] * 6)
+    assert "samples are not like the data, 0.51 of the way from data to pure noise" in line
+    (line,) = doubted(root, 0.0, [False, True, False, False, True, False])
+    assert "2 of 6 queries are farther from every training picture" in line
+    assert line.endswith(": 1, 4")
+    assert len(doubted(root, 0.9, [True] * 6)) == 2
+
+
+def test_the_first_figure_is_of_samples_beside_training_pictures(page, reproduced):
+    assert next(iter(FIGURES)) == "fig0_samples"
+    kept = load_tensors(reproduced.root / "quality" / "samples.safetensors")
+    assert kept["samples"].shape == kept["data"].shape == (24, 1, 8, 8)
