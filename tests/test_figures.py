@@ -29,8 +29,8 @@ def plots(figure) -> list:
 
 
 def test_there_are_the_five_of_the_slides_one_before_and_one_behind():
-    assert list(FIGURES) == ["fig0_samples", "fig1_codebook", "fig2_fid", "fig3_convergence", "fig4_correlation", "fig5_attribution",
-                             "fig6_resolution"]  # fmt: skip
+    assert list(FIGURES) == ["fig0_samples", "fig1_codebook", "fig2_fid", "fig3_convergence", "fig4_correlation",
+                             "fig5_attribution", "fig6_resolution"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIGURES)
