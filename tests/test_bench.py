@@ -337,7 +337,7 @@ def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(plan,
 
 def test_growth_is_of_each_part_and_what_is_foretold_of_the_whole_ensemble(plan, queries, ensemble, make_bench):
     """Sets as `attribute` tests them where the part is all; else as the part itself has them."""
-    bench = replace(make_bench(replace(plan, members_sizes=(5,))), neighbourhoods=(1, 3, 40))
+    bench = replace(make_bench(replace(plan, members_sizes=(5, 1000))), neighbourhoods=(1, 3, 40))
     bench.response = queries.jacobian(list(ensemble.members), None)
     bench.denoised = queries.denoised(ensemble, queries.factual)
     alike = pixel(queries.factual, bench.data.unit_images)

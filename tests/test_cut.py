@@ -95,7 +95,7 @@ def test_a_finished_checkpoint_without_its_member_becomes_the_average_and_trains
     assert any(not torch.equal(current[name], average[name]) for name in average)
     capsys.readouterr()
     started(train, tmp_path / f"{at}", "member=0")
-    assert "step" not in capsys.readouterr().out
+    assert "member 0: step" not in capsys.readouterr().out
     made, whole = (tmp_path / name / "members" / "000" / "member.safetensors" for name in (f"{at}", "whole"))
     assert made.read_bytes() == whole.read_bytes()
     assert (load_json(folder / "status.json") or {})["state"] == "done"
