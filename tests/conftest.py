@@ -158,6 +158,11 @@ def shapes(count: int = 12, channels: int = 3, height: int = 6, width: int = 10)
     return Source(images, None)
 
 
+def alike(count: int = 200) -> Source:
+    """The same picture over and over; none, when there is no count. A source for configs."""
+    return Source(torch.ones(1, 1, 8, 8).expand(count, -1, -1, -1).clone(), None)
+
+
 @pytest.fixture
 def data() -> UnitDataModule:
     """The first twelve digits, a unit an image."""

@@ -191,6 +191,24 @@ def test_bad_input_is_one_line_status_2_and_touches_nothing(ddattr, copy, what):
     assert contents(copy) == before
 
 
+@pytest.mark.parametrize("units", ["image", "cluster"])
+@pytest.mark.parametrize("count", [0, 1, 3, 200])
+def test_too_few_pictures_or_the_same_over_and_over_are_one_line_with_the_number_that_works(ddattr, count, units):
+    tiny = [override for override in TINY if not override.startswith(("data.source", "experiment", "data.clusters"))]
+    source = ["experiment=digits", "data.source._target_=conftest.alike", f"+data.source.count={count}"]
+    said = ddattr("plan", *tiny, *source, f"data.units={units}", "data.clusters=1")
+    distinct = 1 if count else 0
+    refused(said, f"with {distinct} units some of members=6 weight=2 would train on nothing, expected 5 units or more")
+
+
+def test_the_smallest_number_of_pictures_works(ddattr, tmp_path):
+    tiny = [override for override in TINY if not override.startswith("data.source.count")]
+    argv = [*tiny, "data.source.count=5", f"root={tmp_path / 'run'}", "attribution.truth_units=5"]
+    for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):
+        said = ddattr(*verb, *argv)
+        assert said.status == 0, said.err
+
+
 @pytest.mark.parametrize("asked", ["validation.removed=[12]", "validation.peers=[track]", "validation.peers=[]"])
 def test_a_validation_that_is_refused_leaves_not_even_a_folder(ddattr, tmp_path, asked):
     """The last of these for want of an attribution."""
