@@ -201,6 +201,7 @@ def test_too_few_pictures_or_the_same_over_and_over_are_one_line_with_the_number
     refused(said, f"with {distinct} units some of members=6 weight=2 would train on nothing, expected 5 units or more")
 
 
+@pytest.mark.slow
 def test_the_smallest_number_of_pictures_works(ddattr, tmp_path):
     tiny = [override for override in TINY if not override.startswith("data.source.count")]
     argv = [*tiny, "data.source.count=5", f"root={tmp_path / 'run'}", "attribution.truth_units=5"]

@@ -54,10 +54,10 @@ def results(root: Path) -> dict[str, bytes]:
     ("verb", "overrides", "writes"),
     [
         (train, ["member=0"], 12),
-        (evaluate, [], 4),
+        pytest.param(evaluate, [], 6, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", "training.ema=null"], 12, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", "training=forked", "training.fork.steps=20"], 24, marks=pytest.mark.slow),
-        pytest.param(retrain, ["unit=0", "member=0", "validation.members=6"], 12, marks=pytest.mark.slow),
+        pytest.param(retrain, ["unit=0", "validation.members=6"], 24, marks=pytest.mark.slow),
     ],
     ids=["member", "extractor", "without average", "base and fork", "retrained"],
 )
@@ -81,6 +81,7 @@ def test_cut_after_any_write_and_started_again_it_has_the_same_bits(verb, overri
     assert at > writes  # all that there are were tried
 
 
+@pytest.mark.slow
 def test_a_finished_checkpoint_without_its_member_becomes_the_average_and_trains_no_step(tmp_path, capsys):
     started(train, tmp_path / "whole", "member=0")
     at = 1

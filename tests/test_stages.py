@@ -435,6 +435,7 @@ def test_every_verb_runs_with_another_choice(ddattr, tmp_path, overrides):
     assert "nothing: all is done" in ddattr("status", *TINY, f"root={root}", *overrides).out
 
 
+@pytest.mark.slow
 def test_pictures_of_three_channels_that_are_no_squares_go_all_the_way(ddattr, tmp_path):
     """Channels and size come from the data alone; no label says what the extractor should tell."""
     tiny = [override for override in TINY if not override.startswith(("data.source", "experiment"))]
@@ -444,7 +445,12 @@ def test_pictures_of_three_channels_that_are_no_squares_go_all_the_way(ddattr, t
         assert said.status == 0, said.err
     pictures = load_tensors(tmp_path / "run" / "attribution" / "queries.safetensors")["factual"]
     assert pictures.shape == (4, 3, 6, 10)
-    said = ddattr("plan", *argv[:-1], "+data.source.height=7", "+data.source.width=9")
+
+
+def test_pictures_that_fit_no_level_are_refused_with_sizes_that_do(ddattr):
+    tiny = [override for override in TINY if not override.startswith(("data.source", "experiment"))]
+    source = ["experiment=digits", "data.source={_target_: conftest.shapes}", "+data.source.height=7"]
+    said = ddattr("plan", *tiny, *source, "+data.source.width=9")
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert "pictures of 7 x 9 do not fit 2 levels" in said.err

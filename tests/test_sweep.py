@@ -36,6 +36,7 @@ def test_jobs_in_processes_of_their_own_are_named_too(copy, tmp_path):
     assert last.endswith("hydra/launcher=processes")
 
 
+@pytest.mark.slow
 def test_a_bug_in_processes_of_their_own_keeps_its_traceback_once(tmp_path):
     """A number is no source of pictures."""
     argv = ["train", "-m", "member=0,1,7", *TINY, "data.source.source=3", "root=run", "hydra/launcher=processes"]
