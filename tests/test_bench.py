@@ -15,18 +15,18 @@ from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import Response, nearness, projections, pull
+from ddattr.attribution.influence import Response, gram, nearness, norm, projections, pull
 from ddattr.attribution.loss import loss_change, residual_gram
 from ddattr.attribution.posterior import measured
 from ddattr.attribution.power import expected_power
-from ddattr.attribution.significance import set_significance
+from ddattr.attribution.significance import norm_significance, set_significance
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources import Source
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.meter import Meter
-from ddattr.validation import proof, tables
+from ddattr.validation import measures, proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.growth import growth
@@ -136,6 +136,23 @@ def test_real_pictures_have_the_power_that_generated_ones_like_them_have(plan, q
     real = found.loc["real"]
     pd.testing.assert_frame_equal(expected.loc["generated"].loc[real.index], real)
     assert (real != found.loc["generated"].loc[real.index]).any(axis=None)
+
+
+def test_power_is_of_the_set_that_most_of_the_ten_nearest_have_and_of_every_length_by_its_name(bench, monkeypatch):
+    """Labels by nearness to the first picture are such that fewer than ten, or more, would say another."""
+    labels, own = torch.zeros(30, dtype=torch.long), []
+    alike = pixel(bench.queries.factual, bench.data.unit_images)
+    labels[alike[:, 0].argsort(descending=True)[:12]] = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 1, 1])
+    bench.data = UnitDataModule(Source(bench.data.images, labels), clusters=3)
+    bench.response, bench.denoised = randn(2, 8, 3, *SHAPE, seed=4)
+    monkeypatch.setattr(measures, "power", lambda *given: (own.append(given[3]), pd.DataFrame())[1])
+    table = proof.power_of_measures(bench).query("queries == 'generated'").set_index("measure")
+    assert own[0]["label"][0] == 2
+
+    null, nearest = BOOK.sample_phantoms(bench.phantoms, bench.seed), (alike.argmax(0), torch.arange(3))
+    for name, response in (("norm", bench.response), ("denoised_norm", bench.denoised)):
+        z, _ = norm_significance(*(norm(gram(response), words) for words in (bench.words, null)))
+        assert table.z_nearest[name] == pytest.approx(z[nearest].mean().item())
 
 
 def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(plan, queries, make_bench, ensemble):

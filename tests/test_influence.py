@@ -196,3 +196,11 @@ def test_nearness_falls_from_1_with_the_distance_in_the_query_s_median():
     torch.testing.assert_close(found[:, 0], found[:, 1])
     torch.testing.assert_close(nearness(distance, 1.0) ** 4, found)
     assert (nearness(torch.zeros(3, 1)) == 1).all()  # all units are the picture
+
+
+def test_a_unit_at_0_7_of_the_median_distance_counts_for_a_standard_normal_s_density_at_1():
+    """Of the density at 0; and whatever the median is."""
+    distance = torch.tensor([0.0, 0.7, 1.0, 1.4, 2.1], dtype=torch.float64)[:, None]
+    expected = (-torch.tensor([0.0, 1.0, 1 / 0.7, 2.0, 3.0], dtype=torch.float64).square() / 2).exp()[:, None]
+    for median in (1.0, 30.0):
+        torch.testing.assert_close(nearness(median * distance), expected)

@@ -202,6 +202,24 @@ def test_the_average_is_what_the_member_becomes_and_it_trains(make_member, data,
     assert not same(average, start)
 
 
+@pytest.mark.parametrize("ema", [0.9, 0.3])
+def test_the_average_is_of_the_weights_after_every_step(make_member, data, tmp_path, ema):
+    """Restated: it is the first step's weights, and keeps 2/11, 3/12, 4/13, ... of itself, but never more than ema."""
+    steps = []
+
+    class Recording(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            steps.append({name: value.double() for name, value in pl_module.network.state_dict().items()})
+
+    found = fit(make_member(ema=ema), data, tmp_path, callbacks=[Recording()])
+    assert len(steps) == STEPS
+    for name, expected in steps[0].items():
+        for s, step in enumerate(steps[1:], 1):
+            kept = min((1 + s) / (10 + s), ema)
+            expected = kept * expected + (1 - kept) * step[name]
+        torch.testing.assert_close(found[name].double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_loss_falls(make_member, data, tmp_path):
     module = make_member(steps=60, ema=None, batch=16)
 

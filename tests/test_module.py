@@ -13,6 +13,7 @@ from ddattr.artifacts import load_tensors
 from ddattr.attribution.background import Background
 from ddattr.attribution.counterfactual import counterfactual, factual
 from ddattr.attribution.denoised import denoised
+from ddattr.attribution.influence import gram, norm
 from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.module import AttributionModule
@@ -107,6 +108,17 @@ def test_the_best_units_are_replayed_exactly(attribute, process, monkeypatch, re
             assert values[unit] == pytest.approx(values.sort_values(ascending=False).iloc[rank])
             exact = counterfactual(ensemble, CODE.codewords(torch.tensor([unit])), [seed], reverse, SHAPE)[0, 0]
             torch.testing.assert_close(module.tensors["refined"][place, q], exact, rtol=0, atol=1e-5)
+
+
+def test_the_largest_by_norm_are_replayed_whatever_the_denoising_says(attribute, monkeypatch):
+    def unlike(ensemble, process, pictures, times, noise) -> torch.Tensor:
+        return torch.randn(n, *pictures.shape, generator=torch.Generator().manual_seed(0))
+
+    monkeypatch.setattr("ddattr.attribution.module.denoised", unlike)
+    tensors, words = attribute().tensors, CODE.codewords(torch.arange(N))
+    by_jacobian, by_denoising = (norm(gram(tensors[name]), words).topk(2, 0) for name in ("jacobian", "denoised"))
+    assert torch.equal(tensors["refined_units"][2:], by_jacobian.indices)
+    assert not torch.equal(by_denoising.indices, by_jacobian.indices)
 
 
 @pytest.mark.parametrize("members_per_step", [0, 7])

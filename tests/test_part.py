@@ -159,6 +159,15 @@ def test_the_loss_of_a_unit_without_influence_is_0_in_the_mean_over_all_words_of
         assert (loss_change(gram, words).mean(0) > 1e-3).all()  # what is taken off
 
 
+def test_the_loss_does_not_change_by_a_unit_that_the_part_cannot_tell():
+    """All of them saw it, or none did."""
+    part, residual = Part(torch.tensor([2, 6, 8]), WORDS), randn(2, 3, 20)
+    change, told = part.loss_change(residual @ residual.mT / 20), part.told[:, 0]
+    assert {0, 3} < set(part.seen[:, 0].tolist())
+    assert (change[~told] == 0).all()
+    assert (change[told] != 0).all()
+
+
 @given(size=st.integers(3, 11))
 def test_orders_are_nested_and_their_members_distinct(size):
     small, large = (Part.draw(m, WORDS, seed=3, order=1).members for m in (size, size + 1))

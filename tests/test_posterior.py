@@ -1,7 +1,9 @@
 """Expected pull: better than what was measured and than similarity, and nothing but an average of the two."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import isotonic_regression
 
 from ddattr.attribution.posterior import posterior
 
@@ -51,6 +53,19 @@ def test_units_at_the_same_distance_are_shrunk_to_their_mean_by_their_own_spread
         more = (group.var(correction=0) - 1).clamp_min(0)
         expected.append(group.mean() + more / (1 + more) * (group - group.mean()))
     torch.testing.assert_close(posterior(z * deviation, deviation, distance), torch.cat(expected) * deviation)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_and_variance_are_those_that_agree_with_each_other(seed):
+    """By scipy's isotonic regression, until they do: the mean weighs 1 / (1 + variance), the variance is about it."""
+    _, score, deviation, distance = drawn(units=100, queries=1, seed=seed)
+    order = distance[:, 0].argsort()
+    z, variance = (score / deviation)[order, 0].numpy(), np.zeros(100)
+    for _ in range(200):
+        mean = isotonic_regression(z, weights=1 / (1 + variance), increasing=False).x
+        variance = isotonic_regression((z - mean) ** 2 - 1, increasing=False).x.clip(0)
+    expected = torch.from_numpy(mean + variance / (1 + variance) * (z - mean))
+    torch.testing.assert_close((posterior(score, deviation, distance) / deviation)[order, 0], expected)
 
 
 def test_without_influence_it_expects_next_to_nothing():

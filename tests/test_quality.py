@@ -1,5 +1,7 @@
 """Quality: what is compared with what, and distances that are 0 where they must be."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pandas as pd
 import pytest
@@ -126,6 +128,23 @@ def test_distances_are_those_of_the_pictures_on_the_same_tapes(measure, unets):
         distance = (pictures[mine] - pictures[other]).flatten(1).norm(dim=1)
         assert row.distance_mean == pytest.approx(distance.mean().item(), abs=1e-5)
         assert row.distance_sem == pytest.approx((distance.std() / PICTURES**0.5).item(), abs=1e-5)
+
+
+def test_fid_is_of_clipped_pictures(measure, unets):
+    quality = measure(unets)
+    pictures = unets.pictures(quality.rows.weights, range(PICTURES), quality.reverse, (1, 8, 8))
+    assert pictures.abs().max() > 2
+    for row in quality.fid[quality.fid.kind == "individual"].itertuples():
+        clipped = pictures[quality.rows.individuals[row.member]].clamp(-1, 1)
+        assert row.fid == pytest.approx(frechet(quality.real, quality.extractor(clipped)), rel=1e-3)
+
+
+def test_a_member_in_training_has_the_fid_that_it_has_as_an_individual(measure, unets):
+    quality, logged = measure(unets, while_training=True), []
+    for network in unets.members:
+        module = SimpleNamespace(network=network, device="cpu", log=lambda name, value, **_: logged.append(value))
+        quality.on_validation_batch_end(SimpleNamespace(sanity_checking=False), module, None, None, 0)
+    assert logged == pytest.approx(quality.fid[quality.fid.kind == "individual"].fid.tolist(), rel=1e-3)
 
 
 def test_the_batch_changes_no_number(measure, unets):

@@ -433,6 +433,14 @@ def test_p_and_median_of_the_radius_agree_with_draws():
     assert abs(above - 0.5) < 4.5 * 0.5 / 20_000**0.5 + 10 / 792
 
 
+@pytest.mark.parametrize("units", [1, 2, 10, 500])
+def test_half_of_the_largest_of_n_phantoms_are_below_the_phantom_radius(units):
+    """Of phantoms spread evenly over 0 .. r a share m / r is below m, and of the largest of N a share (m / r)^N."""
+    null = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None] * torch.tensor([1.0, 30.0]).double()
+    median, _ = radius_significance(null[-1], null, Codebook(units, 64, 28))
+    torch.testing.assert_close((median / null[-1]) ** units, torch.full((2,), 0.5, dtype=torch.float64))
+
+
 def test_p_of_the_radius_has_the_limit_of_independent_draws():
     """With many more phantoms than units: p = 1 - (1 - share)^N, to N / P."""
     null = torch.arange(100_000).double()[:, None].expand(-1, 3)

@@ -14,6 +14,8 @@ from ddattr.attribution.influence import Response, nearness
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.tables import Tables, summarise, tabulate
 from ddattr.codebook import Codebook, contrast
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.sources import Source
 from ddattr.validation.planted import influence_by_pull
 from ddattr.validation.scores import of_denoising
 
@@ -307,10 +309,17 @@ def test_tables_survive_their_files(tables, tmp_path, name):
     pd.testing.assert_frame_equal(load_table(path), getattr(tables, name), rtol=1e-6, check_dtype=False)
 
 
-def test_units_may_be_labels_or_carry_none(tensors, data):
-    from ddattr.data.datamodule import UnitDataModule
-    from ddattr.data.sources import Source
+def test_a_query_s_label_is_the_one_that_most_of_its_ten_nearest_pictures_have(tensors):
+    """Four of ten have it; of fewer, or of more, as many have a smaller one, which would be named."""
+    by_distance = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 1, 1])
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    images = (order + 1)[:, None, None, None].expand(-1, *SHAPE) / 20  # from a picture of zeros
+    near = UnitDataModule(Source(images.contiguous(), by_distance[order]), clusters=3)
+    tables = tabulate(tensors | {"factual": torch.zeros(Q, *SHAPE)}, TRUTH, CODE, near, **OPTIONS)
+    assert (tables.queries.label == 2).all()
 
+
+def test_units_may_be_labels_or_carry_none(tensors, data):
     bare = UnitDataModule(Source(data.images, None), clusters=3)
     tables = tabulate(tensors, TRUTH, CODE, bare, **OPTIONS)
     assert not tables.sets.set.str.startswith("label:").any()
