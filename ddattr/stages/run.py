@@ -102,11 +102,9 @@ class Run:
 
         _ = self.tracking, self.reverse
         quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
-        with (
-            torch.device("meta"),
-            refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"),
-        ):
-            self._network()(torch.empty(2, *self.data.shape), torch.zeros(2, dtype=torch.long))
+        network = self.network(None).eval()
+        with torch.no_grad(), refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"):
+            network(torch.zeros(1, *self.data.shape), torch.zeros(1, dtype=torch.long))
         self.trainer([])
 
     @property
