@@ -37,8 +37,9 @@ class Setting(NamedTuple):
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
 def setting(request) -> Setting:
     device, run = request.param, Run(composed(*(["experiment=paper_mnist"] if request.param == "cuda" else [])))
-    n, size = run.config.codebook.members, run.config.unet.sample_size
-    ensemble = Ensemble([run.network(k) for k in range(n)]).to(device)
+    n, size = run.config.codebook.members, 28 if device == "cuda" else 8  # without the paper's data
+    networks = [run.build("unet", sample_size=[size, size], in_channels=1, out_channels=1) for _ in range(n)]
+    ensemble = Ensemble(networks).to(device)
     tape = noise_tape(range(run.config.attribution.queries), STEPS, (1, size, size)).to(device)
     return Setting(ensemble, DDPM(STEPS).reverse(run.process), tape)
 
