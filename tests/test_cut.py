@@ -1,13 +1,16 @@
 """A training that is cut, wherever it writes, and started again has the bits of one that was not."""
 
+import copy
 import os
 import traceback
+from functools import cache
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, composed
+from omegaconf import DictConfig
 
 from ddattr.artifacts import load_json
 from ddattr.ensemble.member import AtomicCheckpointIO
@@ -17,9 +20,15 @@ from ddattr.stages.run import Run
 CUT = 9  # exit status of a process that was cut
 
 
+@cache
+def config_of(*overrides: str) -> DictConfig:
+    return composed(*TINY, *overrides)  # a third of what a tiny training takes
+
+
 def started(verb, root: Path, *overrides: str) -> None:
-    given = [*TINY, f"root={root}", *overrides]
-    verb.run(Run(composed(*given), given))
+    config = copy.deepcopy(config_of(*overrides))
+    config.root = str(root)
+    verb.run(Run(config, [*TINY, f"root={root}", *overrides]))
 
 
 def cut(at: int, verb, root: Path, *overrides: str) -> int:
