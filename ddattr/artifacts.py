@@ -30,7 +30,7 @@ def first_process() -> bool:
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
 
 
-class Artefact:
+class Artifact:
     """One folder, made by one stage from a config subtree and its parents.
 
     Args:
@@ -42,9 +42,13 @@ class Artefact:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], parents: Mapping[str, str] | None = None, remedy: str = "",
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        parents: Mapping[str, str] | None = None,
+        remedy: str = "",
         discard: str = "that folder",
-    ):  # fmt: skip
+    ):
         self.folder, self.config, self.parents, self.remedy = folder, dict(config), dict(parents or {}), remedy
         self.discard = discard
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
@@ -84,7 +88,7 @@ class Artefact:
         told = (load_json(self.folder / "status.json") or {}).get("state", "missing")
         return "dead" if told == "running" else told
 
-    def require(self) -> "Artefact":
+    def require(self) -> "Artifact":
         """Itself, if done.
 
         Raises:

@@ -13,8 +13,27 @@ from ddattr.spelling import meant, nearest
 
 _PACKAGE = Path(__file__).resolve().parent
 PLAIN = (int, float, bool, str)
-KEYS = {"stage", "name", "root", "seed", "member", "unit", "power", "against", "data", "codebook", "diffusion", "unet",
-        "training", "sampler", "quality", "attribution", "validation", "tracking", "trainer"}  # fmt: skip
+KEYS = {
+    "stage",
+    "name",
+    "root",
+    "seed",
+    "member",
+    "unit",
+    "power",
+    "against",
+    "data",
+    "codebook",
+    "diffusion",
+    "unet",
+    "training",
+    "sampler",
+    "quality",
+    "attribution",
+    "validation",
+    "tracking",
+    "trainer",
+}
 
 
 def raised_here(error: BaseException) -> bool:

@@ -137,15 +137,33 @@ def unets(make_unets) -> Ensemble:
 
 
 TINY_SIZES = (  # of six members, of any data
-    "tracking=none", "codebook.members=6", "codebook.weight=2", "unet.block_out_channels=[4,8]",
-    "unet.norm_num_groups=2", "training.steps=20", "training.batch=4", "training.warmup=5", "training.epoch_steps=10",
-    "sampler.steps=3", "quality.pictures=4", "quality.batch=4", "quality.sizes=[1,2,6]", "quality.extractor_steps=5",
-    "attribution.draws=50", "attribution.neighbourhoods=[1,2]",
-)  # fmt: skip
+    "tracking=none",
+    "codebook.members=6",
+    "codebook.weight=2",
+    "unet.block_out_channels=[4,8]",
+    "unet.norm_num_groups=2",
+    "training.steps=20",
+    "training.batch=4",
+    "training.warmup=5",
+    "training.epoch_steps=10",
+    "sampler.steps=3",
+    "quality.pictures=4",
+    "quality.batch=4",
+    "quality.sizes=[1,2,6]",
+    "quality.extractor_steps=5",
+    "attribution.draws=50",
+    "attribution.neighbourhoods=[1,2]",
+)
 TINY = (
-    "experiment=digits_small", *TINY_SIZES, "data.source.count=12", "data.holdout=0", "data.clusters=3",
-    "attribution.queries=4", "attribution.batch=2", "attribution.truth_units=5",
-)  # fmt: skip
+    "experiment=digits_small",
+    *TINY_SIZES,
+    "data.source.count=12",
+    "data.holdout=0",
+    "data.clusters=3",
+    "attribution.queries=4",
+    "attribution.batch=2",
+    "attribution.truth_units=5",
+)
 SMALL = "digits_small"
 
 
@@ -302,8 +320,19 @@ COLUMNS = {
     "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
     "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],
 }
-METHODS = ["jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual",
-           "individual_centred", "last_step", "pixel", "random"]  # fmt: skip
+METHODS = [
+    "jvp",
+    "jvp_gls",
+    "posterior",
+    "denoised",
+    "denoised_gls",
+    "denoised_posterior",
+    "individual",
+    "individual_centred",
+    "last_step",
+    "pixel",
+    "random",
+]
 
 
 @pytest.fixture(scope="session")

@@ -134,11 +134,18 @@ class Handler(BaseHTTPRequestHandler):
         if run is not None:
             last = [json.dumps(row) for row in run["history"][-1:]]
             bucket = {
-                "id": asked["name"], "name": asked["name"], "summaryMetrics": json.dumps(run["summary"]),
-                "historyLineCount": len(run["history"]), "eventsLineCount": 0, "logLineCount": 0,
-                "historyTail": json.dumps(last), "eventsTail": "[]", "config": json.dumps(run["config"]), "tags": [],
+                "id": asked["name"],
+                "name": asked["name"],
+                "summaryMetrics": json.dumps(run["summary"]),
+                "historyLineCount": len(run["history"]),
+                "eventsLineCount": 0,
+                "logLineCount": 0,
+                "historyTail": json.dumps(last),
+                "eventsTail": "[]",
+                "config": json.dumps(run["config"]),
+                "tags": [],
                 "wandbConfig": '{"t": 1}',
-            }  # fmt: skip
+            }
         entity = {"id": "e", "name": ENTITY}
         return {"model": {"id": "p", "name": asked.get("project"), "entity": entity, "bucket": bucket}}
 
@@ -148,9 +155,15 @@ class Handler(BaseHTTPRequestHandler):
         run["config"] |= json.loads(asked.get("config") or "{}")
         run |= {k: asked[k] for k in ("displayName", "groupName", "jobType", "project") if asked.get(k)}
         project = {"id": "p", "name": run.get("project"), "entity": {"id": "e", "name": ENTITY}}
-        bucket = {"id": asked["name"], "name": asked["name"], "displayName": run.get("displayName"),
-                  "config": json.dumps(run["config"]), "sweepName": None,
-                  "historyLineCount": len(run["history"]), "project": project}  # fmt: skip
+        bucket = {
+            "id": asked["name"],
+            "name": asked["name"],
+            "displayName": run.get("displayName"),
+            "config": json.dumps(run["config"]),
+            "sweepName": None,
+            "historyLineCount": len(run["history"]),
+            "project": project,
+        }
         return {"upsertBucket": {"inserted": new, "bucket": bucket}}
 
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from ddattr.artifacts import (
-    Artefact,
+    Artifact,
     atomic,
     fingerprint,
     held,
@@ -28,17 +28,17 @@ from ddattr.artifacts import (
     save_json,
     save_table,
     save_tensors,
-)  # fmt: skip
+)
 
 CONFIG = {"training": {"steps": 600, "batch": 64}, "seed": 0}
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)
 configs = st.dictionaries(st.text(max_size=5), scalars | st.dictionaries(st.text(max_size=5), scalars), min_size=1)
 
 
-def made(folder, config=CONFIG, parents=None) -> Artefact:
-    artefact = Artefact(folder, config, parents, "ddattr make")
-    artefact.make(7, lambda: save_tensors(folder / "x.safetensors", {"x": torch.arange(3.0)}))
-    return artefact
+def made(folder, config=CONFIG, parents=None) -> Artifact:
+    artifact = Artifact(folder, config, parents, "ddattr make")
+    artifact.make(7, lambda: save_tensors(folder / "x.safetensors", {"x": torch.arange(3.0)}))
+    return artifact
 
 
 def changed(config: dict, path: tuple[str, ...]) -> dict:
@@ -71,22 +71,22 @@ def test_a_fingerprint_is_the_same_in_every_process():
     assert fingerprint({"b": 1, "a": [0.5, None, "x"]}) == "1078e7ba62c190af"
 
 
-def test_the_fingerprint_of_an_artefact_covers_config_and_parents_only(tmp_path):
-    a = Artefact(tmp_path / "a", CONFIG, {"codebook": "1"}, "one")
-    assert Artefact(tmp_path / "b", CONFIG, {"codebook": "1"}, "two").fingerprint == a.fingerprint
-    assert Artefact(tmp_path / "a", CONFIG, {"codebook": "2"}).fingerprint != a.fingerprint
-    assert Artefact(tmp_path / "a", CONFIG | {"seed": 1}, {"codebook": "1"}).fingerprint != a.fingerprint
+def test_the_fingerprint_of_an_artifact_covers_config_and_parents_only(tmp_path):
+    a = Artifact(tmp_path / "a", CONFIG, {"codebook": "1"}, "one")
+    assert Artifact(tmp_path / "b", CONFIG, {"codebook": "1"}, "two").fingerprint == a.fingerprint
+    assert Artifact(tmp_path / "a", CONFIG, {"codebook": "2"}).fingerprint != a.fingerprint
+    assert Artifact(tmp_path / "a", CONFIG | {"seed": 1}, {"codebook": "1"}).fingerprint != a.fingerprint
 
 
-def test_an_artefact_is_done_when_its_manifest_is_there_and_not_before(tmp_path):
-    artefact = Artefact(tmp_path / "a", CONFIG)
+def test_an_artifact_is_done_when_its_manifest_is_there_and_not_before(tmp_path):
+    artifact = Artifact(tmp_path / "a", CONFIG)
     seen = []
-    assert not artefact.done()
-    assert artefact.make(0, lambda: seen.append(artefact.done()))
+    assert not artifact.done()
+    assert artifact.make(0, lambda: seen.append(artifact.done()))
     assert seen == [False]
-    assert artefact.done()
+    assert artifact.done()
     (tmp_path / "a" / "manifest.json").unlink()
-    assert not artefact.done()
+    assert not artifact.done()
 
 
 def test_the_manifest_is_written_last(tmp_path):
@@ -99,20 +99,20 @@ def test_a_failed_making_leaves_no_manifest_and_frees_the_lock(tmp_path):
     def work():
         raise RuntimeError("broken")
 
-    artefact = Artefact(tmp_path / "a", CONFIG)
+    artifact = Artifact(tmp_path / "a", CONFIG)
     with pytest.raises(RuntimeError, match="broken"):
-        artefact.make(0, work)
-    assert not artefact.done()
+        artifact.make(0, work)
+    assert not artifact.done()
     assert made(tmp_path / "a").done()
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/ddattr", "train", "member=range(0,3)"])
-    artefact = made(tmp_path / "a", parents={"codebook": "0123"})
+    artifact = made(tmp_path / "a", parents={"codebook": "0123"})
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["config"] == CONFIG
     assert manifest["parents"] == {"codebook": "0123"}
-    assert manifest["fingerprint"] == artefact.fingerprint
+    assert manifest["fingerprint"] == artifact.fingerprint
     assert manifest["seed"] == 7
     assert manifest["command"] == "ddattr train 'member=range(0,3)'"
     assert manifest["versions"]["torch"] == metadata.version("torch")
@@ -141,7 +141,7 @@ def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_
     made(tmp_path / "a", parents={"codebook": "1"})
     other = {"training": {"steps": 1200, "batch": 64}, "seed": 0}
     with pytest.raises(ValueError, match=r"^a: ") as error:
-        Artefact(tmp_path / "a", other, {"codebook": "2"}).done()
+        Artifact(tmp_path / "a", other, {"codebook": "2"}).done()
     line = str(error.value)
     assert "\n" not in line
     assert "training.steps=600 (now 1200)" in line
@@ -154,18 +154,18 @@ def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_
 def test_a_mismatch_names_keys_that_only_one_side_has(tmp_path):
     made(tmp_path / "a", {"old": 1})
     with pytest.raises(ValueError, match=r"new=None \(now 2\), old=1 \(now None\)"):
-        Artefact(tmp_path / "a", {"new": 2}).done()
+        Artifact(tmp_path / "a", {"new": 2}).done()
 
 
-def test_a_missing_artefact_says_which_command_makes_it(tmp_path):
+def test_a_missing_artifact_says_which_command_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"quality: .* is missing\. Make it: ddattr evaluate$"):
-        Artefact(tmp_path / "quality", CONFIG, remedy="ddattr evaluate").require()
+        Artifact(tmp_path / "quality", CONFIG, remedy="ddattr evaluate").require()
 
 
 def test_a_folder_that_was_moved_still_loads(tmp_path):
     made(tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
-    moved = Artefact(tmp_path / "elsewhere", CONFIG)
+    moved = Artifact(tmp_path / "elsewhere", CONFIG)
     assert moved.done()
     assert moved.require() is moved
     assert str(tmp_path / "a") not in (tmp_path / "elsewhere" / "manifest.json").read_text()
@@ -240,7 +240,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
 
 
 def _make_and_tell(folder, made, done) -> None:
-    made.value = Artefact(folder, CONFIG).make(0, lambda: (folder / "x").write_text("second"))
+    made.value = Artifact(folder, CONFIG).make(0, lambda: (folder / "x").write_text("second"))
     done.set()
 
 
@@ -256,7 +256,7 @@ def test_a_second_process_waits_and_makes_it_only_if_the_first_did_not(tmp_path,
         assert not done.wait(0.3)
         assert not (folder / "x").exists()
         if finished:
-            manifest = {"fingerprint": Artefact(folder, CONFIG).fingerprint, "config": CONFIG, "parents": {}}
+            manifest = {"fingerprint": Artifact(folder, CONFIG).fingerprint, "config": CONFIG, "parents": {}}
             save_json(folder / "manifest.json", manifest)
     finally:
         kill(holder)
@@ -270,22 +270,22 @@ def test_a_second_process_waits_and_makes_it_only_if_the_first_did_not(tmp_path,
 def test_what_is_done_is_not_made_again(tmp_path):
     made(tmp_path / "a")
     before = (tmp_path / "a" / "manifest.json").stat().st_mtime_ns
-    assert not Artefact(tmp_path / "a", CONFIG).make(0, lambda: pytest.fail("made again"))
+    assert not Artifact(tmp_path / "a", CONFIG).make(0, lambda: pytest.fail("made again"))
     assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_what_was_made_with_another_config_is_not_made_over(tmp_path):
     made(tmp_path / "a")
     with pytest.raises(ValueError, match="was made with seed=0"):
-        Artefact(tmp_path / "a", CONFIG | {"seed": 1}).make(0, lambda: pytest.fail("made over"))
+        Artifact(tmp_path / "a", CONFIG | {"seed": 1}).make(0, lambda: pytest.fail("made over"))
 
 
 def test_processes_beside_the_first_do_their_share_and_write_no_manifest(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     shares = []
-    assert Artefact(tmp_path / "a", CONFIG).make(0, lambda: shares.append(1))
+    assert Artifact(tmp_path / "a", CONFIG).make(0, lambda: shares.append(1))
     assert shares == [1]
-    assert not Artefact(tmp_path / "a", CONFIG).done()
+    assert not Artifact(tmp_path / "a", CONFIG).done()
 
 
 def test_tensors_come_back_with_their_bits_and_dtypes(tmp_path):
@@ -293,8 +293,9 @@ def test_tensors_come_back_with_their_bits_and_dtypes(tmp_path):
     save_tensors(tmp_path / "x.safetensors", tensors)
     loaded = load_tensors(tmp_path / "x.safetensors")
     assert loaded.keys() == tensors.keys()
-    assert all(loaded[k].dtype == v.dtype and torch.equal(loaded[k].nan_to_num(), v.nan_to_num())
-               for k, v in tensors.items())  # fmt: skip
+    assert all(
+        loaded[k].dtype == v.dtype and torch.equal(loaded[k].nan_to_num(), v.nan_to_num()) for k, v in tensors.items()
+    )
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])

@@ -168,8 +168,9 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(pla
             few = Ensemble([ensemble.members[k] for k in part.members.tolist()])
             gram = residual_gram(few, queries.process, pictures, queries.times, queries.noise)
             scored = datamodels(-gram.diagonal(dim1=1, dim2=2).T, part.bits, given)
-            scored |= of_part(part, queries.denoised(few, pictures), gram, pictures, bench.data.unit_images,
-                              bench.background)  # fmt: skip
+            scored |= of_part(
+                part, queries.denoised(few, pictures), gram, pictures, bench.data.unit_images, bench.background
+            )
             methods = IN_PART if size == 5 else IN_PART_BESIDE_ONE
             expected |= {f"{method}@{size}": scored[method] for method in methods}
         found = bench.scores_of_part(pictures, given, meter)
@@ -196,8 +197,10 @@ def test_the_random_control_of_false_attribution_is_never_the_nearest_unit_itsel
 @pytest.fixture
 def scores() -> dict[str, dict[str, torch.Tensor]]:
     methods = (*SIMILARITY, "jvp", "loss")
-    return {kind: {m: randn(30, q, seed=i + 20 * q).double() for i, m in enumerate(methods)}
-            for kind, q in (("generated", 3), ("real", 2))}  # fmt: skip
+    return {
+        kind: {m: randn(30, q, seed=i + 20 * q).double() for i, m in enumerate(methods)}
+        for kind, q in (("generated", 3), ("real", 2))
+    }
 
 
 def test_similarities_of_groups_are_centred_over_units_and_signed_scores_are_not(bench, scores):
@@ -281,10 +284,14 @@ def test_units_that_are_found_are_held_against_those_that_are_not(plan, make_ben
     q = {"denoised_gls": randn(30, 3, seed=5).double().abs() / 10, "jvp_gls": torch.ones(30, 3)}
     q["denoised_gls"][:, 1] = 1.0  # of the second query nothing is found
     q["denoised_gls"][3, 0] = bench.level
-    bench.influence = pd.DataFrame([
-        {"unit": unit, "query": query, "method": method, "measure": "pull", "q_value": float(values[unit, k])}
-        for method, values in q.items() for k, query in enumerate(SEEDS) for unit in range(30)
-    ])  # fmt: skip
+    bench.influence = pd.DataFrame(
+        [
+            {"unit": unit, "query": query, "method": method, "measure": "pull", "q_value": float(values[unit, k])}
+            for method, values in q.items()
+            for k, query in enumerate(SEEDS)
+            for unit in range(30)
+        ]
+    )
     toward = nn.functional.normalize((bench.data.unit_images[:, None] - bench.queries.factual).flatten(2), dim=-1)
     pull = -(bench.groups_truth.mean(0).flatten(2) * toward).sum(-1)
     table, summary = tables.discoveries(bench)
@@ -333,19 +340,28 @@ def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(plan,
     distance = -pixel(pictures, units).double()
     others = Background(bench.words, nearness(distance), bench.background)
     assert (made - pictures).abs().max() > 0.1
-    bright = torch.cat([projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask)
-                        for q, mask in enumerate(made > 0)], 2)  # fmt: skip
+    bright = torch.cat(
+        [projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask) for q, mask in enumerate(made > 0)], 2
+    )
     mapped = (randn(4, 3, seed=21).T @ x.flatten(-3)[..., None] for x in (response, made, units))
-    along = {"denoised_gls": along_own(denoised, units), "denoised_toward": projections(denoised, pictures, units),
-             "jvp_gls": projections(response, made, units), "jvp_own": along_own(response, units),
-             "jvp_feature": projections(*(x[..., None] for x in mapped)), "jvp_region": bright}  # fmt: skip
+    along = {
+        "denoised_gls": along_own(denoised, units),
+        "denoised_toward": projections(denoised, pictures, units),
+        "jvp_gls": projections(response, made, units),
+        "jvp_own": along_own(response, units),
+        "jvp_feature": projections(*(x[..., None] for x in mapped)),
+        "jvp_region": bright,
+    }
     expected = {name: pull(others.discount(answers), bench.words) for name, answers in along.items()}
     for method, name in (("jvp_gls", "posterior"), ("denoised_gls", "denoised_posterior")):
         expected[name] = measured(along[method], others, BOOK, distance)[2]
     for name, answers in (("jvp_norm", response), ("denoised_norm", denoised)):
         expected[name] = Response(answers).displacement(bench.words).flatten(2).norm(dim=2)
-    expected |= {"loss": loss_change(gram, bench.words), "pixel": -distance,
-                 "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, bench.words)}  # fmt: skip
+    expected |= {
+        "loss": loss_change(gram, bench.words),
+        "pixel": -distance,
+        "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, bench.words),
+    }
     assert set(table.method) == {*expected, "feature"}
     for name, score in expected.items():
         found = torch.tensor(table[table.method == name].score.tolist()).double()
@@ -372,5 +388,9 @@ def test_growth_is_of_each_part_and_what_is_foretold_of_the_whole_ensemble(plan,
             assert curve[5, order, "z_nearest:3_foretold"] == pytest.approx(whole.mean().item() * (5 / 8) ** 0.5)
             assert curve[5, order, "found_nearest:3_foretold"] == pytest.approx(expected_power(whole[0], 5 / 8))
     named = {name for name in curve.index.get_level_values("statistic") if "nearest" in name}
-    assert named == {f"{kind}_{which}{end}" for kind in ("z", "found") for which in ("nearest", "nearest:3")
-                     for end in ("", "_foretold")}  # fmt: skip
+    assert named == {
+        f"{kind}_{which}{end}"
+        for kind in ("z", "found")
+        for which in ("nearest", "nearest:3")
+        for end in ("", "_foretold")
+    }

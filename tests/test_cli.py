@@ -55,9 +55,10 @@ BAD = {
     "seed no integer": (["plan", "seed=1.5"], ["seed=1.5, expected an integer from 0"]),
     "misspelt verb": (["trian", "member=0"], ["no verb 'trian', expected one of", "Did you mean train?"]),
     "misspelt key": (["plan", "sed=1"], ["key sed is unknown, expected one of experiment, name", "Did you mean seed?"]),
-    "misspelt key in a group": (["plan", "codebook.member=24"],
-                                ["codebook.member is unknown, expected one of members, weight, seed. Did you mean "
-                                 "codebook.members?"]),
+    "misspelt key in a group": (
+        ["plan", "codebook.member=24"],
+        ["codebook.member is unknown, expected one of members, weight, seed. Did you mean codebook.members?"],
+    ),
     "misspelt key before the verb": (["codebook.member=3", "plan"], ["Did you mean codebook.members?"]),
     "misspelt key in a misspelt group": (["plan", "trainig.stpes=1"], ["trainig.stpes", "mean training.steps?"]),
     "key of another option": (["plan", "sampler=ddim", "sampler.etta=1"], ["Did you mean sampler.eta?"]),
@@ -65,11 +66,15 @@ BAD = {
     "key like no other": (["plan", "zzz=1"], ["key zzz is unknown", "List the keys: ddattr plan --cfg job"]),
     "misspelt group": (["plan", "smapler=ddim"], ["smapler", "Did you mean sampler?"]),
     "misspelt group of experiments": (["plan", "experimnt=digits"], ["experimnt", "Did you mean experiment?"]),
-    "misspelt option": (["plan", "sampler=ddi"], ["sampler=ddi is unknown, expected one of ddim, ddpm. Did you mean "
-                                                   "sampler=ddim?"]),
+    "misspelt option": (
+        ["plan", "sampler=ddi"],
+        ["sampler=ddi is unknown, expected one of ddim, ddpm. Did you mean sampler=ddim?"],
+    ),
     "option like no other": (["plan", "sampler=x"], ["sampler=x is unknown, expected one of ddim, ddpm. Set sampler."]),
-    "misspelt experiment": (["plan", "experiment=digit"], ["experiment=digit is unknown, expected one of clusters_out",
-                                                           "Did you mean experiment=digits?"]),
+    "misspelt experiment": (
+        ["plan", "experiment=digit"],
+        ["experiment=digit is unknown, expected one of clusters_out", "Did you mean experiment=digits?"],
+    ),
     "misspelt launcher": (["plan", "hydra/launcher=proceses"], ["Did you mean hydra/launcher=processes?"]),
     "option of the program that does not exist": (["plan", "--foo"], ["unrecognized arguments: --foo. List the"]),
     "option of the program without a value": (["plan", "--cfg"], ["--cfg/-c: expected one argument"]),
@@ -77,8 +82,10 @@ BAD = {
     "+key in a group": (["plan", "+training.stpes=1"], ["training.stpes is unknown", "Did you mean steps?"]),
     "+key in the jacobian": (["plan", "+attribution.jacobian.member_per_step=2"], ["member_per_step is unknown"]),
     "+key in the scheduler": (["plan", "+diffusion.scheduler.betas=2"], ["diffusion.scheduler.betas is unknown"]),
-    "no override at all": (["plan", "foo"],
-                           ["'foo' is no override, expected key=value. List the keys: ddattr plan --help"]),
+    "no override at all": (
+        ["plan", "foo"],
+        ["'foo' is no override, expected key=value. List the keys: ddattr plan --help"],
+    ),
     "a key and no value": (["train", "member", "3"], ["'member' is no override, expected key=value. Did you mean"]),
     "a value and no key": (["plan", "=3"], ["'=3' is no override, expected key=value"]),
     "two verbs": (["plan", "train"], ["'train' is no override, expected key=value"]),
@@ -87,12 +94,18 @@ BAD = {
     "units of another name": (["plan", "data.units=artist"], ["units=artist, expected image, label or cluster"]),
     "count too large": (["plan", "data.source.count=1798"], ["count=1798, expected 1 to 1797"]),
     "count no number": (["plan", "data.source.count=few"], ["data"]),
-    "file that is missing": (["plan", "experiment=digits", "data=idx", "data.source.images=/nowhere/x"],
-                             ["/nowhere/x is missing"]),
-    "too many steps": (["train", "root=new", "member=0", "sampler.steps=1001", "quality.while_training=true"],
-                       ["steps=1001, expected 1 to 1000"]),
-    "draws of another name": (["train", "root=new", "member=0", "training.draws=shared"],
-                              ["draws=shared, expected common"]),
+    "file that is missing": (
+        ["plan", "experiment=digits", "data=idx", "data.source.images=/nowhere/x"],
+        ["/nowhere/x is missing"],
+    ),
+    "too many steps": (
+        ["train", "root=new", "member=0", "sampler.steps=1001", "quality.while_training=true"],
+        ["steps=1001, expected 1 to 1000"],
+    ),
+    "draws of another name": (
+        ["train", "root=new", "member=0", "training.draws=shared"],
+        ["draws=shared, expected common"],
+    ),
     "no step": (["train", "member=0", "training.steps=0"], ["training: steps=0, expected 1 or more"]),
     "no step of a base": (["retrain", "training=forked", "training.steps=0"], ["steps=0, expected 1 or more"]),
     "no picture a batch": (["plan", "training.batch=0"], ["batch=0, expected 1 or more"]),
@@ -101,82 +114,126 @@ BAD = {
     "negative rate": (["plan", "training.learning_rate=-0.1"], ["learning_rate=-0.1, expected 0 or more"]),
     "average of more than itself": (["plan", "training.ema=2"], ["ema=2, expected 0 to 1. Set training.ema."]),
     "fork of no step": (["plan", "training=forked", "training.fork.steps=0"], ["fork.steps=0, expected 1 or more"]),
-    "fork of negative steps": (["train", "member=0", "training=forked", "training.fork.steps=-5"],
-                               ["fork.steps=-5, expected 1 or more. Set training.fork.steps."]),
+    "fork of negative steps": (
+        ["train", "member=0", "training=forked", "training.fork.steps=-5"],
+        ["fork.steps=-5, expected 1 or more. Set training.fork.steps."],
+    ),
     "misspelt key of a fork": (["plan", "training=forked", "training.fork.stpes=5"], ["fork.stpes is unknown"]),
-    "+key of a fork": (["plan", "training=forked", "+training.fork.stpes=5"],
-                       ["training.fork.stpes is unknown, expected one of steps, learning_rate, warmup"]),
+    "+key of a fork": (
+        ["plan", "training=forked", "+training.fork.stpes=5"],
+        ["training.fork.stpes is unknown, expected one of steps, learning_rate, warmup"],
+    ),
     "fork that is none": (["plan", "training.fork=5"], ["fork=5, expected null", "Set training=forked."]),
     "members of a run that is not forked": (["train", "member=0", "training=forked"], ["training.fork", "(now "]),
-    "tracking of another mode": (["train", "root=new", "member=0", "tracking=offline", "tracking.mode=ofline"],
-                                 ["mode=ofline, expected"]),
+    "tracking of another mode": (
+        ["train", "root=new", "member=0", "tracking=offline", "tracking.mode=ofline"],
+        ["mode=ofline, expected"],
+    ),
     "sizes too large": (["evaluate", "quality.sizes=[1,7]"], ["sizes=[1, 7], expected values from 1 to 6"]),
-    "rotation too large": (["attribute", "attribution.jacobian.members_per_step=7"],
-                           ["members_per_step=7, expected 1 to 6"]),
+    "rotation too large": (
+        ["attribute", "attribution.jacobian.members_per_step=7"],
+        ["members_per_step=7, expected 1 to 6"],
+    ),
     "no query": (["attribute", "attribution.queries=0"], ["queries=0, expected at least 1"]),
     "retraining without a unit that does not exist": (["retrain", "unit=12"], ["unit 12 does not exist", "0 to 11"]),
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),
     "retraining a member that the truth leaves out": (
         ["retrain", "member=0", "validation.members=2", "validation.removed=[1]", "attribution.queries=5"],
-        ["member 0 is not among the truth's members [", "choose one of them"]),
+        ["member 0 is not among the truth's members [", "choose one of them"],
+    ),
     "subset that leaves a member no data": (
-        ["retrain", "root=new", "unit=0", "data.source.count=6", "codebook.weight=1", "validation.removed=[1]",
-         "validation.units=0", "validation.members=6"], ["has no data left", "Remove less"]),
-    "fewer pictures than members need": (["plan", "data.source.count=4", "data.clusters=1"],
-                                         ["with 4 units some of members=6 weight=2", "expected 5 units or more"]),
+        [
+            "retrain",
+            "root=new",
+            "unit=0",
+            "data.source.count=6",
+            "codebook.weight=1",
+            "validation.removed=[1]",
+            "validation.units=0",
+            "validation.members=6",
+        ],
+        ["has no data left", "Remove less"],
+    ),
+    "fewer pictures than members need": (
+        ["plan", "data.source.count=4", "data.clusters=1"],
+        ["with 4 units some of members=6 weight=2", "expected 5 units or more"],
+    ),
     "name of two folders": (["plan", "name=a/b"], ["name=a/b, expected 1 to 100 letters"]),
     "name that W&B cuts": (["plan", "name=a:b"], ["name=a:b, expected 1 to 100 letters"]),
     "name above the folder": (["plan", "name=.."], ["name=.., expected"]),
     "no name": (["plan", "name="], ["name=, expected"]),
     "long name": (["plan", f"name={'x' * 101}"], ["expected 1 to 100 letters"]),
     "no root": (["plan", "root="], ["root=, expected a folder"]),
-    "spacing that stops short": (["train", "root=new", "member=0", "+diffusion.scheduler.timestep_spacing=leading"],
-                                 ["sampler: steps=3, spaced as leading, begin at timestep 666 of 1000"]),
-    "offset past the end": (["train", "root=new", "member=0", "+diffusion.scheduler.steps_offset=1",
-                             "sampler.steps=1000"], ["begin at timestep 1000, expected 0 to 999"]),
-    "no signal at the end": (["train", "root=new", "member=0", "+diffusion.scheduler.rescale_betas_zero_snr=true"],
-                             ["rescale_betas_zero_snr=True leaves nothing"]),
+    "spacing that stops short": (
+        ["train", "root=new", "member=0", "+diffusion.scheduler.timestep_spacing=leading"],
+        ["sampler: steps=3, spaced as leading, begin at timestep 666 of 1000"],
+    ),
+    "offset past the end": (
+        ["train", "root=new", "member=0", "+diffusion.scheduler.steps_offset=1", "sampler.steps=1000"],
+        ["begin at timestep 1000, expected 0 to 999"],
+    ),
+    "no signal at the end": (
+        ["train", "root=new", "member=0", "+diffusion.scheduler.rescale_betas_zero_snr=true"],
+        ["rescale_betas_zero_snr=True leaves nothing"],
+    ),
     "key that is not heeded": (["plan", "+diffusion.scheduler.thresholding=true"], ["thresholding=True"]),
     "negative betas": (["plan", "diffusion.scheduler.beta_start=-1"], ["betas from -1 to 0.02", "beta_start"]),
-    "betas that are none": (["plan", "diffusion.scheduler.beta_start=-1",
-                             "diffusion.scheduler.beta_schedule=scaled_linear"], ["diffusion: ", "Check the keys"]),
-    "schedule of another name": (["plan", "diffusion.scheduler.beta_schedule=foo"],
-                                 ["beta_schedule=foo, expected one of linear, scaled_linear, squaredcos_cap_v2"]),
+    "betas that are none": (
+        ["plan", "diffusion.scheduler.beta_start=-1", "diffusion.scheduler.beta_schedule=scaled_linear"],
+        ["diffusion: ", "Check the keys"],
+    ),
+    "schedule of another name": (
+        ["plan", "diffusion.scheduler.beta_schedule=foo"],
+        ["beta_schedule=foo, expected one of linear, scaled_linear, squaredcos_cap_v2"],
+    ),
     "no timestep": (["plan", "diffusion.scheduler.num_train_timesteps=-3"], ["diffusion: ", "Check the keys of diff"]),
     "groups that do not divide": (["plan", "unet.norm_num_groups=7"], ["norm_num_groups=7", "expected one of 1, 2, 4"]),
     "classes": (["plan", "+unet.num_class_embeds=10"], ["num_class_embeds=10", "Set unet.num_class_embeds=null"]),
     "size of the network": (["plan", "+unet.sample_size=-3"], ["unet.sample_size is not for the config"]),
     "levels that do not fit": (
         ["plan", "unet.block_out_channels=[4,4,4,4,4]", f"unet.down_block_types=[{','.join(['DownBlock2D'] * 5)}]"],
-        ["pictures of 8 x 8 do not fit 5 levels", "multiples of 16"]),
+        ["pictures of 8 x 8 do not fit 5 levels", "multiples of 16"],
+    ),
     "block of another name": (["plan", "unet.down_block_types=[DownBlock2D,Foo]"], ["unet: Foo does not exist"]),
-    "negative clipping": (["train", "root=new", "member=0", "training.gradient_clip=-1"],
-                          ["training: gradient_clip=-1, expected more than 0. Set training.gradient_clip."]),
+    "negative clipping": (
+        ["train", "root=new", "member=0", "training.gradient_clip=-1"],
+        ["training: gradient_clip=-1, expected more than 0. Set training.gradient_clip."],
+    ),
     "rate that is no number": (["plan", "training.learning_rate=nan"], ["learning_rate=nan, expected 0 or more"]),
     "accelerator that is not there": (["plan", "trainer.accelerator=tpu"], ["trainer: ", "Check the keys of trainer"]),
     "no device": (["train", "root=new", "member=0", "trainer.devices=0"], ["trainer: ", "devices=0"]),
     "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
-    "too few members for an interval": (["validate", "validation.members=1", "attribution.queries=5"],
-                                        ["validation: members=1 is too few for an interval"]),
+    "too few members for an interval": (
+        ["validate", "validation.members=1", "attribution.queries=5"],
+        ["validation: members=1 is too few for an interval"],
+    ),
     "too few members of a part": (["validate", "validation.members_sizes=[2]"], ["members_sizes=2, expected 3 to"]),
     "too few units for an interval to retrain": (["retrain", "validation.units=4"], ["units=4 is too few"]),
     "too few queries for an interval to retrain": (["retrain", "attribution.queries=4"], ["queries=4 is too few"]),
-    "too few units for an interval": (["validate", "validation.units=4"],
-                                      ["units=4 is too few for an interval, expected 5 or more, or 0"]),
+    "too few units for an interval": (
+        ["validate", "validation.units=4"],
+        ["units=4 is too few for an interval, expected 5 or more, or 0"],
+    ),
     "too few subsets for an interval": (["validate", "validation.halves=4"], ["halves=4 is too few for an interval"]),
-    "too few queries for an interval": (["validate", "attribution.queries=4"],
-                                        ["attribution: queries=4 is too few for an interval, expected 5 or more"]),
-    "too few queries of a removal": (["validate", "validation.removal_queries=4"],
-                                     ["removal_queries=4 is too few for an interval"]),
+    "too few queries for an interval": (
+        ["validate", "attribution.queries=4"],
+        ["attribution: queries=4 is too few for an interval, expected 5 or more"],
+    ),
+    "too few queries of a removal": (
+        ["validate", "validation.removal_queries=4"],
+        ["removal_queries=4 is too few for an interval"],
+    ),
     "peer of another name": (["validate", "validation.peers=[track]"], ["peers=track, expected gradient_dot"]),
     "sets of another name": (["validate", "validation.groups=artist"], ["groups=artist, expected unit, label"]),
     "validate before attribute": (["validate", "attribution.queries=5"], ["is missing. Make it: ddattr attribute"]),
     "report before attribute": (["report"], ["is missing. Make it: ddattr evaluate"]),
-    "another config": (["evaluate", "training.steps=21"],
-                       ["was made with training.steps=20 (now 21)", "Choose another name="]),
+    "another config": (
+        ["evaluate", "training.steps=21"],
+        ["was made with training.steps=20 (now 21)", "Choose another name="],
+    ),
     "another codebook": (["train", "member=0", "codebook.weight=3"], ["codebook", "h=2 (now 3)"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -410,15 +467,26 @@ def test_without_a_verb_the_verbs_are_named(ddattr, tmp_path, argv):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("argv", [["plan", "-m", "--cfg", "job"], ["--info", "-m"], ["-sc"], ["-sc", "install=tcsh"],
-                                  ["-sc", "query=bash"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv", [["plan", "-m", "--cfg", "job"], ["--info", "-m"], ["-sc"], ["-sc", "install=tcsh"], ["-sc", "query=bash"]]
+)
 def test_options_that_make_no_sense_together_or_alone_are_refused(ddattr, argv):
     refused(ddattr(*argv), "expected")
 
 
-@pytest.mark.parametrize("argv", [["--hydra-help"], ["plan", "--hydra-help"], ["--info"], ["plan", "--info"],
-                                  ["--info", "config"], ["--cfg", "job"], ["plan", "--cfg", "hydra"],
-                                  ["-sc", "install=bash"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--hydra-help"],
+        ["plan", "--hydra-help"],
+        ["--info"],
+        ["plan", "--info"],
+        ["--info", "config"],
+        ["--cfg", "job"],
+        ["plan", "--cfg", "hydra"],
+        ["-sc", "install=bash"],
+    ],
+)
 def test_what_users_of_hydra_know_works_with_a_verb_and_without(ddattr, argv):
     said = ddattr(*argv)
     assert said.status == 0
@@ -449,8 +517,9 @@ def test_a_process_refuses_in_one_line_too(tmp_path):
     assert not list(tmp_path.glob("runs*"))
 
 
-@pytest.mark.parametrize(("buffered", "argv"), [(True, ("plan", "--cfg", "job")), (False, ("plan", "--cfg", "job")),
-                                                (False, ("plan",))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("buffered", "argv"), [(True, ("plan", "--cfg", "job")), (False, ("plan", "--cfg", "job")), (False, ("plan",))]
+)
 def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, buffered, argv):
     """`ddattr plan | head -3`: no traceback, and the status of SIGPIPE, which is no refusal.
 
@@ -460,11 +529,14 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path, monkeypatch, buf
     assert unread(tmp_path, *argv) == (128 + signal.SIGPIPE, "")
 
 
-@pytest.mark.parametrize(("argv", "where"), [
-    (["train", "member=5"], "ddattr.ensemble.member.MemberModule.training_step"),
-    (["evaluate"], "ddattr.ensemble.sampling.SamplingModule.predict_step"),
-    (["attribute"], "ddattr.attribution.module.AttributionModule.predict_step"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        (["train", "member=5"], "ddattr.ensemble.member.MemberModule.training_step"),
+        (["evaluate"], "ddattr.ensemble.sampling.SamplingModule.predict_step"),
+        (["attribute"], "ddattr.attribution.module.AttributionModule.predict_step"),
+    ],
+)
 def test_a_process_ends_when_it_is_asked_to(ddattr, copy, monkeypatch, argv, where):
     """By SIGTERM, of `kill` or of a cluster. Lightning's own handler takes note of it, and goes on to the end."""
     before, reached = signal.getsignal(signal.SIGTERM), []

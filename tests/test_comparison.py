@@ -20,8 +20,10 @@ def make_run_folder(tmp_path):
         root, rows = tmp_path / name, []
         for size in sizes:
             for order in range(2 if size < max(sizes) else 1):
-                rows += [{"members": size, "order": order, "statistic": s, "value": value + i + order / 10}
-                         for i, s in enumerate(STATISTICS)]  # fmt: skip
+                rows += [
+                    {"members": size, "order": order, "statistic": s, "value": value + i + order / 10}
+                    for i, s in enumerate(STATISTICS)
+                ]
         save_table(root / "validation" / "members.csv", pd.DataFrame(rows))
         save_json(root / "validation" / "manifest.json", {"fingerprint": name})
         save_json(root / "codebook" / "codebook.json", {"N": units})
@@ -66,8 +68,11 @@ def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
 def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, score, runs):
     """Of the best estimate, where every run has it, or else of the first order."""
     tables = [growth(make_run_folder(name, 30)) for name in ("one", "other")]
-    more = [t[t.statistic == "spearman_jvp"].assign(statistic=f"spearman_{score}", value=9.0)
-            for t in tables if t.run.iloc[0] in runs]  # fmt: skip
+    more = [
+        t[t.statistic == "spearman_jvp"].assign(statistic=f"spearman_{score}", value=9.0)
+        for t in tables
+        if t.run.iloc[0] in runs
+    ]
     figure = draw(pd.concat([*tables, *more]))
     axis = figure.axes[2]
     everywhere = len(runs) == 2
@@ -75,8 +80,10 @@ def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, score, ru
     assert (max(max(line.get_ydata()) for line in axis.lines) == 9.0) == everywhere
 
 
-@pytest.mark.parametrize("gone", ["validation/manifest.json", "validation/members.csv", "codebook/codebook.json",
-                                  "members/000/manifest.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "gone",
+    ["validation/manifest.json", "validation/members.csv", "codebook/codebook.json", "members/000/manifest.json"],
+)
 def test_a_run_that_is_not_validated_is_refused_by_name(make_run_folder, tmp_path, gone):
     root = make_run_folder("one", 30)
     (root / gone).unlink()
@@ -113,9 +120,13 @@ def test_the_command_compares_again_only_what_changed(own, ddattr, make_run_fold
     assert "made again" in said.err
 
 
-REFUSED = {"[]": "expected folders of runs", "3": "expected folders of runs",
-           "[nowhere]": "nowhere/validation/manifest.json is missing", "[other,other/]": "other is there twice",
-           "[digits_small]": "digits_small is there twice"}  # fmt: skip
+REFUSED = {
+    "[]": "expected folders of runs",
+    "3": "expected folders of runs",
+    "[nowhere]": "nowhere/validation/manifest.json is missing",
+    "[other,other/]": "other is there twice",
+    "[digits_small]": "digits_small is there twice",
+}
 
 
 @pytest.mark.parametrize(("against", "expected"), REFUSED.items())

@@ -10,23 +10,26 @@ from conftest import environment
 from ddattr.cli.help import VERBS
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("", VERBS),
-    ("tr", ["train"]),
-    ("re", ["report", "reproduce", "retrain"]),
-    ("codebook.members=3 pl", ["plan"]),
-    ("-m ", VERBS),
-    ("train codebook.m", ["codebook.members="]),
-    ("train codebook.members=", ["codebook.members=18"]),
-    ("stage=train experiment=digits_s", ["experiment=digits_small"]),
-    ("train -m member=0,1 seed=0 powe", ["power="]),
-    ("train -m 'member=range(0,4)' hydra/launcher=p", ["hydra/launcher=processes"]),
-    ("train sampler=ddim sampler.", ["sampler._target_=", "sampler.eta=", "sampler.steps="]),
-    ("codebook.m", ["codebook.members="]),
-    ("plan --c", []),
-    ("plan experiment=nosuch see", []),
-    ("plan ]=[ see", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", VERBS),
+        ("tr", ["train"]),
+        ("re", ["report", "reproduce", "retrain"]),
+        ("codebook.members=3 pl", ["plan"]),
+        ("-m ", VERBS),
+        ("train codebook.m", ["codebook.members="]),
+        ("train codebook.members=", ["codebook.members=18"]),
+        ("stage=train experiment=digits_s", ["experiment=digits_small"]),
+        ("train -m member=0,1 seed=0 powe", ["power="]),
+        ("train -m 'member=range(0,4)' hydra/launcher=p", ["hydra/launcher=processes"]),
+        ("train sampler=ddim sampler.", ["sampler._target_=", "sampler.eta=", "sampler.steps="]),
+        ("codebook.m", ["codebook.members="]),
+        ("plan --c", []),
+        ("plan experiment=nosuch see", []),
+        ("plan ]=[ see", []),
+    ],
+)
 def test_verbs_keys_and_values_are_completed_and_nothing_is_ever_said(ddattr, monkeypatch, line, words):
     monkeypatch.setenv("COMP_LINE", f"ddattr {line}")
     said = ddattr("-sc", "query=bash")
@@ -45,7 +48,13 @@ def test_bash_completes_a_command_line(tmp_path):
         'COMP_CWORD=2; COMP_POINT=${#COMP_LINE}; hydra_bash_completion; echo "${COMPREPLY[@]}"; complete -p ddattr'
     )
     kept = environment(tmp_path)
-    made = subprocess.run(["bash", "-c", script], env=kept | {"PATH": f"{tmp_path}:{kept['PATH']}"}, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    made = subprocess.run(
+        ["bash", "-c", script],
+        env=kept | {"PATH": f"{tmp_path}:{kept['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert made.stdout.startswith("experiment=digits_small\ncomplete ")
     assert made.stderr == ""

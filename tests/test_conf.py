@@ -52,8 +52,19 @@ def test_every_file_names_its_constructor_and_gives_it_what_it_takes(name):
     assert given_ <= set(signature.parameters)
 
 
-@pytest.mark.parametrize("name", ["diffusion/linear", "unet/small", "sampler/ddim", "sampler/ddpm", "data/digits",
-                                  "tracking/none", "tracking/offline", "trainer/default"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diffusion/linear",
+        "unet/small",
+        "sampler/ddim",
+        "sampler/ddpm",
+        "data/digits",
+        "tracking/none",
+        "tracking/offline",
+        "trainer/default",
+    ],
+)
 def test_every_light_file_builds_what_its_group_is_called_after(name):
     assert instantiate(composed(*override(name))[name.partition("/")[0]], _convert_="all") is not None
 
@@ -105,15 +116,29 @@ def test_the_weights_that_experiments_had_are_what_the_dial_gives(members, weigh
 
 
 @settings(max_examples=15)
-@given(members=st.integers(2, 64), weight=st.integers(1, 63), seed=st.integers(0, 2**63 - 1),
-       steps=st.integers(1, 10**6), draws=st.sampled_from(["common", "independent"]))  # fmt: skip
+@given(
+    members=st.integers(2, 64),
+    weight=st.integers(1, 63),
+    seed=st.integers(0, 2**63 - 1),
+    steps=st.integers(1, 10**6),
+    draws=st.sampled_from(["common", "independent"]),
+)
 def test_overrides_arrive_and_the_suggested_command_brings_them_back(members, weight, seed, steps, draws):
-    given_ = [f"codebook.members={members}", f"codebook.weight={weight}", f"seed={seed}", f"training.steps={steps}",
-              f"training.draws={draws}"]  # fmt: skip
+    given_ = [
+        f"codebook.members={members}",
+        f"codebook.weight={weight}",
+        f"seed={seed}",
+        f"training.steps={steps}",
+        f"training.draws={draws}",
+    ]
     run = Run(composed(*given_), ["stage=plan", *given_])
     config = run.resolved()
-    assert config["codebook"] == {"_target_": "ddattr.codebook.encode", "members": members, "weight": weight,
-                                  "seed": seed}  # fmt: skip
+    assert config["codebook"] == {
+        "_target_": "ddattr.codebook.encode",
+        "members": members,
+        "weight": weight,
+        "seed": seed,
+    }
     assert (config["seed"], config["data"]["seed"]) == (seed, seed)
     assert (config["training"]["steps"], config["training"]["draws"]) == (steps, draws)
     verb, *overrides = shlex.split(run.command("plan"))[1:]
@@ -167,11 +192,21 @@ def test_fashion_has_clusters_for_units_and_32_members(idx_files):
 
 @pytest.mark.parametrize("experiment", IDX)
 def test_experiments_on_idx_files_train_a_step_on_files_of_their_format(idx_files, experiment):
-    run = Run(composed(f"experiment={experiment}", *idx_files, "member=3", "training.steps=1", "training.batch=2",
-                       "training.epoch_steps=1", "data.clusters=30", "tracking=none"))  # fmt: skip
+    run = Run(
+        composed(
+            f"experiment={experiment}",
+            *idx_files,
+            "member=3",
+            "training.steps=1",
+            "training.batch=2",
+            "training.epoch_steps=1",
+            "data.clusters=30",
+            "tracking=none",
+        )
+    )
     before = run.network(3).state_dict()
     train.run(run)
-    folder = run.member_artefact(3).folder
+    folder = run.member_artifact(3).folder
     after = load_tensors(folder / "member.safetensors")
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -23,8 +23,16 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 def table():
     """An ensemble, 15 strangers in three sets, and 150 codebooks for them."""
     response = randn(14, 4, 1, 3, 3) * torch.linspace(0.2, 3, 14).reshape(-1, 1, 1, 1, 1)  # members of all sizes
-    return calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2),
-                       {"label": torch.arange(15) % 3}, CODE, 150, 0.05, phantoms=400)  # fmt: skip
+    return calibration(
+        response,
+        randn(4, 1, 3, 3, seed=1),
+        randn(15, 1, 3, 3, seed=2),
+        {"label": torch.arange(15) % 3},
+        CODE,
+        150,
+        0.05,
+        phantoms=400,
+    )
 
 
 def test_strangers_are_rejected_at_the_level(table):
@@ -108,8 +116,12 @@ def test_the_nearest_unit_that_stays_the_nearest_is_a_false_attribution():
     ablated = torch.stack([units[[0, 2]] * 0.9, units[[0, 1]] * 0.8])  # query 1 turns to unit 2 without unit 1
     removed = torch.tensor([[0, 1], [3, 2]])
     table = false_attribution(factual, ablated, removed, units, [7, 8]).set_index(["removed", "query"])
-    assert table.unchanged.to_dict() == {("nearest", 7): True, ("nearest", 8): False, ("random", 7): True,
-                                         ("random", 8): True}  # fmt: skip
+    assert table.unchanged.to_dict() == {
+        ("nearest", 7): True,
+        ("nearest", 8): False,
+        ("random", 7): True,
+        ("random", 8): True,
+    }
     assert table.unit.tolist() == [0, 1, 3, 2]
     assert table.moved["nearest", 7] == 0
     assert table.moved["nearest", 8] == pytest.approx(0.9 * 2**0.5, rel=1e-6)

@@ -49,13 +49,34 @@ def test_a_method_costs_the_models_it_asks_and_the_scoring(root, plan):
     ]  # no fork: the base is not theirs
     seconds = {"loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5}
     table = costs(root, plan, 100, seconds, MEMORY, methods).set_index("method")
-    assert table.trainings.to_dict() == {"jvp": 6, "jvp_gls": 6, "loss": 6, "trak": 5, "gradient_dot": 1, "pixel": 0,
-                                         "datamodel_trak": 7}  # fmt: skip
+    assert table.trainings.to_dict() == {
+        "jvp": 6,
+        "jvp_gls": 6,
+        "loss": 6,
+        "trak": 5,
+        "gradient_dot": 1,
+        "pixel": 0,
+        "datamodel_trak": 7,
+    }
     assert table.training_steps.to_dict() == {m: 100 * count for m, count in table.trainings.items()}
-    assert table.seconds.to_dict() == {"jvp": 62.0, "jvp_gls": 62.0, "loss": 13.5, "trak": 17.0, "gradient_dot": 4.5,
-                                       "pixel": 0.0, "datamodel_trak": 22.5}  # fmt: skip
-    assert table.memory_mb.to_dict() == {"jvp": 900.0, "jvp_gls": 900.0, "loss": 700.0, "trak": 1200.0,
-                                         "gradient_dot": 400.0, "pixel": 0.0, "datamodel_trak": 1200.0}  # fmt: skip
+    assert table.seconds.to_dict() == {
+        "jvp": 62.0,
+        "jvp_gls": 62.0,
+        "loss": 13.5,
+        "trak": 17.0,
+        "gradient_dot": 4.5,
+        "pixel": 0.0,
+        "datamodel_trak": 22.5,
+    }
+    assert table.memory_mb.to_dict() == {
+        "jvp": 900.0,
+        "jvp_gls": 900.0,
+        "loss": 700.0,
+        "trak": 1200.0,
+        "gradient_dot": 400.0,
+        "pixel": 0.0,
+        "datamodel_trak": 1200.0,
+    }
     assert table.disk_mb["jvp"] == pytest.approx(6e-3)
     assert table.disk_mb["trak"] == pytest.approx(2.5e-3)
     assert table.disk_mb["pixel"] == 0
@@ -63,8 +84,19 @@ def test_a_method_costs_the_models_it_asks_and_the_scoring(root, plan):
 
 MEMORY = {"loss": 700, "trak": 1200, "dtrak": 1100, "denoised_posterior@5": 200, "feature": 50}
 SECONDS = {"loss": 1.5, "trak": 7.0, "dtrak": 7.0, "gradient_dot": 2.5, "datamodel_trak": 1.5, "feature": 0.5}
-METHODS = ["jvp", "loss", "member_loss", "trak", "gradient_dot", "unlearning", "pixel", "random", "feature",
-           "datamodel_trak", "adjusted"]  # fmt: skip
+METHODS = [
+    "jvp",
+    "loss",
+    "member_loss",
+    "trak",
+    "gradient_dot",
+    "unlearning",
+    "pixel",
+    "random",
+    "feature",
+    "datamodel_trak",
+    "adjusted",
+]
 OF_MEMBERS, FREE = ["jvp", "loss", "member_loss", "datamodel_trak", "adjusted"], ["pixel", "random", "feature"]
 
 
@@ -73,8 +105,19 @@ def test_members_that_are_forks_cost_their_own_steps_and_their_base_once(root, p
     whole = costs(root, plan, 100, SECONDS, MEMORY, METHODS).set_index("method")
     forks = costs(root, plan, 100, SECONDS, MEMORY, METHODS, fork=30).set_index("method")
     others = whole.trainings - 6 * whole.index.isin(OF_MEMBERS)
-    assert others.to_dict() == {"jvp": 0, "loss": 0, "member_loss": 0, "trak": 5, "gradient_dot": 1, "unlearning": 5,
-                                "pixel": 0, "random": 0, "feature": 0, "datamodel_trak": 1, "adjusted": 5}  # fmt: skip
+    assert others.to_dict() == {
+        "jvp": 0,
+        "loss": 0,
+        "member_loss": 0,
+        "trak": 5,
+        "gradient_dot": 1,
+        "unlearning": 5,
+        "pixel": 0,
+        "random": 0,
+        "feature": 0,
+        "datamodel_trak": 1,
+        "adjusted": 5,
+    }
     for method in METHODS:
         more = int(method in OF_MEMBERS)
         assert forks.trainings[method] == whole.trainings[method] + more

@@ -46,8 +46,10 @@ def test_without_labels_it_learns_quarter_turns_beyond_chance():
     images = digits().images
     extractor = train_extractor(images[:800], None, 0, 150)
     assert extractor.head.out_features == 4
-    right = [(extractor.head(extractor(torch.rot90(images[800:], k, (2, 3)))).argmax(1) == k).float().mean()
-             for k in range(4)]  # fmt: skip
+    right = [
+        (extractor.head(extractor(torch.rot90(images[800:], k, (2, 3)))).argmax(1) == k).float().mean()
+        for k in range(4)
+    ]
     assert sum(right) / 4 > 0.5
 
 

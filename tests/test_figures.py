@@ -1,4 +1,4 @@
-"""Figures: drawn from artefacts alone, labelled, and backed by the numbers that they show."""
+"""Figures: drawn from artifacts alone, labelled, and backed by the numbers that they show."""
 
 import shutil
 
@@ -29,8 +29,15 @@ def plots(figure) -> list:
 
 
 def test_there_are_the_five_of_the_slides_one_before_and_one_behind():
-    assert list(FIGURES) == ["fig0_samples", "fig1_codebook", "fig2_fid", "fig3_convergence", "fig4_correlation",
-                             "fig5_attribution", "fig6_resolution"]  # fmt: skip
+    assert list(FIGURES) == [
+        "fig0_samples",
+        "fig1_codebook",
+        "fig2_fid",
+        "fig3_convergence",
+        "fig4_correlation",
+        "fig5_attribution",
+        "fig6_resolution",
+    ]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -50,8 +57,9 @@ def test_a_figure_is_a_png_a_pdf_and_the_csv_behind_it(reproduced, name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_csv_is_what_was_drawn(drawn, reproduced, name):
     table = drawn[name][1].reset_index(drop=True)
-    pd.testing.assert_frame_equal(load_table(reproduced.root / "figures" / f"{name}.csv"), table, rtol=1e-6,
-                                  check_dtype=False)  # fmt: skip
+    pd.testing.assert_frame_equal(
+        load_table(reproduced.root / "figures" / f"{name}.csv"), table, rtol=1e-6, check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("fig0_samples", "fig5_attribution")])
@@ -105,8 +113,11 @@ def test_the_bars_of_convergence_cover_pictures_as_well_as_orders(tmp_path):
     sizes, orders, tapes = 400, 6, 64
     draw = np.random.default_rng(0).standard_normal
     distances = 5 + draw((sizes, 1, tapes)) + 0.05 * draw((sizes, orders, 1)) + 0.2 * draw((sizes, orders, tapes))
-    rows = [(k + 1, order, d.mean(), d.std(ddof=1) / tapes**0.5, "to_all")
-            for k, of_size in enumerate(distances) for order, d in enumerate(of_size)]  # fmt: skip
+    rows = [
+        (k + 1, order, d.mean(), d.std(ddof=1) / tapes**0.5, "to_all")
+        for k, of_size in enumerate(distances)
+        for order, d in enumerate(of_size)
+    ]
     columns = ["members", "order", "distance_mean", "distance_sem", "kind"]
     (tmp_path / "quality").mkdir()
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "quality" / "convergence.csv", index=False)
@@ -141,8 +152,10 @@ def test_correlation_shows_retraining_too_once_it_is_validated(validated):
     with plt.rc_context(STYLE):
         figure, table = FIGURES["fig4_correlation"](validated.root)
     assert [axis.get_xlabel() for axis in plots(figure)] == [
-        "correlation with exact ablation", "correlation with exact ablation", "correlation with retraining",
-    ]  # fmt: skip
+        "correlation with exact ablation",
+        "correlation with exact ablation",
+        "correlation with retraining",
+    ]
     rows = table[(table.truth == "retraining") & (table.measure == "pull")]
     axis = plots(figure)[2]
     shown = sorted(float(x) for line in axis.get_lines() for x in line.get_xdata() if line.get_marker() in ("o", "s"))
@@ -159,8 +172,10 @@ def test_panels_are_of_the_surest_queries_and_carry_their_query_unit_measure_and
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel().startswith("query ")]
     best = table[table["rank"] == 1]
     sure = best[best.measure == "pull"].nsmallest(4, "q_value")["query"]
-    expected = {f"query {row.query}\n{row.measure}\nunit {row.unit}\nq = {row.q_value:.2g}"
-                for row in best[best["query"].isin(sure)].itertuples()}  # fmt: skip
+    expected = {
+        f"query {row.query}\n{row.measure}\nunit {row.unit}\nq = {row.q_value:.2g}"
+        for row in best[best["query"].isin(sure)].itertuples()
+    }
     assert set(labels) == expected
 
 
@@ -181,7 +196,7 @@ def test_colours_are_told_apart_in_grey_and_by_the_colour_blind():
     assert used <= palette
 
 
-def test_figures_need_the_artefacts_and_nothing_else(reproduced, tmp_path):
+def test_figures_need_the_artifacts_and_nothing_else(reproduced, tmp_path):
     """No weights, no data, no config: a folder that was moved, less its members."""
     root = tmp_path / "moved"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures", "*.html"))

@@ -17,32 +17,51 @@ def folder(tmp_path):
 
     few = {"loss@9": 0.1, "denoised_posterior@9": 0.41}
     tables = {
-        "agreement_summary": [r | {"truth": "retraining", "measure": "pull", "statistic": s, "ceiling": 0.85,
-                               "reliability": 0.72}
-                              for s, r in [("spearman", r) for r in rows(pixel=0.37, jvp=0.49)]
-                              + [("pearson", r) for r in rows(jvp=0.66)]],
-        "lds_summary": [r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7, "reliability": 0.49,
-                             "statistic": s}
-                        for k, s, r in [("transfer", "lds", r) for r in rows(**few, loss=0.31, dtrak=0.45)]
-                        + [("transfer", "lds_less_dtrak", r) for r in rows(loss=-0.14)]
-                        + [("self", "lds", r) for r in rows(loss=0.97)]],
-        "groups_summary": [r | {"target": "loss", "queries": "generated", "statistic": s}
-                           for s in ("top1", "ndcg3") for r in rows(loss=0.75)]
-                        + [r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
-                           for r in rows(pixel=0.43, jvp_gls=0.52, another_seed=0.8)],
-        "discoveries_summary": [{"method": "denoised_gls", "statistic": s, "mean": m, **interval} for s, m in
-                                (("units_found", 32.9), ("pull_found", 0.069), ("pull_others", 0.012),
-                                 ("above_0_found", 0.82), ("above_0_others", 0.59))],
-        "removal_summary": [r | {"size": size, "statistic": "l2"} for size in (5, 20)
-                            for r in rows(jvp=size / 10, random=size / 20)],
-        "calibration_summary": [{"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04,
-                                 "high": 0.06}],
+        "agreement_summary": [
+            r | {"truth": "retraining", "measure": "pull", "statistic": s, "ceiling": 0.85, "reliability": 0.72}
+            for s, r in [("spearman", r) for r in rows(pixel=0.37, jvp=0.49)] + [("pearson", r) for r in rows(jvp=0.66)]
+        ],
+        "lds_summary": [
+            r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7, "reliability": 0.49, "statistic": s}
+            for k, s, r in [("transfer", "lds", r) for r in rows(**few, loss=0.31, dtrak=0.45)]
+            + [("transfer", "lds_less_dtrak", r) for r in rows(loss=-0.14)]
+            + [("self", "lds", r) for r in rows(loss=0.97)]
+        ],
+        "groups_summary": [
+            r | {"target": "loss", "queries": "generated", "statistic": s}
+            for s in ("top1", "ndcg3")
+            for r in rows(loss=0.75)
+        ]
+        + [
+            r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
+            for r in rows(pixel=0.43, jvp_gls=0.52, another_seed=0.8)
+        ],
+        "discoveries_summary": [
+            {"method": "denoised_gls", "statistic": s, "mean": m, **interval}
+            for s, m in (
+                ("units_found", 32.9),
+                ("pull_found", 0.069),
+                ("pull_others", 0.012),
+                ("above_0_found", 0.82),
+                ("above_0_others", 0.59),
+            )
+        ],
+        "removal_summary": [
+            r | {"size": size, "statistic": "l2"} for size in (5, 20) for r in rows(jvp=size / 10, random=size / 20)
+        ],
+        "calibration_summary": [
+            {"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04, "high": 0.06}
+        ],
         "sets_summary": [{"statistic": "spearman", "mean": 0.55, "low": 0.35, "high": 0.67, "sets": 10}],
-        "false_attribution_summary": [{"removed": r, "statistic": "unchanged", "mean": m, **interval}
-                                      for r, m in (("nearest", 0.41), ("random", 0.84))],
-        "planted_summary": [{"share": 0.05, "copies": 116, "method": m, "statistic": "recall_at_1", "value": v}
-                            for m, v in (("denoised_gls", 0.9), ("denoised_toward", 0.3), ("loss", 0.98))],
-    }  # fmt: skip
+        "false_attribution_summary": [
+            {"removed": r, "statistic": "unchanged", "mean": m, **interval}
+            for r, m in (("nearest", 0.41), ("random", 0.84))
+        ],
+        "planted_summary": [
+            {"share": 0.05, "copies": 116, "method": m, "statistic": "recall_at_1", "value": v}
+            for m, v in (("denoised_gls", 0.9), ("denoised_toward", 0.3), ("loss", 0.98))
+        ],
+    }
     for name, table in tables.items():
         save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
     return tmp_path
@@ -82,8 +101,18 @@ def test_metrics_have_the_method_in_the_key(folder):
     assert len(found) == 3 + 6 + 5 + 5 + 4 + 1 + 1 + 2 + 3
 
 
-@pytest.mark.parametrize("name", ["agreement_summary", "lds_summary", "groups_summary", "removal_summary",
-                                  "discoveries_summary", "calibration_summary", "planted_summary"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agreement_summary",
+        "lds_summary",
+        "groups_summary",
+        "removal_summary",
+        "discoveries_summary",
+        "calibration_summary",
+        "planted_summary",
+    ],
+)
 def test_a_table_that_was_not_asked_for_has_no_line(folder, name):
     whole, told = findings(folder), len(metrics(folder))
     (folder / f"{name}.csv").unlink()

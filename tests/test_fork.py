@@ -18,38 +18,45 @@ SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=5",
 def test_without_a_fork_every_fingerprint_is_what_it_was_before_there_were_forks(make_run):
     """Golden: trained runs, and the ground truth, stay valid."""
     run = make_run(*SIZES)
-    assert run.member_artefact(1).fingerprint == "212e3e81eaf3fbda"
+    assert run.member_artifact(1).fingerprint == "212e3e81eaf3fbda"
     assert run.members_fingerprint == "94dc184de472b20f"
-    assert run.retrained_artefact(run.validation.full(0)).fingerprint == "8b21431c5d7511ec"
+    assert run.retrained_artifact(run.validation.full(0)).fingerprint == "8b21431c5d7511ec"
     independent = make_run("training.draws=independent", *SIZES)
-    assert independent.member_artefact(1).fingerprint == "2491c91ebb956b9c"
-    assert independent.retrained_artefact(independent.validation.full(0)).fingerprint == "9ac4e1a780e5d907"
+    assert independent.member_artifact(1).fingerprint == "2491c91ebb956b9c"
+    assert independent.retrained_artifact(independent.validation.full(0)).fingerprint == "9ac4e1a780e5d907"
 
 
 def test_a_fork_s_parent_is_its_base(make_run):
     run = make_run(*FORKED)
-    parents = run.member_artefact(1).parents
-    assert parents == {"codebook": run.codebook_artefact.fingerprint, "base": run.base_artefact.fingerprint}
+    parents = run.member_artifact(1).parents
+    assert parents == {"codebook": run.codebook_artifact.fingerprint, "base": run.base_artifact.fingerprint}
 
 
 @pytest.mark.parametrize(
     ("override", "base", "member"),
-    [("training.fork.steps=8", False, True), ("training.fork.learning_rate=0.1", False, True),
-     ("training.fork.warmup=1", False, True), ("codebook.seed=5", False, True), ("training.steps=21", True, True),
-     ("training.fork=null", False, True), ("training.epoch_steps=3", False, False), ("seed=1", True, True)],
-)  # fmt: skip
+    [
+        ("training.fork.steps=8", False, True),
+        ("training.fork.learning_rate=0.1", False, True),
+        ("training.fork.warmup=1", False, True),
+        ("codebook.seed=5", False, True),
+        ("training.steps=21", True, True),
+        ("training.fork=null", False, True),
+        ("training.epoch_steps=3", False, False),
+        ("seed=1", True, True),
+    ],
+)
 def test_what_a_base_and_a_fork_depend_on(make_run, override, base, member):
     one, other = make_run(*FORKED), make_run(*FORKED, override)
-    assert (one.base_artefact.fingerprint != other.base_artefact.fingerprint) == base
-    assert (one.member_artefact(1).fingerprint != other.member_artefact(1).fingerprint) == member
+    assert (one.base_artifact.fingerprint != other.base_artifact.fingerprint) == base
+    assert (one.member_artifact(1).fingerprint != other.member_artifact(1).fingerprint) == member
 
 
 @pytest.mark.parametrize("draws", ["common", "independent"])
 def test_the_truth_is_trained_whole_and_its_model_of_all_units_is_the_base(make_run, draws):
     forked, plain = (make_run(*more, f"training.draws={draws}", *SIZES) for more in (FORKED, ()))
     for model in plain.validation.models():
-        assert forked.retrained_artefact(model).fingerprint == plain.retrained_artefact(model).fingerprint
-    assert forked.retrained_artefact(forked.validation.full(0)).fingerprint == forked.base_artefact.fingerprint
+        assert forked.retrained_artifact(model).fingerprint == plain.retrained_artifact(model).fingerprint
+    assert forked.retrained_artifact(forked.validation.full(0)).fingerprint == forked.base_artifact.fingerprint
 
 
 def test_the_base_is_trained_once_and_goes_on_where_it_broke(ddattr, tmp_path):
@@ -68,8 +75,12 @@ def test_the_base_is_trained_once_and_goes_on_where_it_broke(ddattr, tmp_path):
     assert (root / "base" / "manifest.json").stat().st_mtime_ns == before
     assert manifest(root / "members/001")["parents"]["base"] == manifest(root / "base")["fingerprint"]
     assert {path.name for path in (root / "base").iterdir()} == {
-        ".lock", "manifest.json", "member.safetensors", "metrics.csv", "status.json",
-    }  # fmt: skip
+        ".lock",
+        "manifest.json",
+        "member.safetensors",
+        "metrics.csv",
+        "status.json",
+    }
 
     whole, one = (load_tensors(root / name / "member.safetensors") for name in ("base", "members/001"))
     for folder in ("base", "members/001"):
@@ -100,9 +111,9 @@ def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
     models = [m for m in run.validation.unit(unit) if m.member == member]
     assert [m.replicate for m in models] == [0, 1]
     for model in models:
-        folder = run.retrained_artefact(model).folder
+        folder = run.retrained_artifact(model).folder
         assert load_json(folder / "status.json") == {"state": "done", "step": 20}
-        assert run.retrained_artefact(model).done()
+        assert run.retrained_artifact(model).done()
     assert not (tmp_path / "run" / "base").exists()
 
 

@@ -48,8 +48,18 @@ def make_bench(make_linear, process) -> Callable[..., Bench]:
         queries = Measurement(process, DDPM(2).reverse(process), [4, 0, 9], drawn, real, 4, seed=0)
         data = UnitDataModule(Source(units, None), clusters=3)
         response, denoised = (answers(3, *SHAPE, seed=seed).float() for seed in (2, 3))
-        bench = Bench(plan, queries, data, make_linear(8), nn.Module, pd.DataFrame(), response, denoised, nn.Flatten(),
-                      neighbourhoods=(1, 3))  # fmt: skip
+        bench = Bench(
+            plan,
+            queries,
+            data,
+            make_linear(8),
+            nn.Module,
+            pd.DataFrame(),
+            response,
+            denoised,
+            nn.Flatten(),
+            neighbourhoods=(1, 3),
+        )
         residual = answers(5, 20, seed=5).transpose(0, 1)
         queries.distances = lambda networks: answers(3, seed=7)
         bench.gram = residual @ residual.mT / 20

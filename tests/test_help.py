@@ -61,18 +61,29 @@ def test_every_example_is_a_command_line_of_its_verb(example):
 def test_the_page_shows_what_overrides_make_of_the_keys(ddattr, argv, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     out = ddattr(*argv, "experiment=digits_small", "member=3").out
-    for words in ("experiment=digits_small  ", "member=3  ", "training=forked  ", "or default\n", "training.steps=60\n",
-                  "training.fork.steps=160\n", "tracking=offline  ", "or none, online\n"):  # fmt: skip
+    for words in (
+        "experiment=digits_small  ",
+        "member=3  ",
+        "training=forked  ",
+        "or default\n",
+        "training.steps=60\n",
+        "training.fork.steps=160\n",
+        "tracking=offline  ",
+        "or none, online\n",
+    ):
         assert words in out
 
 
-@pytest.mark.parametrize(("verb", "setting", "comment"), [
-    ("train", "member=null", "for `train`: which one"),
-    ("train", "training.epoch_steps=250", "steps between checkpoints"),  # set by the experiment, said by the group
-    ("attribute", "attribution.jacobian.members_per_step=2", "the rotating Jacobian"),
-    ("evaluate", "quality.sizes=null", "of the ensembles"),
-    ("compare", "against=[]", "for `compare`: folders"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "setting", "comment"),
+    [
+        ("train", "member=null", "for `train`: which one"),
+        ("train", "training.epoch_steps=250", "steps between checkpoints"),  # set by the experiment, said by the group
+        ("attribute", "attribution.jacobian.members_per_step=2", "the rotating Jacobian"),
+        ("evaluate", "quality.sizes=null", "of the ensembles"),
+        ("compare", "against=[]", "for `compare`: folders"),
+    ],
+)
 def test_a_key_stands_with_its_default_and_what_conf_says_beside_it(ddattr, monkeypatch, verb, setting, comment):
     monkeypatch.setenv("COLUMNS", "120")
     (line,) = [line for line in ddattr(verb, "-h").out.splitlines() if line.split()[:1] == [setting]]
@@ -95,6 +106,8 @@ def test_the_version(ddattr):
 
 
 def test_help_imports_no_torch(tmp_path):
-    code = "import sys; from ddattr.cli import main; sys.argv = ['ddattr', 'train', '-h']; main(); " \
-           "sys.exit('torch' in sys.modules)"  # fmt: skip
+    code = (
+        "import sys; from ddattr.cli import main; sys.argv = ['ddattr', 'train', '-h']; main(); "
+        "sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), check=True, timeout=60)

@@ -15,15 +15,18 @@ def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():
     assert "training.steps" not in said
 
 
-@pytest.mark.parametrize(("wrong", "keys"), [
-    ("member", ["member"]),
-    ("members", ["codebook.members", "validation.members"]),
-    ("codebok.weigth", ["codebook.weight"]),
-    ("attribution.jacobian.tangent", ["attribution.jacobian.tangents"]),
-    ("sampler.eta", []),
-    ("seed.x", []),
-    ("zzz", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "keys"),
+    [
+        ("member", ["member"]),
+        ("members", ["codebook.members", "validation.members"]),
+        ("codebok.weigth", ["codebook.weight"]),
+        ("attribution.jacobian.tangent", ["attribution.jacobian.tangents"]),
+        ("sampler.eta", []),
+        ("seed.x", []),
+        ("zzz", []),
+    ],
+)
 def test_the_key_that_was_meant(monkeypatch, wrong, keys):
     monkeypatch.setattr(sys, "argv", ["ddattr"])
     assert meant_key(wrong) == keys

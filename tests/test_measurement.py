@@ -260,11 +260,18 @@ def test_pictures_without_a_tape_are_made_again_on_one_of_their_own(make_measure
     assert made.shape == measured.real.shape
     assert response.shape == (8, *measured.real.shape)
     torch.testing.assert_close(response.sum(0), torch.zeros_like(made), atol=1e-4, rtol=0)
-    tape = inverted(lambda x, t: ensemble.outputs(x, t).mean(0), measured.process, measured.reverse, measured.real,
-                    noise_tape(range(3), 6, SHAPE))  # fmt: skip
+    tape = inverted(
+        lambda x, t: ensemble.outputs(x, t).mean(0),
+        measured.process,
+        measured.reverse,
+        measured.real,
+        noise_tape(range(3), 6, SHAPE),
+    )
     step, w = 1e-2, contrast(WORDS[:2])
-    ends = [deque(trajectory(ensemble.weighted(ensemble.uniform + sign * step * w), measured.reverse, tape), 1)[0]
-            for sign in (1, -1)]  # fmt: skip
+    ends = [
+        deque(trajectory(ensemble.weighted(ensemble.uniform + sign * step * w), measured.reverse, tape), 1)[0]
+        for sign in (1, -1)
+    ]
     torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), first_order(response, w), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(measured.replayed(ensemble, measured.real[:1], 20)[0], made[:1])  # more than there are
 

@@ -99,8 +99,10 @@ def test_the_length_of_a_response_is_tested_against_the_phantoms_lengths():
     response[:, 0] += 3 * seen[:, None, None, None] * randn(1, 3, 3, seed=6)
     given = distance, CODE, 0.05, 700, 0
     found = power_of_norm({"norm": response, "turned": -response}, *given)
-    lengths, null = (torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2).norm(dim=2)
-                     for words in (WORDS, CODE.sample_phantoms(700, 0)))  # fmt: skip
+    lengths, null = (
+        torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2).norm(dim=2)
+        for words in (WORDS, CODE.sample_phantoms(700, 0))
+    )
     z = (lengths - null.mean(0)) / null.std(0)
     p = (1 + (null >= lengths[:, None]).sum(1)) / 701
     least = (p.sort(0).values * 30 / torch.arange(1, 31)[:, None]).min(0).values  # the smallest q

@@ -71,11 +71,21 @@ def fit(module: MemberModule, data: UnitDataModule, folder: Path, every: int = 1
     checkpoint, resume = folder / "last.ckpt", more.pop("resume", False)
     callbacks = [ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)]
     trainer = L.Trainer(
-        max_steps=module.steps, max_epochs=-1, accelerator=more.pop("accelerator", "cpu"), devices=1, logger=False,
-        enable_progress_bar=False, precision=more.pop("precision", "32-true"),
-        enable_model_summary=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()], log_every_n_steps=1,
-        default_root_dir=str(folder), deterministic=True, callbacks=[*callbacks, *more.pop("callbacks", [])],
-    )  # fmt: skip
+        max_steps=module.steps,
+        max_epochs=-1,
+        accelerator=more.pop("accelerator", "cpu"),
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        precision=more.pop("precision", "32-true"),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=1,
+        default_root_dir=str(folder),
+        deterministic=True,
+        callbacks=[*callbacks, *more.pop("callbacks", [])],
+    )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume else None)
     assert trainer.global_step == module.steps
     return {name: value.cpu() for name, value in module.network.state_dict().items()}
@@ -148,8 +158,10 @@ def test_a_gpu_trains_the_same_bits_twice_and_when_resumed(make_member, make_une
 
 def test_half_precision_trains_and_rounds_the_same_twice(make_member, data, tmp_path):
     """The optimiser is fused and its gradients are clipped, which Lightning's own clipping refuses in bf16."""
-    full, *half = (fit(make_member(), data, tmp_path / name, precision=precision)
-                   for name, precision in (("a", "32-true"), ("b", "bf16-mixed"), ("c", "bf16-mixed")))  # fmt: skip
+    full, *half = (
+        fit(make_member(), data, tmp_path / name, precision=precision)
+        for name, precision in (("a", "32-true"), ("b", "bf16-mixed"), ("c", "bf16-mixed"))
+    )
     assert same(*half)
     assert not same(full, half[0])
     assert all(value.dtype == torch.float32 for value in half[0].values())
@@ -269,7 +281,7 @@ def test_a_member_that_diverges_is_marked_as_failed_at_its_step(make_run):
     run = make_run("training.learning_rate=1e30", "training.gradient_clip=null")
     with pytest.raises(ValueError, match=r"^training: the loss is (nan|inf) at step \d+, learning rate "):
         train.run(_with_member(run, 0))
-    folder = run.member_artefact(0).folder
+    folder = run.member_artifact(0).folder
     status = load_json(folder / "status.json")
     assert status["state"] == "failed"
     assert f"at step {status['step']}" in status["error"]

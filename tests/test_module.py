@@ -39,15 +39,33 @@ def attribute(process, data, tmp_path):
     """An attribution that has run; keywords go to the module."""
 
     def make(name: str = "a", steps: int = 3, logger=None, ensemble=None, run=True, **options) -> AttributionModule:
-        options = {"queries": QUERIES, "batch": 2, "jacobian": rotating(2), "denoisings": 7,
-                   "truth_units": 5, "check": 3, "refine": 2, "draws": 50, "neighbourhoods": (1, 2, 3),
-                   "first_query": 10} | options  # fmt: skip
-        module = AttributionModule(ensemble or Ensemble(bends(n)), process, DDPM(steps).reverse(process), CODE, data,
-                                   tmp_path / name, 0, **options)  # fmt: skip
+        options = {
+            "queries": QUERIES,
+            "batch": 2,
+            "jacobian": rotating(2),
+            "denoisings": 7,
+            "truth_units": 5,
+            "check": 3,
+            "refine": 2,
+            "draws": 50,
+            "neighbourhoods": (1, 2, 3),
+            "first_query": 10,
+        } | options
+        module = AttributionModule(
+            ensemble or Ensemble(bends(n)),
+            process,
+            DDPM(steps).reverse(process),
+            CODE,
+            data,
+            tmp_path / name,
+            0,
+            **options,
+        )
         if not run:
             return module
-        trainer = L.Trainer(accelerator="cpu", logger=logger or False, enable_progress_bar=False,
-                            enable_model_summary=False)  # fmt: skip
+        trainer = L.Trainer(
+            accelerator="cpu", logger=logger or False, enable_progress_bar=False, enable_model_summary=False
+        )
         trainer.predict(module, return_predictions=False)
         return module
 

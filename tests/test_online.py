@@ -70,9 +70,14 @@ def send(line: str, server: Server) -> list[dict]:
     (command,) = re.fullmatch(r"tracking: .*\. Send it later: (wandb sync .*)\n", line).groups()
     server.trouble = None
     subprocess.run(
-        [sys.executable, "-m", *shlex.split(command)], env={**os.environ, **server.environment}, cwd=os.environ["HOME"],
-        stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-m", *shlex.split(command)],
+        env={**os.environ, **server.environment},
+        cwd=os.environ["HOME"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
     (name,) = server.runs
     assert server.runs[name]["exit"] == 0
     return server.rows(name)
@@ -88,12 +93,15 @@ def test_a_training_arrives_with_its_config_and_curve(make_run, server):
     ((name, sent),) = server.runs.items()
     assert name.startswith(f"{SMALL}-train-002-")
     assert (sent["displayName"], sent["groupName"], sent["jobType"], sent["project"]) == (
-        "train-002", SMALL, "train", "ddattr",
-    )  # fmt: skip
+        "train-002",
+        SMALL,
+        "train",
+        "ddattr",
+    )
     assert sent["exit"] == 0
     config = {key: item["value"] for key, item in sent["config"].items() if key != "_wandb"}
     assert config == run.resolved()
-    table = load_table(run.member_artefact(2).folder / "metrics.csv")
+    table = load_table(run.member_artifact(2).folder / "metrics.csv")
     curve = {row["trainer/global_step"]: row["train/loss"] for row in sent["history"] if "train/loss" in row}
     assert list(curve) == table.step.tolist()
     assert list(curve.values()) == pytest.approx(table["train/loss"].tolist(), rel=1e-6)
@@ -185,19 +193,31 @@ def test_a_training_whose_server_falls_silent_is_done_and_wholly_kept(make_run, 
     run = make_run("tracking=online", "member=2", "training.steps=200")
     train.run(run)
     thread.join()
-    artefact = run.member_artefact(2)
-    assert artefact.done()
-    table = load_table(artefact.folder / "metrics.csv")
-    rows = {row["trainer/global_step"]: row["train/loss"] for row in send(capfd.readouterr().err, server)
-            if "train/loss" in row}  # fmt: skip
+    artifact = run.member_artifact(2)
+    assert artifact.done()
+    table = load_table(artifact.folder / "metrics.csv")
+    rows = {
+        row["trainer/global_step"]: row["train/loss"]
+        for row in send(capfd.readouterr().err, server)
+        if "train/loss" in row
+    }
     assert list(rows) == table.step.tolist()
     assert list(rows.values()) == pytest.approx(table["train/loss"].tolist(), rel=1e-6)
 
 
 @pytest.mark.slow
 def test_on_a_terminal_nothing_is_asked_and_one_line_is_said(tmp_path, server, refused, impatient):
-    command = [sys.executable, "-m", "ddattr", "train", f"experiment={SMALL}", "member=0", "training.steps=20",
-               "tracking=online", f"root={tmp_path / 'run'}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "ddattr",
+        "train",
+        f"experiment={SMALL}",
+        "member=0",
+        "training.steps=20",
+        "tracking=online",
+        f"root={tmp_path / 'run'}",
+    ]
     ours, theirs = pty.openpty()
     said: list[bytes] = []
 

@@ -62,8 +62,9 @@ def test_units_of_equal_effect_are_scored_equally_however_many_saw_them():
     along = WORDS[:, part.members].T.double()[..., None].expand(-1, -1, 3)
     found, told = part.measured(along, DISTANCE, 0.0), part.told[:, 0]
     assert len(part.seen[told].unique()) > 2
-    torch.testing.assert_close(found.plain[told], torch.full((int(told.sum()), 3), 5 / 12, dtype=torch.float64),
-                               **ROUNDED)  # fmt: skip
+    torch.testing.assert_close(
+        found.plain[told], torch.full((int(told.sum()), 3), 5 / 12, dtype=torch.float64), **ROUNDED
+    )
 
 
 def some_sets() -> torch.Tensor:
@@ -179,8 +180,9 @@ def test_orders_are_nested_and_their_members_distinct(size):
 
 def test_the_order_of_members_changes_nothing():
     along, shuffled = randn(12, 40, 3), torch.tensor([7, 2, 9, 0, 11])
-    one, other = (Part(members, WORDS).measured(along[members], DISTANCE, 0.5)
-                  for members in (shuffled, shuffled.sort().values))  # fmt: skip
+    one, other = (
+        Part(members, WORDS).measured(along[members], DISTANCE, 0.5) for members in (shuffled, shuffled.sort().values)
+    )
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -210,10 +210,14 @@ def test_unlearning_a_little_is_gradient_dot_preconditioned_along_a_step_of_know
 def test_unlearning_raises_the_loss_of_the_query_itself_the_more_the_further_it_goes(
     network, make_loss, queries, information
 ):
-    rises = torch.stack([
-        peers.unlearning(network, make_loss(), queries, queries, information, 1.0, length=length, every=1).diagonal()
-        for length in (0.01, 0.02, 0.1)
-    ])  # fmt: skip
+    rises = torch.stack(
+        [
+            peers.unlearning(
+                network, make_loss(), queries, queries, information, 1.0, length=length, every=1
+            ).diagonal()
+            for length in (0.01, 0.02, 0.1)
+        ]
+    )
     assert (rises[0] > 0).all()
     assert (rises.diff(dim=0) > 0).all()
 

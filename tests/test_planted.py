@@ -184,8 +184,22 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_the_table_has_a_row_a_query_and_method(tables):
     table, _ = tables
-    assert list(table) == ["query", "pattern", "share", "copies", "unit", "method", "rank", "score", "z", "p_value",
-                           "q_value", "others", "level", "first"]  # fmt: skip
+    assert list(table) == [
+        "query",
+        "pattern",
+        "share",
+        "copies",
+        "unit",
+        "method",
+        "rank",
+        "score",
+        "z",
+        "p_value",
+        "q_value",
+        "others",
+        "level",
+        "first",
+    ]
     loss = table[table.method == "loss"]
     assert loss["query"].tolist() == [7, 8, 9, 10]
     assert (loss.pattern.tolist(), loss.unit.tolist()) == ([0, 0, 1, 1], [4, 4, 5, 5])
@@ -204,8 +218,13 @@ def test_the_summary_counts_queries_and_has_intervals_over_patterns(tables):
     loss = summary.loc["loss"]
     assert (loss.patterns == 2).all()
     assert (loss.queries == 4).all()
-    expected = {"recall_at_1": 0.5, "significant": 0.5, "median_q": (3e-3 + 0.12) / 2, "others": 0.25,
-                "mean_z": (1e4 + 50 + 1e3 + 1 / 0.9) / 4}  # fmt: skip
+    expected = {
+        "recall_at_1": 0.5,
+        "significant": 0.5,
+        "median_q": (3e-3 + 0.12) / 2,
+        "others": 0.25,
+        "mean_z": (1e4 + 50 + 1e3 + 1 / 0.9) / 4,
+    }
     assert loss["value"].to_dict() == pytest.approx(expected)
     assert loss.loc["median_q", ["low", "high"]].isna().all()
     loss = loss.drop("median_q")
@@ -217,10 +236,19 @@ def test_the_summary_counts_queries_and_has_intervals_over_patterns(tables):
 
 
 def test_shares_are_summarised_apart():
-    rows = pd.DataFrame({
-        "pattern": [0, 1, 2], "share": [0.1, 0.1, 0.01], "copies": [10, 10, 1], "method": "loss", "rank": [1, 2, 1],
-        "z": [4.0, 2.0, 1.0], "q_value": [0.01, 0.2, 0.05], "others": [0, 2, 4], "level": 0.05,
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "pattern": [0, 1, 2],
+            "share": [0.1, 0.1, 0.01],
+            "copies": [10, 10, 1],
+            "method": "loss",
+            "rank": [1, 2, 1],
+            "z": [4.0, 2.0, 1.0],
+            "q_value": [0.01, 0.2, 0.05],
+            "others": [0, 2, 4],
+            "level": 0.05,
+        }
+    )
     wide = summarise(rows).pivot(index="copies", columns="statistic", values="value")
     assert wide.loc[10].to_dict() == pytest.approx(
         {"mean_z": 3, "median_q": 0.105, "others": 1, "recall_at_1": 0.5, "significant": 0.5}
@@ -243,11 +271,20 @@ def test_what_is_left_out_needs_no_model():
 
 
 TINY_PLANTED = (
-    "experiment=planted", *TINY_SIZES, "data.source.source._target_=ddattr.data.sources.first",
-    "+data.source.source.source._target_=ddattr.data.sources.digits", "+data.source.source.count=24",
-    "data.source.copies=[6,1]", "data.source.queries=2", "data.clusters=6", "attribution.queries=2",
-    "attribution.truth_units=3", "validation.draws=4", "validation.members=3", "validation.removed=[1]",
-)  # fmt: skip
+    "experiment=planted",
+    *TINY_SIZES,
+    "data.source.source._target_=ddattr.data.sources.first",
+    "+data.source.source.source._target_=ddattr.data.sources.digits",
+    "+data.source.source.count=24",
+    "data.source.copies=[6,1]",
+    "data.source.queries=2",
+    "data.clusters=6",
+    "attribution.queries=2",
+    "attribution.truth_units=3",
+    "validation.draws=4",
+    "validation.members=3",
+    "validation.removed=[1]",
+)
 
 
 @pytest.mark.slow
@@ -258,9 +295,22 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         assert said.status == 0, said.err
     folder = tmp_path / "run" / "validation"
     table = load_table(folder / "planted.csv")
-    methods = {"loss", "member_loss", "denoised_gls", "denoised_posterior", "denoised_toward", "denoised_norm",
-               "jvp_gls", "posterior", "jvp_own", "jvp_feature", "jvp_region", "jvp_norm", "feature",
-               "pixel"}  # fmt: skip
+    methods = {
+        "loss",
+        "member_loss",
+        "denoised_gls",
+        "denoised_posterior",
+        "denoised_toward",
+        "denoised_norm",
+        "jvp_gls",
+        "posterior",
+        "jvp_own",
+        "jvp_feature",
+        "jvp_region",
+        "jvp_norm",
+        "feature",
+        "pixel",
+    }
     assert set(table.method) == methods
     assert table.groupby("method")["query"].apply(list).tolist() == [[0, 1, 2, 3]] * len(methods)
     assert table.unit.unique().tolist() == [6, 7]
@@ -280,5 +330,5 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
 
 def test_queries_are_part_of_the_validation_and_of_nothing_that_members_depend_on(tmp_path):
     one, other = (Run(composed(*TINY_PLANTED, f"root={tmp_path}", f"data.source.queries={k}")) for k in (2, 3))
-    assert one.validation_artefact.fingerprint != other.validation_artefact.fingerprint
-    assert one.scores_artefact.fingerprint == other.scores_artefact.fingerprint
+    assert one.validation_artifact.fingerprint != other.validation_artifact.fingerprint
+    assert one.scores_artifact.fingerprint == other.scores_artifact.fingerprint

@@ -127,7 +127,7 @@ def test_a_query_of_no_unit_is_known_as_such():
     assert UnitDataModule(lonely, "image").held_out_units.tolist() == [2, -1, -1]
 
 
-# Of the data that there were before sources had groups: members and their artefacts depend on them.
+# Of the data that there were before sources had groups: members and their artifacts depend on them.
 @pytest.mark.parametrize(
     ("options", "fingerprint"),
     [({}, "a42581bc3b328731"), ({"units": "label"}, "2386aa39cbd1350b"), ({"holdout": 13}, "eade5314b7d91fd1")],

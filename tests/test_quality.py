@@ -26,10 +26,12 @@ def measure(data, process):
 
     def make(ensemble, **options) -> EnsembleQuality:
         options = {"pictures": PICTURES, "batch": 4, "sizes": [1, 2, len(ensemble)], "orders": 2} | options
-        quality = EnsembleQuality(data.images, data.labels, len(ensemble), DDPM(3).reverse(process), 0,
-                                  extractor_steps=5, **options)  # fmt: skip
-        trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[quality], enable_progress_bar=False,
-                            enable_model_summary=False)  # fmt: skip
+        quality = EnsembleQuality(
+            data.images, data.labels, len(ensemble), DDPM(3).reverse(process), 0, extractor_steps=5, **options
+        )
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, callbacks=[quality], enable_progress_bar=False, enable_model_summary=False
+        )
         trainer.predict(quality.module(ensemble), return_predictions=False)
         return quality
 
@@ -188,7 +190,7 @@ def test_quality_while_training_is_logged_and_leaves_the_training_alone(make_run
     for watch in ("false", "true"):
         run = make_run(f"root={tmp_path / watch}", f"quality.while_training={watch}", "member=0")
         train.run(run)
-        weights[watch] = load_tensors(run.member_artefact(0).folder / "member.safetensors")
+        weights[watch] = load_tensors(run.member_artifact(0).folder / "member.safetensors")
     assert all(torch.equal(weights["true"][name], value) for name, value in weights["false"].items())
     watched, alone = (load_table(tmp_path / watch / "members/000/metrics.csv") for watch in ("true", "false"))
     assert watched["val/fid"].notna().sum() == 2

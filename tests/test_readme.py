@@ -76,9 +76,13 @@ def test_the_notebook_example_runs():
         **blocks,
     }
     names = {
-        "images": torch.zeros(100, 1, 4, 4), "networks": [UNet(**net) for _ in range(18)], "seed": 0, "unit": 3,
-        "shape": (1, 4, 4), "process": Process(DDPMScheduler(1000)),
-    }  # fmt: skip
+        "images": torch.zeros(100, 1, 4, 4),
+        "networks": [UNet(**net) for _ in range(18)],
+        "seed": 0,
+        "unit": 3,
+        "shape": (1, 4, 4),
+        "process": Process(DDPMScheduler(1000)),
+    }
     exec(code.replace(" 50,", " 5,").replace("(50)", "(5)").replace("(100,", "(3,"), names)
     assert names["displacement"].shape == (1, 1, 1, 4, 4)
     assert names["displacement"].abs().max() > 0

@@ -248,26 +248,36 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, ex
 NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}
 
 
-@pytest.mark.parametrize(("sizes", "queries", "held_out", "told"), [
-    ({"units": 4}, 9, 0, "validation: units=4 is too few for an interval, expected 5 or more, or 0"),
-    ({"units": 1}, 9, 0, "validation: units=1 is too few for an interval, expected 5 or more, or 0"),
-    ({"halves": 4}, 9, 0, "validation: halves=4 is too few for an interval, expected 5 or more, or 0"),
-    ({"removal_queries": 4}, 9, 0, "validation: removal_queries=4 is too few .*, expected 5 or more, or 0"),
-    ({}, 4, 0, "attribution: queries=4 is too few for an interval, expected 5 or more"),
-    ({}, 5, 4, "data: holdout=4 is too few for an interval, expected 5 or more, or 0"),
-    ({"real": 3}, 5, 90, "validation: real=3 is too few for an interval, expected 5 or more, or 0"),
-    ({"members": 1}, 5, 0, "validation: members=1 is too few for an interval: .* 2 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "queries", "held_out", "told"),
+    [
+        ({"units": 4}, 9, 0, "validation: units=4 is too few for an interval, expected 5 or more, or 0"),
+        ({"units": 1}, 9, 0, "validation: units=1 is too few for an interval, expected 5 or more, or 0"),
+        ({"halves": 4}, 9, 0, "validation: halves=4 is too few for an interval, expected 5 or more, or 0"),
+        ({"removal_queries": 4}, 9, 0, "validation: removal_queries=4 is too few .*, expected 5 or more, or 0"),
+        ({}, 4, 0, "attribution: queries=4 is too few for an interval, expected 5 or more"),
+        ({}, 5, 4, "data: holdout=4 is too few for an interval, expected 5 or more, or 0"),
+        ({"real": 3}, 5, 90, "validation: real=3 is too few for an interval, expected 5 or more, or 0"),
+        ({"members": 1}, 5, 0, "validation: members=1 is too few for an interval: .* 2 or more"),
+    ],
+)
 def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(sizes, queries, held_out, told):
     drawn = plan(**{"removal_queries": 5, **sizes})
     with pytest.raises(ValueError, match=rf"^{told}\.( Set [^\n]*\.)?$"):
         drawn.check_intervals(queries, held_out)
 
 
-@pytest.mark.parametrize(("sizes", "queries", "held_out"), [
-    ({}, 5, 0), ({}, 5, 5), ({"real": 0}, 5, 4), (NOTHING | {"members": 1}, 1, 1), ({"units": 0, "members": 1}, 5, 0),
-    (NOTHING | {"peers": ("gradient_dot",)}, 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "queries", "held_out"),
+    [
+        ({}, 5, 0),
+        ({}, 5, 5),
+        ({"real": 0}, 5, 4),
+        (NOTHING | {"members": 1}, 1, 1),
+        ({"units": 0, "members": 1}, 5, 0),
+        (NOTHING | {"peers": ("gradient_dot",)}, 1, 1),
+    ],
+)
 def test_what_makes_no_interval_needs_no_number(sizes, queries, held_out):
     plan(**{"removal_queries": 5, **sizes}).check_intervals(queries, held_out)
 

@@ -1,4 +1,4 @@
-"""A run: what its config builds, what its artefacts depend on, and the commands it suggests."""
+"""A run: what its config builds, what its artifacts depend on, and the commands it suggests."""
 
 import shlex
 
@@ -26,7 +26,7 @@ def test_a_seed_that_is_none_is_refused(compose, seed):
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true", "16"])
 def test_a_precision_that_no_training_was_tried_in_is_refused(make_run, precision):
     with pytest.raises(ValueError, match=r"^trainer: precision=.*expected 32-true or bf16-mixed. Set trainer"):
-        make_run(f"trainer.precision={precision}").member_artefact(0)
+        make_run(f"trainer.precision={precision}").member_artifact(0)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
@@ -43,16 +43,18 @@ def test_scores_and_tables_of_another_version_are_refused_and_trained_models_are
     make_run, tmp_path, monkeypatch, version, scored_again
 ):
     old = make_run(*TINY, f"root={tmp_path}")
-    for artefact in (old.scores_artefact, old.validation_artefact):
-        artefact.make(0, lambda: None)
+    for artifact in (old.scores_artifact, old.validation_artifact):
+        artifact.make(0, lambda: None)
     monkeypatch.setattr(stages_run, version, getattr(stages_run, version) + 1)
     new = make_run(*TINY, f"root={tmp_path}")
-    assert (new.scores_artefact.fingerprint != old.scores_artefact.fingerprint) == scored_again
+    assert (new.scores_artifact.fingerprint != old.scores_artifact.fingerprint) == scored_again
     kept = r"Choose another name=, or delete its manifest\.json and its folder scores/: trained models are kept\.$"
     with pytest.raises(ValueError, match=kept):
-        new.validation_artefact.done()
-    assert new.retrained_artefact(new.validation.full(0)).fingerprint == old.retrained_artefact(
-        old.validation.full(0)).fingerprint  # fmt: skip
+        new.validation_artifact.done()
+    assert (
+        new.retrained_artifact(new.validation.full(0)).fingerprint
+        == old.retrained_artifact(old.validation.full(0)).fingerprint
+    )
 
 
 def same(a, b) -> bool:
@@ -69,46 +71,72 @@ def test_building_a_network_draws_nothing_from_the_global_stream(make_run):
 
 @pytest.mark.parametrize(
     "override",
-    ["training.epoch_steps=3", "tracking=offline", "trainer.devices=2", "member=2", "name=other",
-     "trainer.precision=32", "trainer.deterministic=false",
-     "quality.pictures=5", "attribution.queries=3", "sampler.steps=2", "root=elsewhere"],
-)  # fmt: skip
+    [
+        "training.epoch_steps=3",
+        "tracking=offline",
+        "trainer.devices=2",
+        "member=2",
+        "name=other",
+        "trainer.precision=32",
+        "trainer.deterministic=false",
+        "quality.pictures=5",
+        "attribution.queries=3",
+        "sampler.steps=2",
+        "root=elsewhere",
+    ],
+)
 def test_what_changes_no_weight_is_outside_a_members_fingerprint(make_run, override):
-    assert make_run(override).member_artefact(1).fingerprint == make_run().member_artefact(1).fingerprint
+    assert make_run(override).member_artifact(1).fingerprint == make_run().member_artifact(1).fingerprint
 
 
 @pytest.mark.parametrize(
     "override",
-    ["training.steps=21", "training.draws=independent", "training.ema=null", "seed=1", "codebook.weight=3",
-     "codebook.members=7", "data.source.count=11", "trainer.precision=bf16-mixed",
-     "unet.layers_per_block=2", "diffusion.scheduler.beta_end=0.03"],
-)  # fmt: skip
+    [
+        "training.steps=21",
+        "training.draws=independent",
+        "training.ema=null",
+        "seed=1",
+        "codebook.weight=3",
+        "codebook.members=7",
+        "data.source.count=11",
+        "trainer.precision=bf16-mixed",
+        "unet.layers_per_block=2",
+        "diffusion.scheduler.beta_end=0.03",
+    ],
+)
 def test_what_changes_a_weight_is_inside_a_members_fingerprint(make_run, override):
-    assert make_run(override).member_artefact(1).fingerprint != make_run().member_artefact(1).fingerprint
+    assert make_run(override).member_artifact(1).fingerprint != make_run().member_artifact(1).fingerprint
 
 
 def test_every_member_has_a_fingerprint_and_a_folder_of_its_own(make_run):
-    artefacts = [make_run().member_artefact(k) for k in range(6)]
-    assert len({a.fingerprint for a in artefacts}) == 6
-    assert [a.folder.name for a in artefacts] == ["000", "001", "002", "003", "004", "005"]
+    artifacts = [make_run().member_artifact(k) for k in range(6)]
+    assert len({a.fingerprint for a in artifacts}) == 6
+    assert [a.folder.name for a in artifacts] == ["000", "001", "002", "003", "004", "005"]
 
 
 @pytest.mark.parametrize(
     ("override", "changes"),
-    [("quality.pictures=5", "quality"), ("attribution.queries=3", "attribution"), ("data.clusters=4", "attribution"),
-     ("sampler.steps=2", "both"), ("training.steps=21", "both"), ("training.epoch_steps=3", "none"),
-     ("tracking=offline", "none"), ("attribution.jacobian.tangents=2", "attribution")],
-)  # fmt: skip
+    [
+        ("quality.pictures=5", "quality"),
+        ("attribution.queries=3", "attribution"),
+        ("data.clusters=4", "attribution"),
+        ("sampler.steps=2", "both"),
+        ("training.steps=21", "both"),
+        ("training.epoch_steps=3", "none"),
+        ("tracking=offline", "none"),
+        ("attribution.jacobian.tangents=2", "attribution"),
+    ],
+)
 def test_a_stage_depends_on_its_own_config_and_its_parents(make_run, override, changes):
     one, other = make_run(), make_run(override)
-    assert (one.quality_artefact.fingerprint != other.quality_artefact.fingerprint) == (changes in ("quality", "both"))
-    assert (one.attribution_artefact.fingerprint != other.attribution_artefact.fingerprint) == (
+    assert (one.quality_artifact.fingerprint != other.quality_artifact.fingerprint) == (changes in ("quality", "both"))
+    assert (one.attribution_artifact.fingerprint != other.attribution_artifact.fingerprint) == (
         changes in ("attribution", "both")
     )
-    assert (one.figures_artefact.fingerprint != other.figures_artefact.fingerprint) == (changes != "none")
+    assert (one.figures_artifact.fingerprint != other.figures_artifact.fingerprint) == (changes != "none")
 
 
-def test_the_codebooks_artefact_is_written_once(make_run):
+def test_the_codebooks_artifact_is_written_once(make_run):
     run = make_run()
     run.write_codebook()
     before = contents(run.root)
@@ -129,19 +157,33 @@ def test_a_suggested_command_survives_the_shell(words):
 
 def test_a_suggested_command_composes_the_same_config(make_run):
     run = make_run("training.steps=33", "unet.block_out_channels=[4, 8]", "seed=5")
-    verb, *overrides = shlex.split(run.member_artefact(2).remedy)[1:]
+    verb, *overrides = shlex.split(run.member_artifact(2).remedy)[1:]
     again = Run(composed(f"stage={verb}", *overrides))
     assert verb == "train"
     assert again.config.member == 2
-    assert again.member_artefact(2).fingerprint == run.member_artefact(2).fingerprint
+    assert again.member_artifact(2).fingerprint == run.member_artifact(2).fingerprint
 
 
 @pytest.mark.parametrize(
     "path",
-    ["nosuch", "training.nosuch", "codebook.nosuch", "data.nosuch", "data.source.nosuch", "data.source.source.nosuch",
-     "diffusion.nosuch", "diffusion.scheduler.nosuch", "unet.nosuch", "sampler.nosuch", "quality.nosuch",
-     "attribution.nosuch", "attribution.jacobian.nosuch", "tracking.nosuch", "trainer.nosuch"],
-)  # fmt: skip
+    [
+        "nosuch",
+        "training.nosuch",
+        "codebook.nosuch",
+        "data.nosuch",
+        "data.source.nosuch",
+        "data.source.source.nosuch",
+        "diffusion.nosuch",
+        "diffusion.scheduler.nosuch",
+        "unet.nosuch",
+        "sampler.nosuch",
+        "quality.nosuch",
+        "attribution.nosuch",
+        "attribution.jacobian.nosuch",
+        "tracking.nosuch",
+        "trainer.nosuch",
+    ],
+)
 def test_a_key_that_nothing_reads_is_named(compose, path):
     with pytest.raises(ValueError, match=rf"{path} is unknown") as error:
         check_keys(compose(*TINY, f"+{path}=1"))

@@ -88,8 +88,10 @@ def test_stored_scores_are_read_by_kind_of_query_and_method(tmp_path):
     save_tensors(tmp_path / "scores.safetensors", held)
     found = scores.load_scores(tmp_path / "scores.safetensors")
     assert {kind: set(of) for kind, of in found.items()} == {
-        "generated": {"loss@4"}, "real": {"pixel"}, "tried": {"trak"}
-    }  # fmt: skip
+        "generated": {"loss@4"},
+        "real": {"pixel"},
+        "tried": {"trak"},
+    }
     for name, value in held.items():
         kind, _, method = name.partition("/")
         assert torch.equal(found[kind][method], value)

@@ -6,7 +6,12 @@ from ddattr.spelling import meant, nearest
 def test_the_nearest_word_is_found_itself_first_and_none_where_none_is_alike():
     known = ["train", "retrain", "reproduce"]
     assert [nearest(word, known) for word in ("trian", "train", "retrian", "zzz", "")] == [
-        "train", "train", "retrain", None, None]  # fmt: skip
+        "train",
+        "train",
+        "retrain",
+        None,
+        None,
+    ]
 
 
 def test_the_question_names_what_there_is_to_ask():

@@ -23,8 +23,14 @@ from ddattr.stages.reproduce import _spread
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
 
-TABLES = {"influence": "parquet", "sets": "parquet", "agreement": "csv", "agreement_summary": "csv", "radius": "csv",
-          "queries": "csv"}  # fmt: skip
+TABLES = {
+    "influence": "parquet",
+    "sets": "parquet",
+    "agreement": "csv",
+    "agreement_summary": "csv",
+    "radius": "csv",
+    "queries": "csv",
+}
 DONE = ["codebook", *(f"members/{k:03d}" for k in range(12)), "quality", "attribution", "figures"]
 N, n, Q = 128, 12, 6
 
@@ -50,14 +56,27 @@ def kill_when(process, reached, how=signal.SIGKILL) -> None:
 
 
 @pytest.mark.parametrize("folder", DONE)
-def test_every_artefact_says_how_it_was_made(reproduced, folder):
+def test_every_artifact_says_how_it_was_made(reproduced, folder):
     made = manifest(reproduced.root / folder)
-    assert {"fingerprint", "config", "parents", "seed", "commit", "versions", "device", "wall_seconds",
-            "peak_memory_mb", "command"} <= set(made)  # fmt: skip
+    assert {
+        "fingerprint",
+        "config",
+        "parents",
+        "seed",
+        "commit",
+        "versions",
+        "device",
+        "wall_seconds",
+        "peak_memory_mb",
+        "command",
+    } <= set(made)
     assert made["seed"] == 0
     assert made["command"].startswith("ddattr ")
-    newest = max(path.stat().st_mtime_ns for path in (reproduced.root / folder).iterdir()
-                 if path.name not in ("manifest.json", ".lock", "status.json"))  # fmt: skip
+    newest = max(
+        path.stat().st_mtime_ns
+        for path in (reproduced.root / folder).iterdir()
+        if path.name not in ("manifest.json", ".lock", "status.json")
+    )
     assert (reproduced.root / folder / "manifest.json").stat().st_mtime_ns >= newest
 
 
@@ -86,16 +105,18 @@ def test_parents_are_named_by_their_fingerprints(reproduced):
     parents = [manifest(reproduced.root / folder)["parents"] for folder in ("quality", "attribution")]
     assert parents[0] == parents[1]
     assert manifest(reproduced.root / "figures")["parents"] == {
-        "quality": prints["quality"], "attribution": prints["attribution"],
-    }  # fmt: skip
+        "quality": prints["quality"],
+        "attribution": prints["attribution"],
+    }
 
 
 def test_nothing_unfinished_is_left(reproduced):
     names = [path.name for path in reproduced.root.rglob("*") if "wandb" not in path.parts]
     assert not [name for name in names if "part" in name or name.endswith(".ckpt") or name.startswith("shard")]
     assert sorted(path.name for path in reproduced.cwd.iterdir() if not path.name.startswith(".")) == [
-        "multirun", "runs",
-    ]  # fmt: skip
+        "multirun",
+        "runs",
+    ]
     assert not [path for path in reproduced.root.rglob("*") if path.suffix in (".pkl", ".pt", ".pth", ".bin")]
 
 
@@ -157,8 +178,9 @@ def test_the_codebook_says_who_trains_on_what(reproduced):
 
 def test_every_step_is_printed_as_a_line_that_a_person_could_type(reproduced):
     steps = [line[2:] for line in reproduced.said.out.splitlines() if line.startswith("$ ")]
-    assert [step.split()[:2] for step in steps] == [["ddattr", verb] for verb in ("train", "evaluate", "attribute",
-                                                                                "report")]  # fmt: skip
+    assert [step.split()[:2] for step in steps] == [
+        ["ddattr", verb] for verb in ("train", "evaluate", "attribute", "report")
+    ]
     assert all(f"experiment={SMALL}" in step for step in steps)
 
 
@@ -170,8 +192,10 @@ def test_it_ends_with_where_the_figures_are_and_at_most_eight_lines(reproduced):
     assert 4 <= len(lines) - where - 1 <= 8
     assert (reproduced.root / "figures" / "summary.txt").read_text().splitlines() == lines[where + 1 :]
     assert {path.name for path in (reproduced.root / "figures").iterdir() if path.suffix != ".json"} == {
-        ".lock", "summary.txt", *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "csv")),
-    }  # fmt: skip
+        ".lock",
+        "summary.txt",
+        *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "csv")),
+    }
 
 
 def test_it_is_quiet_on_stderr(reproduced):
@@ -201,8 +225,22 @@ def test_a_stage_that_is_done_is_skipped(ddattr, reproduced, verb):
 def test_status_says_that_all_is_done(ddattr, reproduced):
     said = ddattr("status", f"experiment={SMALL}", f"root={reproduced.root}")
     assert said.status == 0
-    assert said.out.split() == ["members", "12", "done", "evaluate", "done", "attribute", "done", "report", "done",
-                                "next:", "nothing:", "all", "is", "done"]  # fmt: skip
+    assert said.out.split() == [
+        "members",
+        "12",
+        "done",
+        "evaluate",
+        "done",
+        "attribute",
+        "done",
+        "report",
+        "done",
+        "next:",
+        "nothing:",
+        "all",
+        "is",
+        "done",
+    ]
 
 
 def test_status_names_what_is_missing_and_the_command_that_goes_on(ddattr, copy):
@@ -259,7 +297,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_with_room_it_goes_on(tmp_path
     assert [line for line in said.stdout.splitlines() if "status" in line] == ["status 2", "status.json", "status 0"]
     run = Run(composed(*argv, f"root={tmp_path / 'run'}", "member=0"))
     train_stage.run(run)
-    with_room = run.member_artefact(0).folder / "member.safetensors"
+    with_room = run.member_artifact(0).folder / "member.safetensors"
     assert (tmp_path / "member.safetensors").read_bytes() == with_room.read_bytes()
 
 
@@ -294,10 +332,13 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verb", "folder", "tables"), [
-    ("evaluate", "quality", ["fid.csv", "convergence.csv"]),
-    ("attribute", "attribution", [f"{name}.{ending}" for name, ending in TABLES.items()]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "folder", "tables"),
+    [
+        ("evaluate", "quality", ["fid.csv", "convergence.csv"]),
+        ("attribute", "attribution", [f"{name}.{ending}" for name, ending in TABLES.items()]),
+    ],
+)
 def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folder, tables):
     """Ranks of a Trainer draw pictures in smaller batches, and float32 sums in another order: 2e-7 was seen."""
     root = clone(reproduced, tmp_path, without=folder)
@@ -340,14 +381,17 @@ def test_a_gpu_starts_under_ddp_and_makes_the_same_numbers(reproduced, tmp_path,
     pd.testing.assert_frame_equal(one, two, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("overrides", "cores", "accelerator", "expected"), [
-    ([], 2, False, ["trainer=processes"]),
-    ([], 1, False, []),
-    ([], 2, True, []),
-    (["attribution.batch=6"], 2, False, []),  # one shard: a second process would have no work
-    (["trainer=default"], 2, False, []),
-    (["trainer.precision=bf16-mixed"], 2, False, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "cores", "accelerator", "expected"),
+    [
+        ([], 2, False, ["trainer=processes"]),
+        ([], 1, False, []),
+        ([], 2, True, []),
+        (["attribution.batch=6"], 2, False, []),  # one shard: a second process would have no work
+        (["trainer=default"], 2, False, []),
+        (["trainer.precision=bf16-mixed"], 2, False, []),
+    ],
+)
 def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
     compose, monkeypatch, overrides, cores, accelerator, expected
 ):
@@ -357,11 +401,11 @@ def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
     assert _spread(Run(compose(*overrides), overrides)) == expected
 
 
-@pytest.mark.parametrize(("verb", "key", "parts"), [("attribute", "attribution.batch", 2),
-                                                    ("evaluate", "quality.pictures", 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "key", "parts"), [("attribute", "attribution.batch", 2), ("evaluate", "quality.pictures", 4)]
+)
 def test_a_device_without_work_is_refused_before_any_starts(ddattr, copy, verb, key, parts):
-    said = ddattr(verb, *TINY, f"root={copy}", "trainer=processes",
-                  f"trainer.devices={parts + 1}")  # fmt: skip
+    said = ddattr(verb, *TINY, f"root={copy}", "trainer=processes", f"trainer.devices={parts + 1}")
     assert said.status == 2
     assert said.err.splitlines() == [
         f"trainer: {parts + 1} devices for {parts} parts of work, expected no more than that. "
@@ -370,8 +414,10 @@ def test_a_device_without_work_is_refused_before_any_starts(ddattr, copy, verb, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verb", "folder", "first"), [("evaluate", "quality", "extractor.safetensors"),
-                                                       ("report", "figures", "fig1_codebook.png")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "folder", "first"),
+    [("evaluate", "quality", "extractor.safetensors"), ("report", "figures", "fig1_codebook.png")],
+)
 def test_a_stage_killed_while_it_writes_is_made_again_to_the_same_numbers(
     ddattr, reproduced, tmp_path, verb, folder, first
 ):
@@ -422,11 +468,14 @@ def test_a_checkpoint_of_another_config_is_not_resumed(ddattr, copy):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [["training.draws=independent"], ["data.units=label", "codebook.weight=3"],
-     ["sampler=ddim", "sampler.steps=3", "attribution.jacobian.members_per_step=null"],
-     ["training=forked", "training.fork.steps=7"]],
+    [
+        ["training.draws=independent"],
+        ["data.units=label", "codebook.weight=3"],
+        ["sampler=ddim", "sampler.steps=3", "attribution.jacobian.members_per_step=null"],
+        ["training=forked", "training.fork.steps=7"],
+    ],
     ids=["independent draws", "labels as units", "ddim and the exact jacobian", "forked members"],
-)  # fmt: skip
+)
 def test_every_verb_runs_with_another_choice(ddattr, tmp_path, overrides):
     root = tmp_path / "run"
     for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):

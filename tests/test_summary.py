@@ -25,10 +25,14 @@ def test_wilson_s_interval_equals_scipy_s(successes, count):
 def test_a_set_s_pull_is_foreseen_by_as_much_as_ranks_agree_over_queries(queries, known):
     """Of every method and size its own; no interval of fewer than 5 queries."""
     values = randn(2, 2, queries, 2, seed=7).numpy()
-    table = pd.DataFrame([
-        {"method": m, "size": s, "pull_first_order": values[i, j, q, 0], "pull_retraining": values[i, j, q, 1]}
-        for i, m in enumerate(("jvp", "pixel")) for j, s in enumerate((5, 20)) for q in range(queries)
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {"method": m, "size": s, "pull_first_order": values[i, j, q, 0], "pull_retraining": values[i, j, q, 1]}
+            for i, m in enumerate(("jvp", "pixel"))
+            for j, s in enumerate((5, 20))
+            for q in range(queries)
+        ]
+    )
     found = foreseen(table, ["method", "size"], 3)
     assert len(found) == 4
     for i, m in enumerate(("jvp", "pixel")):
@@ -54,8 +58,12 @@ def test_a_share_at_a_bound_has_an_interval_of_some_width(right):
 def test_a_difference_of_shares_is_no_share():
     """A method that is never worse than another has differences of 0 and 1: they are bootstrapped."""
     ours, theirs = [1.0] * 4 + [0.0] * 16, [0.0] * 20
-    table = pd.concat([pd.DataFrame({"method": method, "query": range(20), "top1": values})
-                       for method, values in (("dtrak", ours), ("jvp", theirs))])  # fmt: skip
+    table = pd.concat(
+        [
+            pd.DataFrame({"method": method, "query": range(20), "top1": values})
+            for method, values in (("dtrak", ours), ("jvp", theirs))
+        ]
+    )
     summary = compared(table, ["method"], ["top1"], 0)
     share, difference = (row(summary, method="dtrak", statistic=name) for name in ("top1", "top1_less_jvp"))
     assert (share.low, share.high) == pytest.approx(wilson(0.2, 20))
@@ -68,14 +76,19 @@ def test_methods_are_compared_query_by_query():
     """Queries of very different size, in another order for every method: their differences alone are narrow."""
     size = 10.0 ** torch.arange(6, dtype=torch.float64)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
-    table = pd.concat([
-        pd.DataFrame({"method": "jvp", "size": 5, "query": range(6), "l2": size}),
-        pd.DataFrame({"method": "pixel", "size": 5, "query": order, "l2": size[order] + order}),
-    ])  # fmt: skip
+    table = pd.concat(
+        [
+            pd.DataFrame({"method": "jvp", "size": 5, "query": range(6), "l2": size}),
+            pd.DataFrame({"method": "pixel", "size": 5, "query": order, "l2": size[order] + order}),
+        ]
+    )
     found = compared(table, ["method", "size"], ["l2"], 0)
     assert set(zip(found.method, found.statistic, strict=True)) == {
-        ("jvp", "l2"), ("pixel", "l2"), ("pixel", "l2_less_jvp"), ("jvp", "l2_less_pixel"),
-    }  # fmt: skip
+        ("jvp", "l2"),
+        ("pixel", "l2"),
+        ("pixel", "l2_less_jvp"),
+        ("jvp", "l2_less_pixel"),
+    }
     difference = row(found, statistic="l2_less_jvp")
     mean, low, high = bootstrap_mean(order.double(), 0)
     assert (difference["mean"], difference.low, difference.high) == pytest.approx((mean, low, high))

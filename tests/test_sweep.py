@@ -79,8 +79,11 @@ def test_a_job_that_could_not_say_a_word_does_not_hide_the_others(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[0] for line in lines[:-1]] == [f"member={k}" for k in (1, 2, 3, 4)]
     assert [line.partition(": ")[2] for line in lines[:-1]] == [
-        "it is full", "ended without a word: killed, perhaps for want of memory, or with the one beside it that was",
-        "did not begin", "did not begin"]  # fmt: skip
+        "it is full",
+        "ended without a word: killed, perhaps for want of memory, or with the one beside it that was",
+        "did not begin",
+        "did not begin",
+    ]
     assert lines[-1].endswith("go on: ddattr train -m member=1,2,3,4 seed=1")
 
 

@@ -35,12 +35,17 @@ def tensors() -> dict[str, torch.Tensor]:
 
     jacobian, last, made = noise(n, Q), noise(n, Q), noise(n, Q)
     return {
-        "seeds": torch.tensor([5, 6, 7, 2**40]), "factual": noise(Q), "jacobian": jacobian - jacobian.mean(0),
+        "seeds": torch.tensor([5, 6, 7, 2**40]),
+        "factual": noise(Q),
+        "jacobian": jacobian - jacobian.mean(0),
         "denoised": made - made.mean(0),
-        "members": noise(n, Q), "last_step": last - last.mean(0), "ablations": noise(len(TRUTH), Q),
-        "refined_units": torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]), "refined": noise(2, Q),
+        "members": noise(n, Q),
+        "last_step": last - last.mean(0),
+        "ablations": noise(len(TRUTH), Q),
+        "refined_units": torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]),
+        "refined": noise(2, Q),
         "rotating_error": torch.tensor([0.1, torch.nan, torch.nan, torch.nan]),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -94,8 +99,9 @@ def test_ablation_has_the_truth_and_the_best_units_once_each(tables, tensors):
     table = of(tables, "ablation", "pull")
     assert not table.duplicated(["unit", "query"]).any()
     expected = {(int(u), int(s)) for u in TRUTH for s in tensors["seeds"]}
-    expected |= {(int(u), int(s)) for s, units in zip(tensors["seeds"], tensors["refined_units"].T, strict=True)
-                 for u in units}  # fmt: skip
+    expected |= {
+        (int(u), int(s)) for s, units in zip(tensors["seeds"], tensors["refined_units"].T, strict=True) for u in units
+    }
     assert set(zip(table.unit, table["query"], strict=True)) == expected
 
 
@@ -186,8 +192,10 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
 def test_what_is_expected_is_made_of_the_discounted_pull_of_its_tensor(tables, tensors, data, method):
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
     words = CODE.codewords(torch.arange(N))
-    along = {"posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-             "denoised_posterior": along_own(tensors["denoised"], data.unit_images)}[method]  # fmt: skip
+    along = {
+        "posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
+        "denoised_posterior": along_own(tensors["denoised"], data.unit_images),
+    }[method]
     answers = Background(words, nearness(distance), OPTIONS["background"]).discount(along)
     deviation = significance.null_deviation(answers, CODE)
     expected = posterior(influence.pull(answers, words), deviation, distance)
@@ -211,8 +219,10 @@ def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(ten
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):
     plain = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": 0.0})
     null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
-    along = {"jvp": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-             "denoised": along_own(tensors["denoised"], data.unit_images)}  # fmt: skip
+    along = {
+        "jvp": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
+        "denoised": along_own(tensors["denoised"], data.unit_images),
+    }
     for method, projected in along.items():
         for measure in ("pull", "norm") if method == "jvp" else ("pull",):
             pd.testing.assert_frame_equal(of(tables, method, measure), of(plain, method, measure))

@@ -26,11 +26,35 @@ GRADIENTS = {
 }  # methods of the extra `peers`
 TABLES = {
     "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
-    "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries", "reliability",
-                          "ceiling", "corrected"],
+    "agreement_summary": [
+        "truth",
+        "method",
+        "measure",
+        "statistic",
+        "mean",
+        "low",
+        "high",
+        "queries",
+        "reliability",
+        "ceiling",
+        "corrected",
+    ],
     "lds": ["kind", "target", "queries", "method", "query", "lds"],
-    "lds_summary": ["kind", "target", "queries", "method", "statistic", "mean", "low", "high", "reliability", "ceiling",
-                    "corrected", "subsets", "seeds"],
+    "lds_summary": [
+        "kind",
+        "target",
+        "queries",
+        "method",
+        "statistic",
+        "mean",
+        "low",
+        "high",
+        "reliability",
+        "ceiling",
+        "corrected",
+        "subsets",
+        "seeds",
+    ],
     "groups": ["target", "queries", "method", "query", "top1", "ndcg3", "spearman"],
     "sets": ["set", "size", "query", "pull_first_order", "pull_retraining"],
     "removal": ["method", "size", "query", "l2", "feature_distance", "pull_first_order", "pull_retraining"],
@@ -38,7 +62,7 @@ TABLES = {
     "measures": ["measure", "z_nearest", "attributable", "weighting"],
     "false_attribution": ["query", "removed", "unit", "unchanged", "moved"],
     "cost": ["method", "trainings", "training_steps", "training_seconds", "scoring_seconds", "memory_mb", "disk_mb"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -76,7 +100,7 @@ def test_what_a_peer_was_tuned_to_is_among_what_its_oracle_chooses_from(validate
 def test_any_picture_is_denoised_as_attribute_has_it(validated):
     """Another process, the same noise: a generated picture handed over as a real one has the same answer."""
     run = Run(composed("experiment=digits_small", f"root={validated.root}"))
-    stored = load_tensors(run.attribution_artefact.folder / "denoised.safetensors")["denoised"]
+    stored = load_tensors(run.attribution_artifact.folder / "denoised.safetensors")["denoised"]
     bench = build(run)
     torch.testing.assert_close(bench.queries.denoised(bench.ensemble, bench.queries.factual), stored)
 
@@ -139,8 +163,10 @@ def test_what_is_foretold_of_fewer_members_is_what_plan_would_say(validated):
 
 def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):
     """Five of twelve: tuned on four halves, and the model of all units. The curves have the same five."""
-    tables = {name: load_table(validated.root / "validation" / f"{name}.csv")
-              for name in ("members", "lds_summary", "agreement_summary", "groups", "removal", "cost")}  # fmt: skip
+    tables = {
+        name: load_table(validated.root / "validation" / f"{name}.csv")
+        for name in ("members", "lds_summary", "agreement_summary", "groups", "removal", "cost")
+    }
     methods = {f"{method}@5" for method in ("denoised", "denoised_posterior", "loss", "datamodel")}
     for name in ("lds_summary", "agreement_summary", "groups", "cost"):
         assert {method for method in tables[name].method if "@" in method} == methods
@@ -148,8 +174,13 @@ def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):
     few = tables["members"].query("members == 5 and order == 0").set_index("statistic").value
     table = tables["lds_summary"].query("kind == 'transfer' and queries == 'generated' and statistic == 'lds'")
     table = table.set_index(["target", "method"])["mean"]
-    for target, method in (("loss", "denoised_posterior"), ("distance", "denoised_posterior"), ("loss", "denoised"),
-                           ("distance", "denoised"), ("loss", "loss")):  # fmt: skip
+    for target, method in (
+        ("loss", "denoised_posterior"),
+        ("distance", "denoised_posterior"),
+        ("loss", "denoised"),
+        ("distance", "denoised"),
+        ("loss", "loss"),
+    ):
         assert few[f"lds_{target}_{method}"] == pytest.approx(table[target, f"{method}@5"], abs=1e-6)
     real = tables["lds_summary"].query("queries == 'real'")
     assert methods <= set(real.method)
@@ -196,11 +227,11 @@ def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
     run = make_run("validation.units=5", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
     wanted = run.validation.models()[-3:]
     retrain.retrain(run, wanted)
-    first = {m.name: load_tensors(run.retrained_artefact(m).folder / "member.safetensors") for m in wanted}
+    first = {m.name: load_tensors(run.retrained_artifact(m).folder / "member.safetensors") for m in wanted}
     shutil.rmtree(run.root / "validation")
     retrain.retrain(run, wanted[::-1])
     for model in wanted:
-        again = load_tensors(run.retrained_artefact(model).folder / "member.safetensors")
+        again = load_tensors(run.retrained_artifact(model).folder / "member.safetensors")
         assert all(torch.equal(again[name], value) for name, value in first[model.name].items())
 
 
@@ -209,8 +240,8 @@ def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
     run = make_run()
     same = Training("same", run.codebook.subset(3), 3, 0)
     retrain.retrain(run, [same])
-    again = load_tensors(run.retrained_artefact(same).folder / "member.safetensors")
-    member = load_tensors(run.member_artefact(3).folder / "member.safetensors")
+    again = load_tensors(run.retrained_artifact(same).folder / "member.safetensors")
+    member = load_tensors(run.member_artifact(3).folder / "member.safetensors")
     assert all(torch.equal(again[name], value) for name, value in member.items())
 
 

@@ -1,4 +1,4 @@
-"""W&B is a view of the artefacts: what an offline run writes, read back; and that nothing is asked of a network."""
+"""W&B is a view of the artifacts: what an offline run writes, read back; and that nothing is asked of a network."""
 
 import json
 import os
@@ -145,14 +145,16 @@ def test_a_training_is_one_run_with_its_config_and_curves_and_asks_nothing(make_
     found = read_back(run.root, "train-002")
     assert found["exit"] == 0
     assert (found["run"].run_group, found["run"].job_type, found["run"].display_name) == (
-        SMALL, "train", "train-002",
-    )  # fmt: skip
+        SMALL,
+        "train",
+        "train-002",
+    )
     assert found["run"].project == "ddattr"
     config = {key: value for key, value in found["config"].items() if key != "_wandb"}
     assert config == run.resolved()
     assert "${" not in json.dumps(config)
     assert found["metrics"]["*"] == "trainer/global_step"
-    table = load_table(run.member_artefact(2).folder / "metrics.csv")
+    table = load_table(run.member_artifact(2).folder / "metrics.csv")
     curve = {row["trainer/global_step"]: row["train/loss"] for row in found["history"] if "train/loss" in row}
     assert list(curve) == table.step.tolist()
     assert list(curve.values()) == pytest.approx(table["train/loss"].tolist(), rel=1e-6)
@@ -288,8 +290,11 @@ def test_quality_is_logged_against_the_number_of_members(reproduced):
     found = read_back(reproduced.root, "evaluate")
     table = load_table(reproduced.root / "quality" / "fid.csv")
     grown = table[table.kind == "ensemble"].groupby("members").fid.mean()
-    curve = {row["trainer/global_step"]: row["quality/ensemble/fid"] for row in found["history"]
-             if "quality/ensemble/fid" in row}  # fmt: skip
+    curve = {
+        row["trainer/global_step"]: row["quality/ensemble/fid"]
+        for row in found["history"]
+        if "quality/ensemble/fid" in row
+    }
     assert list(curve) == grown.index.tolist()
     assert list(curve.values()) == pytest.approx(grown.tolist(), rel=1e-5)
     alone = [row["quality/individual/fid"] for row in found["history"] if "quality/individual/fid" in row]

@@ -83,8 +83,15 @@ class AttributionModule(L.LightningModule):
         background: float = 0.5,
     ):
         super().__init__()
-        _validate(refine=refine, queries=queries, batch=batch, truth_units=truth_units, denoisings=denoisings,
-                  phantoms=phantoms, draws=draws)  # fmt: skip
+        _validate(
+            refine=refine,
+            queries=queries,
+            batch=batch,
+            truth_units=truth_units,
+            denoisings=denoisings,
+            phantoms=phantoms,
+            draws=draws,
+        )
         if not any(1 <= size <= codebook.units for size in neighbourhoods) or min(neighbourhoods) < 1:
             raise ValueError(
                 f"attribution: neighbourhoods={list(neighbourhoods)}, expected numbers from 1 to {codebook.units}. "
@@ -104,9 +111,13 @@ class AttributionModule(L.LightningModule):
         self.checked = {first_query + i * queries // check for i in range(check)}
         self.refine, self.first_query = min(refine, codebook.units), first_query
         self.options: dict[str, Any] = {
-            "seed": seed, "level": level, "phantoms": phantoms, "draws": draws, "neighbourhoods": list(neighbourhoods),
+            "seed": seed,
+            "level": level,
+            "phantoms": phantoms,
+            "draws": draws,
+            "neighbourhoods": list(neighbourhoods),
             "background": float(background),
-        }  # fmt: skip
+        }
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.truth = torch.from_numpy(order[: min(truth_units, codebook.units)]).sort().values
         self.codewords = codebook.codewords(torch.arange(codebook.units))
@@ -143,11 +154,18 @@ class AttributionModule(L.LightningModule):
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
             rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
         return {
-            "seeds": seeds, "factual": picture, "jacobian": response, "denoised": made, "members": alone,
+            "seeds": seeds,
+            "factual": picture,
+            "jacobian": response,
+            "denoised": made,
+            "members": alone,
             "last_step": last_step(self.ensemble, tape, self.reverse).members,
-            "ablations": exact, "refined_units": top, "refined": refined,
-            "refined_images": self.data.unit_images[top], "rotating_error": rotating,
-        }  # fmt: skip
+            "ablations": exact,
+            "refined_units": top,
+            "refined": refined,
+            "refined_images": self.data.unit_images[top],
+            "rotating_error": rotating,
+        }
 
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""

@@ -85,8 +85,9 @@ def tabulate(
     near, norm_null = influence.nearness(distance), influence.norm(influence.gram(jacobian), null)
     others = Background(words, near, background)
     along = {
-        "jvp": influence.projections(jacobian, factual, images), "denoised": along_own(tensors["denoised"], images)
-    }  # fmt: skip
+        "jvp": influence.projections(jacobian, factual, images),
+        "denoised": along_own(tensors["denoised"], images),
+    }
     scored["denoised"] = {"pull": influence.pull(along["denoised"], words)}
     tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
     for method, name in POSTERIOR.items():
@@ -97,19 +98,33 @@ def tabulate(
     ablated = influence.displacement_scores(exact, factual, images[truth])
     frames = [
         _scores(name, measure, score, seeds, tests.get((name, measure)))
-        for name, measures in scored.items() for measure, score in measures.items()
-    ]  # fmt: skip
+        for name, measures in scored.items()
+        for measure, score in measures.items()
+    ]
     frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
     frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(near * along["denoised"], others, scored["pixel"]["similarity"], codebook, data, seeds,
-                           draws, seed, neighbourhoods, level)  # fmt: skip
+    sets, resolved = _sets(
+        near * along["denoised"],
+        others,
+        scored["pixel"]["similarity"],
+        codebook,
+        data,
+        seeds,
+        draws,
+        seed,
+        neighbourhoods,
+        level,
+    )
     q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
     table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
     return Tables(
-        pd.concat(frames, ignore_index=True), sets, table, summary,
+        pd.concat(frames, ignore_index=True),
+        sets,
+        table,
+        summary,
         _radius(scored["jvp"]["norm"], norm_null, q, codebook, seeds, level, resolved),
         _queries(tensors, exact, words[truth], data),
-    )  # fmt: skip
+    )
 
 
 def _displacements(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, Response]:
@@ -127,11 +142,18 @@ def _scores(method: str, measure: str, score: Tensor, seeds: Tensor, tests, unit
     count, queries = score.shape
     units = torch.arange(count) if units is None else units
     z, p = (torch.full_like(score, torch.nan),) * 2 if tests is None else tests
-    return pd.DataFrame({
-        "unit": units.repeat_interleave(queries).numpy(), "query": seeds.repeat(count).numpy(), "method": method,
-        "measure": measure, "score": score.flatten().numpy(), "z": z.flatten().numpy(), "p_value": p.flatten().numpy(),
-        "q_value": significance.benjamini_hochberg(p).flatten().numpy(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "unit": units.repeat_interleave(queries).numpy(),
+            "query": seeds.repeat(count).numpy(),
+            "method": method,
+            "measure": measure,
+            "score": score.flatten().numpy(),
+            "z": z.flatten().numpy(),
+            "p_value": p.flatten().numpy(),
+            "q_value": significance.benjamini_hochberg(p).flatten().numpy(),
+        }
+    )
 
 
 def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, truth: Tensor) -> pd.DataFrame:
@@ -177,12 +199,18 @@ def neighbourhoods(alike: Float[Tensor, "units q"], wanted: Sequence[int]) -> tu
 
 def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:
     queries = len(seeds)
-    return pd.DataFrame({
-        "set": np.repeat(names, queries), "size": (groups >= 0).sum(-1).flatten().numpy(),
-        "query": seeds.repeat(len(names)).numpy(), "measure": "pull",
-        "score": total.flatten().numpy(), "z": z.flatten().numpy(), "p_value": p.flatten().numpy(),
-        "q_value": q.flatten().numpy(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "set": np.repeat(names, queries),
+            "size": (groups >= 0).sum(-1).flatten().numpy(),
+            "query": seeds.repeat(len(names)).numpy(),
+            "measure": "pull",
+            "score": total.flatten().numpy(),
+            "z": z.flatten().numpy(),
+            "p_value": p.flatten().numpy(),
+            "q_value": q.flatten().numpy(),
+        }
+    )
 
 
 def _pad(sets: list[Tensor]) -> Tensor:
@@ -201,13 +229,20 @@ def _agreement(methods, scored, ablated, exact, words, truth, seeds, seed):
             if (score := scores.get(measure, scores.get("similarity"))) is None:
                 continue
             score = score[truth]
-            frames.append(pd.DataFrame({
-                "truth": "ablation", "method": name, "measure": measure, "query": seeds.numpy(),
-                "pearson": agreement.pearson(score, ablated[measure]).numpy(),
-                "spearman": agreement.spearman(score, ablated[measure]).numpy(),
-                "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
-                "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
-            }))  # fmt: skip
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "truth": "ablation",
+                        "method": name,
+                        "measure": measure,
+                        "query": seeds.numpy(),
+                        "pearson": agreement.pearson(score, ablated[measure]).numpy(),
+                        "spearman": agreement.spearman(score, ablated[measure]).numpy(),
+                        "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
+                        "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
+                    }
+                )
+            )
     table = pd.concat(frames, ignore_index=True)
     return table, summarise(table, seed)
 
@@ -228,10 +263,17 @@ def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
     radius = norm.max(0).values
     control, p = significance.radius_significance(radius, null, codebook)
-    return pd.DataFrame({
-        "query": seeds.numpy(), "radius": radius.numpy(), "phantom_radius": control.numpy(), "p_value": p.numpy(),
-        "attributable": (q.min(0).values <= level).numpy(), "resolution": resolved.numpy(), "level": level,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "query": seeds.numpy(),
+            "radius": radius.numpy(),
+            "phantom_radius": control.numpy(),
+            "p_value": p.numpy(),
+            "attributable": (q.min(0).values <= level).numpy(),
+            "resolution": resolved.numpy(),
+            "level": level,
+        }
+    )
 
 
 def _queries(tensors, exact, words, data) -> pd.DataFrame:
@@ -243,8 +285,15 @@ def _queries(tensors, exact, words, data) -> pd.DataFrame:
         near = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
         labels = data.labels[near].mode(0).values
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
-    return pd.DataFrame({
-        "query": tensors["seeds"].numpy(), "jacobian_norm": instability(tensors["jacobian"]).numpy(),
-        "jvp_error": error.numpy(), "rotating_error": tensors["rotating_error"].numpy(), "label": labels.numpy(),
-        "unstable": (error > UNSTABLE).numpy(), "nearest": distance.numpy(), "unlike_data": unlike.numpy(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "query": tensors["seeds"].numpy(),
+            "jacobian_norm": instability(tensors["jacobian"]).numpy(),
+            "jvp_error": error.numpy(),
+            "rotating_error": tensors["rotating_error"].numpy(),
+            "label": labels.numpy(),
+            "unstable": (error > UNSTABLE).numpy(),
+            "nearest": distance.numpy(),
+            "unlike_data": unlike.numpy(),
+        }
+    )

@@ -27,8 +27,17 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr reproduce experiment=digits_small", "ddattr reproduce codebook.members=24 name=more"),
     ),
     "plan": Page(
-        (*RUN, "codebook.members", "codebook.weight", "data.units", "data.clusters", "training.steps",
-         "attribution.level", "attribution.phantoms", "power"),
+        (
+            *RUN,
+            "codebook.members",
+            "codebook.weight",
+            "data.units",
+            "data.clusters",
+            "training.steps",
+            "attribution.level",
+            "attribution.phantoms",
+            "power",
+        ),
         ("ddattr plan", "ddattr plan codebook.members=24 codebook.weight=null"),
     ),
     "train": Page(
@@ -54,7 +63,7 @@ PAGES = {  # in the order in which a newcomer needs them
         (*RUN, "against", "tracking"),
         ("ddattr compare experiment=digits_clusters 'against=[runs/digits]'",),
     ),
-}  # fmt: skip
+}
 VERBS = list(PAGES)
 
 
@@ -70,19 +79,22 @@ def overview() -> str:
     """The page of `ddattr` alone."""
     assert ddattr.__doc__ is not None
     lines = [_entry(verb, described(verb).partition("\n")[0], 13) for verb in VERBS]
-    return "\n".join([
-        ddattr.__doc__.partition("\n")[0],
-        "\nusage: ddattr VERB [key=value ...]",
-        "\nverbs:", *lines,
-        "\nexample, everything on a small scale in about a minute:",
-        "  ddattr reproduce experiment=digits_small",
-        "\nwhere to go on:",
-        "  ddattr VERB --help                    the main keys of a verb",
-        "  ddattr VERB --cfg job                 all keys",
-        "  ddattr VERB -m key=1,2                a job for every value",
-        '  eval "$(ddattr -sc install=bash)"     completes verbs and keys in this shell',
-        "  ddattr --hydra-help                   options of Hydra, which composes keys",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            ddattr.__doc__.partition("\n")[0],
+            "\nusage: ddattr VERB [key=value ...]",
+            "\nverbs:",
+            *lines,
+            "\nexample, everything on a small scale in about a minute:",
+            "  ddattr reproduce experiment=digits_small",
+            "\nwhere to go on:",
+            "  ddattr VERB --help                    the main keys of a verb",
+            "  ddattr VERB --cfg job                 all keys",
+            "  ddattr VERB -m key=1,2                a job for every value",
+            '  eval "$(ddattr -sc install=bash)"     completes verbs and keys in this shell',
+            "  ddattr --hydra-help                   options of Hydra, which composes keys",
+        ]
+    )
 
 
 def page(verb: str, overrides: Sequence[str]) -> str:
@@ -97,12 +109,16 @@ def page(verb: str, overrides: Sequence[str]) -> str:
         if key not in ("experiment", "hydra/launcher"):
             rows += [(f"{name}={_shown(value)}", said.get(name, "")) for name, value in flat(_at(values, key), key)]
     column = min(34, max(len(setting) for setting, _ in rows) + 2)
-    return "\n".join([
-        "\n\n".join(_filled(part) for part in f"ddattr {verb}: {described(verb)}".split("\n\n")),
-        "\nkeys, as they are set now:", *(_entry(setting, comment, column) for setting, comment in rows),
-        "\nexamples:", *(f"  {example}" for example in PAGES[verb].examples),
-        f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "\n\n".join(_filled(part) for part in f"ddattr {verb}: {described(verb)}".split("\n\n")),
+            "\nkeys, as they are set now:",
+            *(_entry(setting, comment, column) for setting, comment in rows),
+            "\nexamples:",
+            *(f"  {example}" for example in PAGES[verb].examples),
+            f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2",
+        ]
+    )
 
 
 def described(verb: str) -> str:

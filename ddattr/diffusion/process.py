@@ -25,8 +25,17 @@ class ReverseStep(NamedTuple):
 
 
 # What a scheduler's config says that is taken from it, and the values of other keys that say what is done anyway
-_READ = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-         "timestep_spacing", "steps_offset", "rescale_betas_zero_snr"}  # fmt: skip
+_READ = {
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+    "rescale_betas_zero_snr",
+}
 _DONE = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", "set_alpha_to_one": True}
 _NEAR = 0.9  # share of the timesteps that the first sampler step has to reach
 _LEFT = 0.1  # share of a picture that may be left at the last timestep, without a word

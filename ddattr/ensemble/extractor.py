@@ -25,10 +25,16 @@ class FeatureExtractor(nn.Module):
         pooled = 2 if min(size) >= 4 else 1
         height, width = (side // pooled**2 for side in size)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.SiLU(), nn.AvgPool2d(pooled),
-            nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(pooled),
-            nn.Flatten(), nn.Linear(64 * height * width, features), nn.Tanh(),
-        )  # fmt: skip
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(pooled),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(pooled),
+            nn.Flatten(),
+            nn.Linear(64 * height * width, features),
+            nn.Tanh(),
+        )
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch features"]:

@@ -165,18 +165,21 @@ class EnsembleQuality(L.Callback):
         table = []
         for kind, member, order, size, row in listed:
             mean, deviation = kernel(self.real, features[row])
-            table.append((kind, member, order, size, frechet(self.real, features[row]), mean, deviation,
-                          features.shape[1]))  # fmt: skip
+            table.append(
+                (kind, member, order, size, frechet(self.real, features[row]), mean, deviation, features.shape[1])
+            )
         self.fid = pd.DataFrame(
             table, columns=["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"]
         )
         pairs = [(*key, "to_all") for key in rows.growing] + [(*key, "disjoint") for key in rows.halves]
         sem = distances.std(1) / distances.shape[1] ** 0.5
         self.convergence = pd.DataFrame(
-            [(size, order, d.mean().item(), s.item(), kind)
-             for (order, size, kind), d, s in zip(pairs, distances, sem, strict=True)],
+            [
+                (size, order, d.mean().item(), s.item(), kind)
+                for (order, size, kind), d, s in zip(pairs, distances, sem, strict=True)
+            ],
             columns=["members", "order", "distance_mean", "distance_sem", "kind"],
-        )  # fmt: skip
+        )
 
     @rank_zero_only
     def _log(self, trainer: L.Trainer) -> None:

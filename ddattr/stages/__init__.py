@@ -1,1 +1,1 @@
-"""One module per verb: read the parents, do the work, write one artefact."""
+"""One module per verb: read the parents, do the work, write one artifact."""

@@ -13,14 +13,14 @@ from ddattr.tracking.wandb import log_panels
 
 def run(run: Run) -> None:
     """Attributes the queries and writes attribution/."""
-    if not run.attribution_artefact.make(run.seed, lambda: _attribute(run)):
+    if not run.attribution_artifact.make(run.seed, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
 
 
 def _attribute(run: Run) -> None:
     run.warn()
-    artefact = run.attribution_artefact
-    shards = artefact.folder / "shards" / artefact.fingerprint  # of this config: those of another are not taken up
+    artifact = run.attribution_artifact
+    shards = artifact.folder / "shards" / artifact.fingerprint  # of this config: those of another are not taken up
     module = run.build(
         "attribution",
         ensemble=run.ensemble(),
@@ -31,13 +31,13 @@ def _attribute(run: Run) -> None:
         folder=shards,
         seed=run.seed,
     )
-    with run.tracking.run(run.root, run.name, "attribute", artefact.fingerprint, run.resolved()) as loggers:
+    with run.tracking.run(run.root, run.name, "attribute", artifact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, enable_progress_bar=False)
         run.predict(trainer, module, len(module.batches), "attribution.batch")
         if trainer.is_global_zero:
-            write(artefact.folder, module.tensors, module.tables)
-            log_panels(loggers, "attribution/panels", panels(artefact.folder))
-            shutil.rmtree(artefact.folder / "shards")
+            write(artifact.folder, module.tensors, module.tables)
+            log_panels(loggers, "attribution/panels", panels(artifact.folder))
+            shutil.rmtree(artifact.folder / "shards")
 
 
 def write(folder, tensors, tables) -> None:

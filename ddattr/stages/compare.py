@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import Artefact, load_json
+from ddattr.artifacts import Artifact, load_json
 from ddattr.stages.run import Run
 from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
 from ddattr.tracking.wandb import log_figures
@@ -14,14 +14,14 @@ def run(run: Run) -> None:
     """Writes comparison/."""
     roots = folders(run)
     _ = run.tracking  # refuses, if it must, before anything is written
-    run.validation_artefact.require()
+    run.validation_artifact.require()
     table = pd.concat([growth(root) for root in roots], ignore_index=True)
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
     parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}
-    artefact = Artefact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
-    if not artefact.make(run.seed, lambda: _compare(run, artefact, table)):
+    artifact = Artifact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
+    if not artifact.make(run.seed, lambda: _compare(run, artifact, table)):
         print("compare: already done", flush=True)
-    print(f"compare: table and figure in {artefact.folder}")
+    print(f"compare: table and figure in {artifact.folder}")
 
 
 def folders(run: Run) -> list[Path]:
@@ -43,13 +43,15 @@ def folders(run: Run) -> list[Path]:
     return roots
 
 
-def _compare(run: Run, artefact: Artefact, table: pd.DataFrame) -> None:
-    compare(table, artefact.folder)
+def _compare(run: Run, artifact: Artifact, table: pd.DataFrame) -> None:
+    compare(table, artifact.folder)
     agreement = best_estimate(table)
     for (name, steps), rows in table.groupby(["run", "training_steps"], sort=False):
         found = rows.groupby("statistic")["value"].mean()
-        print(f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining, "
-              f"{ESTIMATES[agreement]} {found[agreement]:.2f}, LDS on loss {found['lds_loss_loss']:.2f} "
-              f"(law {found['law_loss']:.2f}), z of the nearest {found['z_nearest']:.1f}")  # fmt: skip
-    with run.tracking.run(run.root, run.name, "compare", artefact.fingerprint, run.resolved()) as loggers:
-        log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))
+        print(
+            f"{name}, n={rows.members.iloc[0]}, {steps:,} steps: Spearman with retraining, "
+            f"{ESTIMATES[agreement]} {found[agreement]:.2f}, LDS on loss {found['lds_loss_loss']:.2f} "
+            f"(law {found['law_loss']:.2f}), z of the nearest {found['z_nearest']:.1f}"
+        )
+    with run.tracking.run(run.root, run.name, "compare", artifact.fingerprint, run.resolved()) as loggers:
+        log_figures(loggers, sorted(artifact.folder.glob("fig*.png")))

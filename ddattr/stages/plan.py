@@ -155,9 +155,9 @@ def _power(run: Run) -> list[tuple[str, str]]:
     level, power, code = run.config.attribution.level, run.config.power, run.codebook
     if not (all(isinstance(share, float) for share in (level, power)) and 0 < level < power < 1):
         raise ValueError(f"plan: power={power}, attribution.level={level}, expected 0 < level < power < 1. Set power.")
-    if not run.attribution_artefact.done():
+    if not run.attribution_artifact.done():
         return []
-    sets, fewest = load_table(run.attribution_artefact.folder / "sets.parquet"), smallest(code.units)
+    sets, fewest = load_table(run.attribution_artifact.folder / "sets.parquet"), smallest(code.units)
     lines = []
     for name, rows in sets[sets.set.str.startswith("nearest:")].groupby("set", sort=False):
         z = torch.tensor(rows.z.to_numpy())

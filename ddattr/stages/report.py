@@ -1,4 +1,4 @@
-"""`ddattr report`: figures and the page, from artefacts alone."""
+"""`ddattr report`: figures and the page, from artifacts alone."""
 
 from ddattr.artifacts import save_text
 from ddattr.stages.run import Run
@@ -9,19 +9,19 @@ from ddattr.tracking.wandb import log_figures
 
 def run(run: Run) -> None:
     """Writes figures/ and report.html."""
-    artefact = run.figures_artefact
-    if not artefact.make(run.seed, lambda: _draw(run)):
+    artifact = run.figures_artifact
+    if not artifact.make(run.seed, lambda: _draw(run)):
         print("report: already done", flush=True)
-    print(f"report: {run.root / 'report.html'}, figures in {artefact.folder}")
+    print(f"report: {run.root / 'report.html'}, figures in {artifact.folder}")
     print("\n".join(summary(run.root)))
 
 
 def _draw(run: Run) -> None:
-    artefact = run.figures_artefact
-    run.quality_artefact.require()
-    run.attribution_artefact.require()
+    artifact = run.figures_artifact
+    run.quality_artifact.require()
+    run.attribution_artifact.require()
     draw_all(run.root)
-    save_text(artefact.folder / "summary.txt", "\n".join(summary(run.root)))
+    save_text(artifact.folder / "summary.txt", "\n".join(summary(run.root)))
     write_report(run.root, run.name)
-    with run.tracking.run(run.root, run.name, "report", artefact.fingerprint, run.resolved()) as loggers:
-        log_figures(loggers, sorted(artefact.folder.glob("fig*.png")))
+    with run.tracking.run(run.root, run.name, "report", artifact.fingerprint, run.resolved()) as loggers:
+        log_figures(loggers, sorted(artifact.folder.glob("fig*.png")))

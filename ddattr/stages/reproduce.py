@@ -31,15 +31,15 @@ def run(run: Run) -> None:
         own = [] if launcher != "basic" else ["hydra/launcher=processes"]  # the user's choice is among the overrides
         together([["train", "-m", f"member=range(0,{len(members)})", *own]], run)
     missing = []
-    if not run.quality_artefact.done():
+    if not run.quality_artifact.done():
         missing.append(["evaluate"])
-    if not run.attribution_artefact.done():
+    if not run.attribution_artifact.done():
         missing.append(["attribute", *_spread(run)])
     for group in [missing] if cores() > 1 else [[one] for one in missing]:
         together(group, run)
-    if run.figures_artefact.done():
+    if run.figures_artifact.done():
         print("reproduce: already done")
-        print(f"report: {run.root / 'report.html'}, figures in {run.figures_artefact.folder}")
+        print(f"report: {run.root / 'report.html'}, figures in {run.figures_artifact.folder}")
         print("\n".join(summary(run.root)))
     else:
         together([["report"]], run)

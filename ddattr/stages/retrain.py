@@ -43,8 +43,10 @@ def select(run: Run) -> list[Training]:
     if not models and (unit is not None or run.validation.retrains):
         asked = run.validation.truth_members
         if unit is None:
-            raise ValueError(f"retrain: member {member} is not among the truth's members {asked}: there is nothing to "
-                             "retrain. Set validation.members higher, or choose one of them.")  # fmt: skip
+            raise ValueError(
+                f"retrain: member {member} is not among the truth's members {asked}: there is nothing to "
+                "retrain. Set validation.members higher, or choose one of them."
+            )
         who = f"members {asked}" if member is None else f"member {member}"
         raise ValueError(
             f"retrain: {who} never saw unit {unit}, or retraining is not asked of them: there is nothing to retrain. "
@@ -69,9 +71,9 @@ def removal_plan(run: Run) -> list[Removal]:
     Raises:
         ValueError: a method that has no score.
     """
-    if not run.validation.removal_queries or not run.scores_artefact.done():
+    if not run.validation.removal_queries or not run.scores_artifact.done():
         return []
-    plan, scores = run.validation, load_scores(run.scores_artefact.verified("scores.safetensors"))["generated"]
+    plan, scores = run.validation, load_scores(run.scores_artifact.verified("scores.safetensors"))["generated"]
     methods = [*dict.fromkeys([*plan.removed_by(), "random"])]
     if unknown := [method for method in methods if method not in scores]:
         raise ValueError(
@@ -97,11 +99,11 @@ def retrain(run: Run, models: list[Training]) -> int:
 
 
 def _make(run: Run, model: Training, title: str, wait: bool) -> bool:
-    artefact = run.retrained_artefact(model)
+    artifact = run.retrained_artifact(model)
 
     def work() -> None:
-        train(run, module(run, model.units, model.member, run.seed + model.replicate), artefact, title)
+        train(run, module(run, model.units, model.member, run.seed + model.replicate), artifact, title)
 
-    made = artefact.make(run.seed + model.replicate, work, wait)
-    (artefact.folder / "last.ckpt").unlink(missing_ok=True)
+    made = artifact.make(run.seed + model.replicate, work, wait)
+    (artifact.folder / "last.ckpt").unlink(missing_ok=True)
     return made

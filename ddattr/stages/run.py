@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddattr.artifacts import Artefact, fingerprint, first_process, load_tensors, save_json
+from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json
 from ddattr.schema import check_keys, raised_here
 
 _NAME = re.compile(r"\w[\w.=+-]{0,99}")
@@ -92,9 +92,13 @@ class Run:
     def quality(self):
         """The callback that measures quality, with its extractor trained."""
         return self.build(
-            "quality", images=self.data.images, labels=self.data.labels, members=self.codebook.members,
-            reverse=self.reverse, seed=self.seed,
-        )  # fmt: skip
+            "quality",
+            images=self.data.images,
+            labels=self.data.labels,
+            members=self.codebook.members,
+            reverse=self.reverse,
+            seed=self.seed,
+        )
 
     def check(self) -> None:
         """Refuses what a later step would, before anything is trained or written."""
@@ -141,9 +145,14 @@ class Run:
         # filling what is about to be written costs a twentieth of a small network's training
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return self.build(
-            "trainer", logger=loggers or False, callbacks=[Termination(), *callbacks], enable_model_summary=False,
-            log_every_n_steps=1, default_root_dir=str(self.root), **options,
-        )  # fmt: skip
+            "trainer",
+            logger=loggers or False,
+            callbacks=[Termination(), *callbacks],
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            default_root_dir=str(self.root),
+            **options,
+        )
 
     def predict(self, trainer, module, parts: int, key: str) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.
@@ -173,25 +182,29 @@ class Run:
         """The command line of a verb for this run."""
         return " ".join(["ddattr", verb, *overrides, *map(quote, self.overrides)])
 
-    # -- artefacts
+    # -- artifacts
 
     @cached_property
-    def codebook_artefact(self) -> Artefact:
+    def codebook_artifact(self) -> Artifact:
         code, data = self.codebook, self.data
         config = {
-            "n": code.members, "h": code.weight, "seed": code.seed, "N": code.units, "unit": data.kind,
+            "n": code.members,
+            "h": code.weight,
+            "seed": code.seed,
+            "N": code.units,
+            "unit": data.kind,
             "data": data.fingerprint,
-        }  # fmt: skip
-        return Artefact(self.root / "codebook", config, remedy=self.command("train", "member=0"))
+        }
+        return Artifact(self.root / "codebook", config, remedy=self.command("train", "member=0"))
 
-    def member_artefact(self, member: int) -> Artefact:
+    def member_artifact(self, member: int) -> Artifact:
         self.codebook.check_member(member)
-        config, parents = self._training() | {"member": member}, {"codebook": self.codebook_artefact.fingerprint}
+        config, parents = self._training() | {"member": member}, {"codebook": self.codebook_artifact.fingerprint}
         if self.fork is not None:
             config["training"]["fork"] = self.plain("training")["fork"]
-            parents["base"] = self.base_artefact.fingerprint
+            parents["base"] = self.base_artifact.fingerprint
         folder = self.root / "members" / f"{member:03d}"
-        return Artefact(folder, config, parents, self.command("train", f"member={member}"))
+        return Artifact(folder, config, parents, self.command("train", f"member={member}"))
 
     def _training(self) -> dict[str, Any]:
         """The config that a network trained whole depends on."""
@@ -216,33 +229,34 @@ class Run:
         return precision
 
     @cached_property
-    def base_artefact(self) -> Artefact:
+    def base_artifact(self) -> Artifact:
         """What members are forks of: the ground truth's model of all units, trained for itself."""
         return self._whole(self.root / "base", range(self.codebook.units), self.command("train", "member=0"))
 
-    def retrained_artefact(self, training) -> Artefact:
+    def retrained_artifact(self, training) -> Artifact:
         """A model of the ground truth: never a fork."""
         folder, units = self.root / "validation" / "retraining" / training.name, training.units.nonzero()[:, 0].tolist()
         return self._whole(folder, units, self.command("retrain"), training.member, training.replicate)
 
     def _whole(
         self, folder: Path, units: Sequence[int], remedy: str, member: int | None = None, replicate: int = 0
-    ) -> Artefact:
+    ) -> Artifact:
         config = self._training() | {
-            "units": fingerprint(list(units)), "replicate": replicate,
+            "units": fingerprint(list(units)),
+            "replicate": replicate,
             "draws_of": member if self.config.training.draws == "independent" else None,
-        }  # fmt: skip
-        return Artefact(folder, config, {"data": self.data.fingerprint}, remedy)
+        }
+        return Artifact(folder, config, {"data": self.data.fingerprint}, remedy)
 
     @cached_property
     def members_fingerprint(self) -> str:
-        return fingerprint([self.member_artefact(k).fingerprint for k in range(self.codebook.members)])
+        return fingerprint([self.member_artifact(k).fingerprint for k in range(self.codebook.members)])
 
     @cached_property
-    def quality_artefact(self) -> Artefact:
+    def quality_artifact(self) -> Artifact:
         config = {key: self.plain(key) for key in ("seed", "quality")} | self._sampling
         config["labels"] = self.data.labels_fingerprint
-        return Artefact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
+        return Artifact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
 
     @property
     def _sampling(self) -> dict[str, Any]:
@@ -251,38 +265,43 @@ class Run:
         return {"sampler": self.plain("sampler")} | ({} if spacing is None else {"timestep_spacing": spacing})
 
     @cached_property
-    def attribution_artefact(self) -> Artefact:
+    def attribution_artifact(self) -> Artifact:
         config = {key: self.plain(key) for key in ("seed", "attribution")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
-        return Artefact(
+        return Artifact(
             self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
         )
 
     @cached_property
-    def scores_artefact(self) -> Artefact:
+    def scores_artifact(self) -> Artifact:
         keys = ("real", "draws", "peers", "tuning", "halves")  # halves: those for tuning come after them
         validation = self.plain("validation")
         config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}, "methods": SCORED}
-        parents = {"attribution": self.attribution_artefact.fingerprint, "quality": self.quality_artefact.fingerprint}
-        return Artefact(self.root / "validation" / "scores", config, parents, self.command("validate"))
+        parents = {"attribution": self.attribution_artifact.fingerprint, "quality": self.quality_artifact.fingerprint}
+        return Artifact(self.root / "validation" / "scores", config, parents, self.command("validate"))
 
     @cached_property
-    def validation_artefact(self) -> Artefact:
+    def validation_artifact(self) -> Artifact:
         config = {"seed": self.seed, "validation": self.plain("validation"), "tables": TABLED}
         if self.data.planted_fingerprint != "none":
             config["planted"] = self.data.planted_fingerprint  # queries that no parent depends on
-        parents = {"scores": self.scores_artefact.fingerprint}
-        return Artefact(self.root / "validation", config, parents, self.command("validate"),
-                        "its manifest.json and its folder scores/: trained models are kept")  # fmt: skip
+        parents = {"scores": self.scores_artifact.fingerprint}
+        return Artifact(
+            self.root / "validation",
+            config,
+            parents,
+            self.command("validate"),
+            "its manifest.json and its folder scores/: trained models are kept",
+        )
 
     @cached_property
-    def figures_artefact(self) -> Artefact:
-        parents = {"quality": self.quality_artefact.fingerprint, "attribution": self.attribution_artefact.fingerprint}
-        return Artefact(self.root / "figures", {"name": self.name}, parents, self.command("report"))
+    def figures_artifact(self) -> Artifact:
+        parents = {"quality": self.quality_artifact.fingerprint, "attribution": self.attribution_artifact.fingerprint}
+        return Artifact(self.root / "figures", {"name": self.name}, parents, self.command("report"))
 
     def missing_members(self) -> list[int]:
         """Members that are not done."""
-        return [k for k in range(self.codebook.members) if not self.member_artefact(k).done()]
+        return [k for k in range(self.codebook.members) if not self.member_artifact(k).done()]
 
     def ensemble(self):
         """The trained ensemble.
@@ -294,22 +313,22 @@ class Run:
 
         n, missing = self.codebook.members, self.missing_members()
         if missing:
-            first = self.member_artefact(missing[0])
+            first = self.member_artifact(missing[0])
             state = first.state()
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
             raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")
-        return Ensemble([self.load(self.member_artefact(k)) for k in range(n)])
+        return Ensemble([self.load(self.member_artifact(k)) for k in range(n)])
 
     def extractor(self):
         """The extractor of features that `evaluate` trained."""
         from ddattr.ensemble.extractor import restored
 
-        return restored(load_tensors(self.quality_artefact.verified("extractor.safetensors")), self.data.shape[1:])
+        return restored(load_tensors(self.quality_artifact.verified("extractor.safetensors")), self.data.shape[1:])
 
-    def load(self, artefact: Artefact):
+    def load(self, artifact: Artifact):
         """The network of a member, or of a model of the ground truth."""
-        path = artefact.verified("member.safetensors")
+        path = artifact.verified("member.safetensors")
         weights, network = load_tensors(path), self.network(None)
         try:
             network.load_state_dict(weights)
@@ -318,9 +337,9 @@ class Run:
         return network
 
     def write_codebook(self) -> None:
-        """The codebook's artefact, by whichever stage comes first."""
-        artefact = self.codebook_artefact
-        artefact.make(self.seed, lambda: save_json(artefact.folder / "codebook.json", artefact.config))
+        """The codebook's artifact, by whichever stage comes first."""
+        artifact = self.codebook_artifact
+        artifact.make(self.seed, lambda: save_json(artifact.folder / "codebook.json", artifact.config))
 
 
 def checked_name(name: Any) -> str:

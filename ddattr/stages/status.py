@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ddattr.artifacts import Artefact, load_json
+from ddattr.artifacts import Artifact, load_json
 from ddattr.stages.run import Run
 
 _KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
@@ -10,32 +10,32 @@ _KILLED = "Killed: no process holds its lock. Started again, it goes on from its
 
 def run(run: Run) -> None:
     """Prints a line for the members and one for every stage, then the next command."""
-    members = {f"member {k}": run.member_artefact(k) for k in range(run.codebook.members)}
-    states = Counter(artefact.state() for artefact in members.values())
-    base = {} if run.fork is None else {"base": run.base_artefact}
-    for name, artefact in base.items():
-        print(f"{name:<12}{artefact.state()}")
+    members = {f"member {k}": run.member_artifact(k) for k in range(run.codebook.members)}
+    states = Counter(artifact.state() for artifact in members.values())
+    base = {} if run.fork is None else {"base": run.base_artifact}
+    for name, artifact in base.items():
+        print(f"{name:<12}{artifact.state()}")
     print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in states.items()))
-    for name, artefact in (base | members).items():
-        if (now := artefact.state()) not in ("done", "missing"):
-            status = load_json(artefact.folder / "status.json") or {}
+    for name, artifact in (base | members).items():
+        if (now := artifact.state()) not in ("done", "missing"):
+            status = load_json(artifact.folder / "status.json") or {}
             why = _KILLED if now == "dead" else status.get("error", "")
             print(f"  {name}: {now} at step {status.get('step', 0)}. {why}")
-    for name, artefact in stages(run).items():
-        print(f"{name:<12}{artefact.state()}")
-    if (now := run.validation_artefact.state()) != "missing":  # nobody has to
+    for name, artifact in stages(run).items():
+        print(f"{name:<12}{artifact.state()}")
+    if (now := run.validation_artifact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
 
 
-def stages(run: Run) -> dict[str, Artefact]:
-    """The artefacts of `reproduce` after the members, by the verb that makes each, in order."""
-    return {"evaluate": run.quality_artefact, "attribute": run.attribution_artefact, "report": run.figures_artefact}
+def stages(run: Run) -> dict[str, Artifact]:
+    """The artifacts of `reproduce` after the members, by the verb that makes each, in order."""
+    return {"evaluate": run.quality_artifact, "attribute": run.attribution_artifact, "report": run.figures_artifact}
 
 
 def following(run: Run) -> str:
     """The command that goes on."""
     if run.missing_members():
         return run.command("train", "-m", f"'member=range(0,{run.codebook.members})'")
-    missing = [artefact.remedy for artefact in stages(run).values() if not artefact.done()]
+    missing = [artifact.remedy for artifact in stages(run).values() if not artifact.done()]
     return missing[0] if missing else "nothing: all is done"

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
-from ddattr.artifacts import Artefact, load_json, save_json, save_tensors
+from ddattr.artifacts import Artifact, load_json, save_json, save_tensors
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
@@ -29,32 +29,32 @@ def run(run: Run) -> None:
         sweep = run.command("train", "-m", f"'member=range(0,{n})'")
         raise ValueError(f"train: member is missing, expected 0 to {n - 1}. Name one, or sweep them all: {sweep}")
     run.codebook.check_member(member)
-    artefact = run.member_artefact(member)
+    artifact = run.member_artifact(member)
     run.check()
     run.write_codebook()
-    if run.fork is not None and not artefact.done():
+    if run.fork is not None and not artifact.done():
         everyone = torch.ones(run.codebook.units, dtype=torch.bool)
-        _make(run, run.base_artefact, "train-base", "base", lambda: module(run, everyone, None, run.seed))
-    if not _make(run, artefact, f"train-{member:03d}", f"member {member}", lambda: build(run, member)):
+        _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed))
+    if not _make(run, artifact, f"train-{member:03d}", f"member {member}", lambda: build(run, member)):
         print(f"member {member}: already done", flush=True)
 
 
-def _make(run: Run, artefact: Artefact, job: str, title: str, build: Callable[[], MemberModule]) -> bool:
+def _make(run: Run, artifact: Artifact, job: str, title: str, build: Callable[[], MemberModule]) -> bool:
     """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it."""
 
     def work() -> None:
         run.warn()
-        with run.tracking.run(run.root, run.name, job, artefact.fingerprint, run.resolved()) as loggers:
-            train(run, build(), artefact, title, loggers)
+        with run.tracking.run(run.root, run.name, job, artifact.fingerprint, run.resolved()) as loggers:
+            train(run, build(), artifact, title, loggers)
 
-    made = artefact.make(run.seed, work)
-    (artefact.folder / "last.ckpt").unlink(missing_ok=True)
+    made = artifact.make(run.seed, work)
+    (artifact.folder / "last.ckpt").unlink(missing_ok=True)
     return made
 
 
 def build(run: Run, member: int) -> MemberModule:
     """The module of a member, with the pictures of its column; a fork starts from the base, which must be there."""
-    base = None if run.fork is None else run.load(run.base_artefact).state_dict()
+    base = None if run.fork is None else run.load(run.base_artifact).state_dict()
     return module(run, run.codebook.subset(member), member, run.seed, base)
 
 
@@ -67,14 +67,20 @@ def module(
     """
     network = run.network(address(run.config.training.draws, member), seed)
     return run.build(
-        "training", network=network, process=run.process, owned=units[run.data.unit_of], shape=run.data.shape,
-        member=member, seed=seed, base=base,
-    )  # fmt: skip
+        "training",
+        network=network,
+        process=run.process,
+        owned=units[run.data.unit_of],
+        shape=run.data.shape,
+        member=member,
+        seed=seed,
+        base=base,
+    )
 
 
-def train(run: Run, module: MemberModule, artefact: Artefact, title: str, loggers: Sequence[Any] = ()) -> None:
+def train(run: Run, module: MemberModule, artifact: Artifact, title: str, loggers: Sequence[Any] = ()) -> None:
     """Trains a module, from its checkpoint on if there is one, and writes member.safetensors."""
-    folder, fingerprint = artefact.folder, artefact.fingerprint
+    folder, fingerprint = artifact.folder, artifact.fingerprint
     checkpoint, history = folder / "last.ckpt", History(folder / "metrics.csv")
     begun = load_json(folder / "status.json") or {}
     resume = checkpoint.exists() and begun.get("fingerprint") == fingerprint
@@ -93,9 +99,14 @@ def train(run: Run, module: MemberModule, artefact: Artefact, title: str, logger
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     try:
         trainer = run.trainer(
-            [history, *loggers], callbacks=callbacks, max_steps=module.steps, max_epochs=-1,
-            enable_progress_bar=bar, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
-        )  # fmt: skip
+            [history, *loggers],
+            callbacks=callbacks,
+            max_steps=module.steps,
+            max_epochs=-1,
+            enable_progress_bar=bar,
+            num_sanity_val_steps=0,
+            plugins=[AtomicCheckpointIO()],
+        )
         trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
         if trainer.global_step < module.steps:
             raise KeyboardInterrupt

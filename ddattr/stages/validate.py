@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import pandas as pd
 import torch
 
-from ddattr.artifacts import Artefact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
 from ddattr.stages.reproduce import beside
 from ddattr.stages.retrain import check, removal_plan
 from ddattr.stages.run import Run
@@ -32,71 +32,78 @@ from ddattr.validation.tables import of_removals, of_retrained
 
 def run(run: Run) -> None:
     """Retrains, scores, retrains without the best units, and writes the tables of validation/."""
-    artefact = run.validation_artefact
-    if not artefact.done():
+    artifact = run.validation_artifact
+    if not artifact.done():
         _check(run)
-    if not artefact.make(run.seed, lambda: _validate(run)):
+    if not artifact.make(run.seed, lambda: _validate(run)):
         print("validate: already done", flush=True)
-    print(f"validate: tables in {artefact.folder}, figures in {artefact.folder / 'figures'}")
-    print("\n".join(findings(artefact.folder)))
+    print(f"validate: tables in {artifact.folder}, figures in {artifact.folder / 'figures'}")
+    print("\n".join(findings(artifact.folder)))
 
 
 def _check(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
     check(run)
-    run.attribution_artefact.require()
-    run.quality_artefact.require()  # for its features
+    run.attribution_artifact.require()
+    run.quality_artifact.require()  # for its features
 
 
 def _validate(run: Run) -> None:
-    artefact = run.validation_artefact
+    artifact = run.validation_artifact
     bench, plan = build(run), run.validation
     models = plan.models()
     with beside(_training(run, models), run) as children:  # meanwhile, what takes few of them, and what takes none
         if _trained(run, plan.scored_by() if models else [], children):
             if models:
-                run.scores_artefact.make(run.seed, lambda: _score(run, bench))
+                run.scores_artifact.make(run.seed, lambda: _score(run, bench))
             bench.prepare()
-            _save(artefact, of_members(bench))
+            _save(artifact, of_members(bench))
     removals = removal_plan(run)
-    scores = load_scores(run.scores_artefact.folder / "scores.safetensors") if models else {}
+    scores = load_scores(run.scores_artifact.folder / "scores.safetensors") if models else {}
     with beside(_training(run, [removal.model for removal in removals]), run):
-        _save(artefact, of_retrained(bench, scores))
-    _save(artefact, of_removals(bench, removals))
+        _save(artifact, of_retrained(bench, scores))
+    _save(artifact, of_removals(bench, removals))
     if scores:
-        spent = load_json(run.scores_artefact.folder / "peers.json") or {}
-        table = costs(run.root, run.validation, run.config.training.steps, spent["seconds"], spent["memory_mb"],
-                      list(scores["generated"]), None if run.fork is None else run.fork.steps)  # fmt: skip
-        save_table(artefact.folder / "cost.csv", table)
-    draw_evidence(artefact.folder)
-    reported = run.figures_artefact.done()
+        spent = load_json(run.scores_artifact.folder / "peers.json") or {}
+        table = costs(
+            run.root,
+            run.validation,
+            run.config.training.steps,
+            spent["seconds"],
+            spent["memory_mb"],
+            list(scores["generated"]),
+            None if run.fork is None else run.fork.steps,
+        )
+        save_table(artifact.folder / "cost.csv", table)
+    draw_evidence(artifact.folder)
+    reported = run.figures_artifact.done()
     if reported:  # again, with this in it
         draw_all(run.root, ["fig4_correlation"])
         write_report(run.root, run.name)
-    figures = [*(artefact.folder / "figures").glob("fig*.png")]
-    figures += [run.figures_artefact.folder / "fig4_correlation.png"] if reported else []
-    with run.tracking.run(run.root, run.name, "validate", artefact.fingerprint, run.resolved()) as loggers:
+    figures = [*(artifact.folder / "figures").glob("fig*.png")]
+    figures += [run.figures_artifact.folder / "fig4_correlation.png"] if reported else []
+    with run.tracking.run(run.root, run.name, "validate", artifact.fingerprint, run.resolved()) as loggers:
         for logger in loggers:
-            logger.log_metrics(metrics(artefact.folder))
+            logger.log_metrics(metrics(artifact.folder))
         log_figures(loggers, sorted(figures))
 
 
 def _score(run: Run, bench: Bench) -> None:
     scores, notes = bench.score()
     flat = {f"{kind}/{method}": value for kind, found in scores.items() for method, value in found.items()}
-    save_tensors(run.scores_artefact.folder / "scores.safetensors", flat)
-    save_json(run.scores_artefact.folder / "peers.json", notes)
+    save_tensors(run.scores_artifact.folder / "scores.safetensors", flat)
+    save_json(run.scores_artifact.folder / "peers.json", notes)
 
 
-def _save(artefact: Artefact, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
+def _save(artifact: Artifact, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
     for name, table in tables:
-        save_table(artefact.folder / f"{name}.csv", table)
+        save_table(artifact.folder / f"{name}.csv", table)
         print(f"validate: {name}.csv", flush=True)
 
 
 def _training(run: Run, models: list[Training]) -> list[list[str]]:
     """Steps that train what is missing of them: a process for every core, or one for an accelerator."""
-    if all(run.retrained_artefact(model).done() for model in models):
+    if all(run.retrained_artifact(model).done() for model in models):
         return []
     return [["retrain"]] * (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
 
@@ -105,7 +112,7 @@ def _trained(run: Run, models: list[Training], children: list[subprocess.Popen])
     """Waits for models that children train; False if these stopped before."""
 
     def done() -> bool:
-        return all(run.retrained_artefact(model).done() for model in models)
+        return all(run.retrained_artifact(model).done() for model in models)
 
     while not done() and any(child.poll() is None for child in children):
         time.sleep(1)
@@ -114,15 +121,30 @@ def _trained(run: Run, models: list[Training], children: list[subprocess.Popen])
 
 def build(run: Run) -> Bench:
     """The bench of a run; it loads a model when it is asked."""
-    folder, plan, data = run.attribution_artefact.folder, run.validation, run.data
+    folder, plan, data = run.attribution_artifact.folder, run.validation, run.data
     stored = load_tensors(folder / "queries.safetensors")
-    queries = Measurement(run.process, run.reverse, stored["seeds"].tolist(), stored["factual"],
-                          data.held_out.images[: plan.real], plan.draws, run.seed,
-                          run.config.attribution.denoisings)  # fmt: skip
+    queries = Measurement(
+        run.process,
+        run.reverse,
+        stored["seeds"].tolist(),
+        stored["factual"],
+        data.held_out.images[: plan.real],
+        plan.draws,
+        run.seed,
+        run.config.attribution.denoisings,
+    )
     return Bench(
-        plan, queries, data, run.ensemble(), lambda model: run.load(run.retrained_artefact(model)),
-        load_table(folder / "influence.parquet"), load_tensors(folder / "jacobian.safetensors")["jacobian"],
-        load_tensors(folder / "denoised.safetensors")["denoised"], run.extractor(), run.config.attribution.level,
-        run.config.attribution.phantoms, float(run.config.attribution.background),
+        plan,
+        queries,
+        data,
+        run.ensemble(),
+        lambda model: run.load(run.retrained_artifact(model)),
+        load_table(folder / "influence.parquet"),
+        load_tensors(folder / "jacobian.safetensors")["jacobian"],
+        load_tensors(folder / "denoised.safetensors")["denoised"],
+        run.extractor(),
+        run.config.attribution.level,
+        run.config.attribution.phantoms,
+        float(run.config.attribution.background),
         list(run.config.attribution.neighbourhoods),
-    )  # fmt: skip
+    )

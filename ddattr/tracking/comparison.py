@@ -13,8 +13,10 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, 
 
 COLUMNS = ["run", "units", "forked", "members", "order", "training_steps", "statistic", "value"]
 ESTIMATES = {  # of influence, the best first; the last is in every table
-    "spearman_posterior": "posterior", "spearman_jvp_gls": "others discounted", "spearman_jvp": "first order",
-}  # fmt: skip
+    "spearman_posterior": "posterior",
+    "spearman_jvp_gls": "others discounted",
+    "spearman_jvp": "first order",
+}
 
 
 def compare(table: pd.DataFrame, folder: Path) -> None:

@@ -31,8 +31,16 @@ def draw_growth(axis, curve: pd.DataFrame, lines, label: str) -> None:
 def over_orders(axis, curve: pd.DataFrame, x: str, statistic: str, line: str = "o-", markersize: int = 4, **options):
     """A statistic of members.csv: its mean over orders, with their deviation."""
     part = curve[curve.statistic == statistic].groupby(x)["value"]
-    axis.errorbar(part.mean().index, part.mean(), part.std().fillna(0), fmt=line, markersize=markersize, capsize=2,
-                  linewidth=1, **options)  # fmt: skip
+    axis.errorbar(
+        part.mean().index,
+        part.mean(),
+        part.std().fillna(0),
+        fmt=line,
+        markersize=markersize,
+        capsize=2,
+        linewidth=1,
+        **options,
+    )
 
 
 def law(folder: Path) -> Figure | None:
@@ -46,21 +54,38 @@ def law(folder: Path) -> Figure | None:
     curve = load_table(folder / "members.csv")
     figure, axes = plt.subplots(2, 2, figsize=(6.8, 5.8))
     panels = (
-        (axes[0, 0], (("lds_loss_member_loss", BLUE, named("member_loss")), ("lds_loss_loss", GREEN, named("loss")),
-                      ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
-                      ("lds_loss_jvp", ORANGE, named("jvp")), ("law_loss", GREY, "law")), "LDS, loss"),
-        (axes[0, 1], (("lds_distance_member_picture", BLUE, named("member_picture")),
-                      ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
-                      ("lds_distance_jvp", ORANGE, named("jvp")), ("law_distance", GREY, "law")), "LDS, distance"),
-    )  # fmt: skip
+        (
+            axes[0, 0],
+            (
+                ("lds_loss_member_loss", BLUE, named("member_loss")),
+                ("lds_loss_loss", GREEN, named("loss")),
+                ("lds_loss_denoised_posterior", PINK, named("denoised_posterior")),
+                ("lds_loss_jvp", ORANGE, named("jvp")),
+                ("law_loss", GREY, "law"),
+            ),
+            "LDS, loss",
+        ),
+        (
+            axes[0, 1],
+            (
+                ("lds_distance_member_picture", BLUE, named("member_picture")),
+                ("lds_distance_denoised_posterior", PINK, named("denoised_posterior")),
+                ("lds_distance_jvp", ORANGE, named("jvp")),
+                ("law_distance", GREY, "law"),
+            ),
+            "LDS, distance",
+        ),
+    )
     for axis, lines, label in panels:
         draw_growth(axis, curve, lines, label)
         axis.axhline(0, color=GREY, linewidth=0.6)
     sets = [name.removeprefix("z_") for name in curve.statistic.unique() if name.startswith("z_nearest")]
     sets = [which for which in sets if not which.endswith("_foretold")]
     sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
-    for axis, kind, label in ((axes[1, 0], "z", "mean z of the k nearest"),
-                              (axes[1, 1], "found", "k nearest found, p ≤ level")):  # fmt: skip
+    for axis, kind, label in (
+        (axes[1, 0], "z", "mean z of the k nearest"),
+        (axes[1, 1], "found", "k nearest found, p ≤ level"),
+    ):
         shown = list(zip(sets, (BLUE, ORANGE, GREEN), strict=False))
         measured = [(f"{kind}_{which}", colour, f"k = {which.partition(':')[2] or 1}") for which, colour in shown]
         draw_growth(axis, curve, measured, label)
@@ -87,8 +112,13 @@ def planted(folder: Path) -> Figure | None:
         ("significant", "queries in which it passes, by q"),
         ("mean_z", "z of the unit"),
     )
-    lines = (("loss", BLUE, "o-"), ("jvp_norm", ORANGE, "o-"), ("denoised_gls", GREEN, "o-"), ("jvp_gls", PINK, "o-"),
-             ("pixel", BLACK, "o--"))  # fmt: skip
+    lines = (
+        ("loss", BLUE, "o-"),
+        ("jvp_norm", ORANGE, "o-"),
+        ("denoised_gls", GREEN, "o-"),
+        ("jvp_gls", PINK, "o-"),
+        ("pixel", BLACK, "o--"),
+    )
     figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.0))
     shares = sorted(summary.share.unique())
     for axis, (statistic, label) in zip(axes, panels, strict=True):
@@ -98,8 +128,17 @@ def planted(folder: Path) -> Figure | None:
                 continue
             errors = [rows["value"] - rows.low, rows.high - rows["value"]]
             apart = 1.06 ** (place - (len(lines) - 1) / 2)
-            axis.errorbar(rows.share * apart, rows["value"], np.maximum(errors, 0), fmt=line, color=colour,
-                          markersize=3, capsize=1.5, linewidth=1, label=named(method))  # fmt: skip
+            axis.errorbar(
+                rows.share * apart,
+                rows["value"],
+                np.maximum(errors, 0),
+                fmt=line,
+                color=colour,
+                markersize=3,
+                capsize=1.5,
+                linewidth=1,
+                label=named(method),
+            )
         axis.set_xscale("log")
         axis.set_xticks(shares, [f"1/{1 / share:.0f}" for share in shares], fontsize=6.5)
         axis.minorticks_off()

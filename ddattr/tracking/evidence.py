@@ -15,11 +15,16 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, S
 from ddattr.tracking.names import named, ordered
 
 SIBLINGS = {  # of a method that is drawn, at about the same cost
-    "jvp_gls": "posterior", "denoised": "denoised_posterior",
-    "denoised_gls": "denoised_posterior", "individual": "individual_centred", "member_loss": "loss",
-    "member_picture": "datamodel_picture", "adjusted": "datamodel_both", "datamodel": "datamodel_both",
+    "jvp_gls": "posterior",
+    "denoised": "denoised_posterior",
+    "denoised_gls": "denoised_posterior",
+    "individual": "individual_centred",
+    "member_loss": "loss",
+    "member_picture": "datamodel_picture",
+    "adjusted": "datamodel_both",
+    "datamodel": "datamodel_both",
     "datamodel_trak": "datamodel_both",
-}  # fmt: skip
+}
 
 
 COLOURS = (BLUE, ORANGE, GREEN, SKY, RED)
@@ -39,8 +44,15 @@ def _forest(axis, rows: pd.DataFrame, colour: str, shift: float, label: str, met
     for place, method in enumerate(methods):
         if method in rows.index:
             row = rows.loc[method]
-            axis.errorbar(row["mean"], len(methods) - place + shift, fmt="o", color=colour, markersize=4, capsize=2,
-                          xerr=np.reshape(_reach(row["mean"], row.low, row.high), (2, 1)))  # fmt: skip
+            axis.errorbar(
+                row["mean"],
+                len(methods) - place + shift,
+                fmt="o",
+                color=colour,
+                markersize=4,
+                capsize=2,
+                xerr=np.reshape(_reach(row["mean"], row.low, row.high), (2, 1)),
+            )
     axis.errorbar([], [], [], fmt="o", color=colour, markersize=4, label=label)
     axis.axvline(0, color=GREY, linewidth=0.6)
     axis.set_yticks(range(len(methods), 0, -1), [named(method) for method in methods])
@@ -80,8 +92,9 @@ def lds(folder: Path) -> Figure | None:
     summary = summary[(summary.kind == "transfer") & (summary.statistic == "lds")]
     methods = ordered(summary.method)
     panels = [key for key, _ in summary.groupby(["target", "queries"], sort=False)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.4 * len(panels) + 1.2, 0.8 + 0.22 * len(methods)),
-                                sharey=True, squeeze=False)  # fmt: skip
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(2.4 * len(panels) + 1.2, 0.8 + 0.22 * len(methods)), sharey=True, squeeze=False
+    )
     for axis, (target, queries) in zip(axes[0], panels, strict=True):
         rows = summary[(summary.target == target) & (summary.queries == queries)]
         _forest(axis, rows, BLUE, 0.0, "mean, 95 % over queries and subsets", methods)
@@ -113,8 +126,15 @@ def removal(folder: Path) -> Figure | None:
     for chance, colour, name in ((False, BLUE, "best"), (True, GREY, "random")):
         for place, size in enumerate(sizes):
             rows = sets[(sets["size"] == size) & (sets.chance == chance)]
-            right.scatter(rows.pull_first_order, rows.pull_retraining, s=10, color=colour, marker="osd^v"[place % 5],
-                          linewidth=0, label=f"{name} {size}")  # fmt: skip
+            right.scatter(
+                rows.pull_first_order,
+                rows.pull_retraining,
+                s=10,
+                color=colour,
+                marker="osd^v"[place % 5],
+                linewidth=0,
+                label=f"{name} {size}",
+            )
     right.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)  # over nothing that is drawn
     right.set(xlabel="pull of the set, first order", ylabel="pull of the set, by retraining")
     figure.tight_layout()
@@ -162,13 +182,27 @@ def cost(folder: Path) -> Figure | None:
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         rows = summary[(summary.target == target) & ~summary.method.isin(siblings)].merge(costs, on="method")
         seconds = rows.seconds.clip(lower=1.0)
-        axis.errorbar(seconds, rows["mean"], _reach(rows["mean"], rows.low, rows.high), fmt="o",
-                      color=BLUE, ecolor=SKY, markersize=4, linewidth=0.8)  # fmt: skip
+        axis.errorbar(
+            seconds,
+            rows["mean"],
+            _reach(rows["mean"], rows.low, rows.high),
+            fmt="o",
+            color=BLUE,
+            ecolor=SKY,
+            markersize=4,
+            linewidth=0.8,
+        )
         for method, x, y in _labels(rows.method, seconds, rows["mean"], 0.032 * (rows.high.max() - rows.low.min())):
             i = rows.method.tolist().index(method)
-            axis.annotate(named(method), (seconds.iloc[i], rows["mean"].iloc[i]), (x, y), fontsize=6, va="center",
-                          ha="left" if x > seconds.iloc[i] else "right",
-                          arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkB": 3})  # fmt: skip
+            axis.annotate(
+                named(method),
+                (seconds.iloc[i], rows["mean"].iloc[i]),
+                (x, y),
+                fontsize=6,
+                va="center",
+                ha="left" if x > seconds.iloc[i] else "right",
+                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "shrinkB": 3},
+            )
         axis.set_xlim(0.1, 30 * seconds.max())  # labels need room on either side
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.set_xscale("log")
@@ -201,6 +235,11 @@ def _labels(names: pd.Series, x: pd.Series, y: pd.Series, gap: float) -> list[tu
 
 
 EVIDENCE: dict[str, Callable[[Path], Figure | None]] = {
-    "fig7_retraining": retraining, "fig8_lds": lds, "fig9_removal": removal, "fig10_groups": groups,
-    "fig11_law": curves.law, "fig12_cost": cost, "fig13_planted": curves.planted,
-}  # fmt: skip
+    "fig7_retraining": retraining,
+    "fig8_lds": lds,
+    "fig9_removal": removal,
+    "fig10_groups": groups,
+    "fig11_law": curves.law,
+    "fig12_cost": cost,
+    "fig13_planted": curves.planted,
+}

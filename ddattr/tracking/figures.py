@@ -1,4 +1,4 @@
-"""The slides' figures 1 to 5, and two more: each a .png, a .pdf and the .csv behind it, from artefacts alone."""
+"""The slides' figures 1 to 5, and two more: each a .png, a .pdf and the .csv behind it, from artifacts alone."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,16 +21,29 @@ from ddattr.tracking.panels import panels
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#56B4E9"
 PINK, BLACK = "#CC79A7", "#000000"
 STYLE: dict[Any, Any] = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
-    "figure.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "axes.axisbelow": True,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "figure.dpi": 200,
+    "savefig.bbox": "tight",
+    "pdf.fonttype": 42,
+    "axes.axisbelow": True,
+}
 METHODS = {
-    "jvp": "JVP (first order)", "jvp_gls": "JVP, others discounted", "posterior": "posterior",
-    "denoised": "denoising", "denoised_gls": "denoising, others discounted",
+    "jvp": "JVP (first order)",
+    "jvp_gls": "JVP, others discounted",
+    "posterior": "posterior",
+    "denoised": "denoising",
+    "denoised_gls": "denoising, others discounted",
     "denoised_posterior": "denoising, posterior",
-    "individual_centred": "individuals, centred", "individual": "individual members", "last_step": "last step",
-    "pixel": "pixel similarity", "random": "random",
-}  # fmt: skip
+    "individual_centred": "individuals, centred",
+    "individual": "individual members",
+    "last_step": "last step",
+    "pixel": "pixel similarity",
+    "random": "random",
+}
 
 
 def draw_all(root: Path, names: Iterable[str] | None = None) -> None:
@@ -127,8 +140,17 @@ def convergence(root: Path) -> tuple[Figure, pd.DataFrame]:
         grouped = rows.groupby("members").distance_mean
         between = grouped.std(ddof=1).fillna(0) / grouped.nunique() ** 0.5
         sem = np.hypot(between, rows.groupby("members").distance_sem.mean())  # all orders draw the same tapes
-        axis.errorbar(grouped.mean().index, grouped.mean(), 1.96 * sem, fmt=style, color=colour, markersize=4,
-                      capsize=2, linewidth=1, label=label)  # fmt: skip
+        axis.errorbar(
+            grouped.mean().index,
+            grouped.mean(),
+            1.96 * sem,
+            fmt=style,
+            color=colour,
+            markersize=4,
+            capsize=2,
+            linewidth=1,
+            label=label,
+        )
     _members_axis(axis, table.members)
     axis.set(ylabel="L2 distance of pictures", ylim=(0, None))
     axis.legend(fontsize=7)
@@ -148,8 +170,10 @@ def correlation(root: Path) -> tuple[Figure, pd.DataFrame]:
 
     The truth is exact ablation and, once `validate` has retrained without units, retraining too.
     """
-    panels = [("attribution", "norm", "norm: how far the picture moves", "exact ablation"),
-              ("attribution", "pull", "pull: how far it moves off the unit", "exact ablation")]  # fmt: skip
+    panels = [
+        ("attribution", "norm", "norm: how far the picture moves", "exact ablation"),
+        ("attribution", "pull", "pull: how far it moves off the unit", "exact ablation"),
+    ]
     methods = dict(METHODS)
     if (root / "validation" / "agreement_summary.csv").exists():
         panels.append(("validation", "pull", "pull, once more", "retraining"))
@@ -205,8 +229,13 @@ def attribution(root: Path) -> tuple[Figure, pd.DataFrame]:
         axis.set_ylabel(f"±{limit:.2g}", rotation=0, ha="left", va="center", fontsize=7)
         axis.yaxis.set_label_position("right")
         q = f"q = {row['q_value']:.2g}" if row["q_value"] >= 0.001 else "q < 0.001"
-        line[0].set_ylabel(f"query {row['query']}\n{row['measure']}\nunit {row['unit']}\n{q}", rotation=0, ha="right",
-                           va="center", fontsize=7)  # fmt: skip
+        line[0].set_ylabel(
+            f"query {row['query']}\n{row['measure']}\nunit {row['unit']}\n{q}",
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=7,
+        )
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     table = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, torch.Tensor)} for row in rows])
@@ -252,6 +281,11 @@ def resolution(root: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 FIGURES: dict[str, Callable[[Path], tuple[Figure, pd.DataFrame]]] = {
-    "fig0_samples": samples, "fig1_codebook": codebook, "fig2_fid": fid, "fig3_convergence": convergence,
-    "fig4_correlation": correlation, "fig5_attribution": attribution, "fig6_resolution": resolution,
-}  # fmt: skip
+    "fig0_samples": samples,
+    "fig1_codebook": codebook,
+    "fig2_fid": fid,
+    "fig3_convergence": convergence,
+    "fig4_correlation": correlation,
+    "fig5_attribution": attribution,
+    "fig6_resolution": resolution,
+}

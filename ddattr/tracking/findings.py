@@ -7,9 +7,22 @@ import pandas as pd
 from ddattr.artifacts import load_table
 
 SHOWN = (
-    "jvp", "jvp_gls", "posterior", "denoised_gls", "denoised_posterior", "ablation", "loss", "datamodel",
-    "individual_centred", "trak", "dtrak", "unlearning", "pixel", "random", "another_seed",
-)  # fmt: skip
+    "jvp",
+    "jvp_gls",
+    "posterior",
+    "denoised_gls",
+    "denoised_posterior",
+    "ablation",
+    "loss",
+    "datamodel",
+    "individual_centred",
+    "trak",
+    "dtrak",
+    "unlearning",
+    "pixel",
+    "random",
+    "another_seed",
+)
 KEYS = {
     "agreement_summary": "agreement/retraining/{method}/{measure}/{statistic}",
     "lds_summary": "lds/{kind}/{target}/{queries}/{method}/{statistic}",

@@ -22,8 +22,10 @@ class History(Logger):
         self.rows: dict[int, dict[str, float]] = {}
         if path.exists():
             table = load_table(path)
-            self.rows = {int(row["step"]): {k: v for k, v in row.items() if k != "step" and v == v}
-                         for row in table.to_dict("records")}  # fmt: skip
+            self.rows = {
+                int(row["step"]): {k: v for k, v in row.items() if k != "step" and v == v}
+                for row in table.to_dict("records")
+            }
 
     @property
     def name(self) -> str:

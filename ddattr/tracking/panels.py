@@ -23,9 +23,13 @@ def panels(folder: Path) -> list[dict[str, Any]]:
     code = load_json(folder.parent / "codebook" / "codebook.json") or {}
     codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
     table = load_table(folder / "influence.parquet")
-    scores, tests = (part.set_index(["query", "measure", "unit"]).sort_index() for part in (
-        table[table.method == "jvp"], table[table.method == table.measure.map({"pull": "denoised_gls", "norm": "jvp"})]
-    ))  # fmt: skip
+    scores, tests = (
+        part.set_index(["query", "measure", "unit"]).sort_index()
+        for part in (
+            table[table.method == "jvp"],
+            table[table.method == table.measure.map({"pull": "denoised_gls", "norm": "jvp"})],
+        )
+    )
     best, rows = len(tensors["refined_units"]) // 2, []
     for q, seed in enumerate(tensors["seeds"].tolist()):
         for place, unit in enumerate(tensors["refined_units"][:, q].tolist()):
@@ -33,10 +37,20 @@ def panels(folder: Path) -> list[dict[str, Any]]:
             factual, exact = tensors["factual"][q], tensors["refined"][place, q]
             weights = contrast(codebook.codewords(torch.tensor([unit])))
             found, test = scores.loc[(seed, measure, unit)], tests.loc[(seed, measure, unit)]
-            rows.append({
-                "query": seed, "measure": measure, "rank": place % best + 1, "unit": unit, "score": float(found.score),
-                "p_value": float(test.p_value), "q_value": float(test.q_value), "factual": factual,
-                "unit_image": tensors["refined_images"][place, q], "exact": exact,
-                "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0], "displacement": exact - factual,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "query": seed,
+                    "measure": measure,
+                    "rank": place % best + 1,
+                    "unit": unit,
+                    "score": float(found.score),
+                    "p_value": float(test.p_value),
+                    "q_value": float(test.q_value),
+                    "factual": factual,
+                    "unit_image": tensors["refined_images"][place, q],
+                    "exact": exact,
+                    "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0],
+                    "displacement": exact - factual,
+                }
+            )
     return rows

@@ -1,4 +1,4 @@
-"""The page and the summary: what a run says, from artefacts alone."""
+"""The page and the summary: what a run says, from artifacts alone."""
 
 import base64
 import html
@@ -141,17 +141,22 @@ def write_report(root: Path, name: str) -> None:
     )
     validation = root / "validation"
     evidence = "".join(
-        _figure(path, caption, "validation/") for name, caption in EVIDENCE_CAPTIONS.items()
+        _figure(path, caption, "validation/")
+        for name, caption in EVIDENCE_CAPTIONS.items()
         if (path := validation / "figures" / f"{name}.png").exists()
-    )  # fmt: skip
+    )
     if found := findings(validation):
         evidence = f"<h2>Is it true?</h2><ul>{_items(found)}</ul>{evidence}"
     agreement = load_table(root / "attribution" / "agreement_summary.csv")
     page = _PAGE.format(
-        name=html.escape(name), summary=_items(summary(root)), figures=figures, evidence=evidence,
+        name=html.escape(name),
+        summary=_items(summary(root)),
+        figures=figures,
+        evidence=evidence,
         provenance=_html(_provenance(root)),
-        agreement=_html(agreement), radius=_html(load_table(root / "attribution" / "radius.csv")),
-    )  # fmt: skip
+        agreement=_html(agreement),
+        radius=_html(load_table(root / "attribution" / "radius.csv")),
+    )
     save_text(root / "report.html", page)
 
 
@@ -181,13 +186,19 @@ def _provenance(root: Path) -> pd.DataFrame:
         if not manifests:
             continue
         first = manifests[0]
-        rows.append({
-            "artefact": folder, "command": first.get("command"), "commit": first.get("commit"),
-            "seed": first.get("seed"), "fingerprint": first.get("fingerprint"), "device": first.get("device"),
-            "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
-            "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests),
-            "torch": first.get("versions", {}).get("torch"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "artifact": folder,
+                "command": first.get("command"),
+                "commit": first.get("commit"),
+                "seed": first.get("seed"),
+                "fingerprint": first.get("fingerprint"),
+                "device": first.get("device"),
+                "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
+                "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests),
+                "torch": first.get("versions", {}).get("torch"),
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""W&B: a view of the artefacts, never the truth. The only module that imports it."""
+"""W&B: a view of the artifacts, never the truth. The only module that imports it."""
 
 import hashlib
 import json
@@ -93,10 +93,19 @@ class Tracking:
         folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(console="off", x_disable_stats=True, disable_git=True, finish_timeout_raises=True)
         begin = partial(
-            wandb.init, project=self.project, entity=self.entity, group=group, job_type=job.partition("-")[0],
-            name=job, id=run_id(group, job, fingerprint), dir=folder.absolute(), config=dict(config), resume="allow",
-            reinit="finish_previous", settings=settings,
-        )  # fmt: skip
+            wandb.init,
+            project=self.project,
+            entity=self.entity,
+            group=group,
+            job_type=job.partition("-")[0],
+            name=job,
+            id=run_id(group, job, fingerprint),
+            dir=folder.absolute(),
+            config=dict(config),
+            resume="allow",
+            reinit="finish_previous",
+            settings=settings,
+        )
         logger = RunLogger(experiment=self._begin(begin), save_dir=folder)
         status = 1
         try:

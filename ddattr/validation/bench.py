@@ -114,12 +114,19 @@ class Bench:
         made: Scores = {"generated": from_table(self.influence, asked.seeds)}
         if "real" in asked.kinds():
             made["real"] = of_real(asked.real, images, self.seed)
-            made["real"] |= of_denoising(self.denoised_real, asked.real, images, self.plan.codebook,
-                                         self.background)  # fmt: skip
+            made["real"] |= of_denoising(self.denoised_real, asked.real, images, self.plan.codebook, self.background)
         *tuning, full = self.plan.scored_by()
         tuning = tuning or [full]  # nothing is tuned then
-        peers = Peers(self.network(full), self.data.images, self.data.unit_of, asked.asked,
-                      asked.process, asked.times, asked.noise, self.seed)  # fmt: skip
+        peers = Peers(
+            self.network(full),
+            self.data.images,
+            self.data.unit_of,
+            asked.asked,
+            asked.process,
+            asked.times,
+            asked.noise,
+            self.seed,
+        )
         everywhere = {"feature": peers.features(self.extractor)}
         targets = -asked.losses([self.network(model) for model in tuning])
         for method in self.plan.peers:
@@ -140,8 +147,7 @@ class Bench:
         return {
             kind: made[kind] | {method: value[:, where] for method, value in everywhere.items()}
             for kind, where in asked.kinds().items()
-        } | {"tried": peers.tried}, {"tuned": notes, "seconds": peers.meter.seconds,
-                                     "memory_mb": peers.meter.memory_mb}  # fmt: skip
+        } | {"tried": peers.tried}, {"tuned": notes, "seconds": peers.meter.seconds, "memory_mb": peers.meter.memory_mb}
 
     def scores_of_part(
         self, pictures: Tensor, features: dict[str, tuple[Tensor, Tensor]], meter: Meter
@@ -166,8 +172,9 @@ class Bench:
                 gram = residual_gram(ensemble, asked.process, pictures, asked.times, asked.noise)
                 scored = datamodels(-gram.diagonal(dim1=1, dim2=2).T, part.bits, features)
                 if methods is IN_PART:
-                    scored |= of_part(part, asked.denoised(ensemble, pictures), gram, pictures, self.data.unit_images,
-                                      self.background)  # fmt: skip
+                    scored |= of_part(
+                        part, asked.denoised(ensemble, pictures), gram, pictures, self.data.unit_images, self.background
+                    )
                 found |= {f"{method}@{size}": scored[method] for method in methods}
         return found
 

@@ -76,11 +76,17 @@ def false_attribution(
     frames = []
     nearest = _nearest(factual, unit_images)
     for kind, pictures, units in zip(("nearest", "random"), ablated, removed, strict=True):
-        frames.append(pd.DataFrame({
-            "query": queries, "removed": kind, "unit": units.numpy(),
-            "unchanged": (_nearest(pictures, unit_images) == nearest).numpy(),
-            "moved": (pictures - factual).flatten(1).norm(dim=1).numpy(),
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "query": queries,
+                    "removed": kind,
+                    "unit": units.numpy(),
+                    "unchanged": (_nearest(pictures, unit_images) == nearest).numpy(),
+                    "moved": (pictures - factual).flatten(1).norm(dim=1).numpy(),
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 

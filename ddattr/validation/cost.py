@@ -54,14 +54,21 @@ def costs(
             others = [*others, root / "base"]
         models, attribution = ours + others, [root / "attribution"] * (method in ENSEMBLE)
         training = len(ours) * each + len(others) * steps
-        rows.append({
-            "method": method, "trainings": len(models), "training_steps": training, "training_seconds": training * pace,
-            "scoring_seconds": sum(seconds.get(part, 0.0) for part in [method, *beside.get(name, [])])
-            + sum(_manifest(folder).get("wall_seconds", 0.0) for folder in attribution),
-            "memory_mb": max([memory.get(part, 0.0) for part in [method, *beside.get(name, [])]]
-                             + [_manifest(folder).get("peak_memory_mb", 0.0) for folder in models + attribution]),
-            "disk_mb": sum(_size(folder) for folder in models),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "trainings": len(models),
+                "training_steps": training,
+                "training_seconds": training * pace,
+                "scoring_seconds": sum(seconds.get(part, 0.0) for part in [method, *beside.get(name, [])])
+                + sum(_manifest(folder).get("wall_seconds", 0.0) for folder in attribution),
+                "memory_mb": max(
+                    [memory.get(part, 0.0) for part in [method, *beside.get(name, [])]]
+                    + [_manifest(folder).get("peak_memory_mb", 0.0) for folder in models + attribution]
+                ),
+                "disk_mb": sum(_size(folder) for folder in models),
+            }
+        )
     table = pd.DataFrame(rows)
     table["seconds"] = table.training_seconds + table.scoring_seconds
     return table

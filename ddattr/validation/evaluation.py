@@ -53,14 +53,22 @@ def agreement_tables(
             moved = displacements.get(method)
             for name, correlation in CORRELATIONS.items():
                 resampled[measure, name, method] = joint_resamples(score, target, seed, correlation=correlation)
-            frames.append(pd.DataFrame({
-                "truth": "retraining", "method": method, "measure": measure, "query": queries,
-                "pearson": agreement.pearson(score, target).numpy(),
-                "spearman": agreement.spearman(score, target).numpy(),
-                "cosine": float("nan") if moved is None else agreement.cosine(moved, truth.mean(0)).numpy(),
-                "relative_error":
-                    float("nan") if moved is None else agreement.relative_error(moved, truth.mean(0)).numpy(),
-            }))  # fmt: skip
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "truth": "retraining",
+                        "method": method,
+                        "measure": measure,
+                        "query": queries,
+                        "pearson": agreement.pearson(score, target).numpy(),
+                        "spearman": agreement.spearman(score, target).numpy(),
+                        "cosine": float("nan") if moved is None else agreement.cosine(moved, truth.mean(0)).numpy(),
+                        "relative_error": float("nan")
+                        if moved is None
+                        else agreement.relative_error(moved, truth.mean(0)).numpy(),
+                    }
+                )
+            )
     table = pd.concat(frames, ignore_index=True)
     summary = pd.concat([summarise(table, seed), _less(table, ["truth", "measure"], "spearman")], ignore_index=True)
     for i, row in enumerate(summary.itertuples()):
@@ -109,19 +117,39 @@ def lds_tables(
         noise = {"reliability": reliability(targets), "ceiling": reached}
         sizes = {"subsets": len(subsets), "seeds": len(targets)}
         for method, value in values.items():
-            rows.append(pd.DataFrame({**name, "method": method, "query": queries[name["queries"]],
-                                      "lds": value.numpy()}))  # fmt: skip
+            rows.append(
+                pd.DataFrame({**name, "method": method, "query": queries[name["queries"]], "lds": value.numpy()})
+            )
             low, high = percentiles(resampled[method])
             mean = value.nanmean().item()
             corrected = mean / reached if reached > 0 else float("nan")
-            means.append({**name, "method": method, "statistic": "lds", "mean": mean, "low": low, "high": high,
-                          **noise, "corrected": corrected, **sizes})  # fmt: skip
+            means.append(
+                {
+                    **name,
+                    "method": method,
+                    "statistic": "lds",
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    **noise,
+                    "corrected": corrected,
+                    **sizes,
+                }
+            )
         for other in [other for other in REFERENCES if other in scores]:
             for method in [method for method in scores if method != other]:
                 low, high = percentiles(resampled[method] - resampled[other])
-                means.append({**name, "method": method, "statistic": f"lds_less_{other}",
-                              "mean": (values[method] - values[other]).nanmean().item(), "low": low, "high": high,
-                              **sizes})  # fmt: skip
+                means.append(
+                    {
+                        **name,
+                        "method": method,
+                        "statistic": f"lds_less_{other}",
+                        "mean": (values[method] - values[other]).nanmean().item(),
+                        "low": low,
+                        "high": high,
+                        **sizes,
+                    }
+                )
     return pd.concat(rows, ignore_index=True), pd.DataFrame(means)
 
 

@@ -38,8 +38,10 @@ def growth(bench: Bench, scores: Scores) -> pd.DataFrame:
     whole: dict[str, Tensor] = {}  # z of the whole ensemble, which comes first
     for part, order, response in bench.parts:
         size, chosen = part.size, part.members
-        along = {"jvp": projections(response, asked.factual, bench.data.unit_images),
-                 "denoised": along_own(bench.denoised[chosen], bench.data.unit_images)}  # fmt: skip
+        along = {
+            "jvp": projections(response, asked.factual, bench.data.unit_images),
+            "denoised": along_own(bench.denoised[chosen], bench.data.unit_images),
+        }
         measured = {method: part.measured(along[method], distance, bench.background) for method in along}
         scored: dict[str, Tensor] = {}
         for method, name in POSTERIOR.items():
@@ -58,14 +60,18 @@ def growth(bench: Bench, scores: Scores) -> pd.DataFrame:
         found: dict[str, Tensor | float] = {
             **{f"spearman_{method}": spearman(score[units], truth).nanmean() for method, score in scored.items()},
             "spearman_pixel": spearman(scores["generated"]["pixel"][units], truth).nanmean(),
-            **{f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
-               for method, score in scored.items()},
+            **{
+                f"lds_distance_{method}": lds(score, targets["distance"], masks).nanmean()
+                for method, score in scored.items()
+            },
             "lds_distance_member_picture": lds(alone, targets["distance"], masks).nanmean(),
-            **{f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
-               for method, score in {**scored, "loss": change, "member_loss": own_loss}.items()},
+            **{
+                f"lds_loss_{method}": lds(score, targets["loss"][:, where], masks).nanmean()
+                for method, score in {**scored, "loss": change, "member_loss": own_loss}.items()
+            },
             "law_distance": law(count, size, noise["distance"], plan.replicates),
             "law_loss": law(count, size, noise["loss"], plan.replicates),
-        }  # fmt: skip
+        }
         for which in z:
             found |= _power(which, z[which], whole[which], size / n, bench.level)
         rows += [{"members": size, "order": order, "statistic": k, "value": float(v)} for k, v in found.items()]
@@ -81,7 +87,8 @@ def _power(
     """
     threshold = -torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
     return {
-        f"z_{which}": z.mean().item(), f"z_{which}_foretold": whole.mean().item() * ratio**0.5,
+        f"z_{which}": z.mean().item(),
+        f"z_{which}_foretold": whole.mean().item() * ratio**0.5,
         f"found_{which}": (z > threshold).double().mean().item(),
         f"found_{which}_foretold": power.expected_power(whole, ratio, level),
-    }  # fmt: skip
+    }

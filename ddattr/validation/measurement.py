@@ -123,8 +123,9 @@ class Measurement:
         weights = ensemble.uniform + removed.float() @ w
         exact = ensemble.pictures(weights, self.seeds, self.reverse, self.shape) - self.factual
         nearest = torch.cdist(self.factual.flatten(1), unit_images.flatten(1)).argmin(1)
-        toward = torch.stack([directions(self.factual[q : q + 1], unit_images[i : i + 1])[0, 0]
-                              for q, i in enumerate(nearest.tolist())])  # fmt: skip
+        toward = torch.stack(
+            [directions(self.factual[q : q + 1], unit_images[i : i + 1])[0, 0] for q, i in enumerate(nearest.tolist())]
+        )
         along = torch.einsum("nqp,qp->nq", response.flatten(2), toward)
         return removed, weights, -torch.einsum("sqp,qp->sq", exact.flatten(2), toward), -w @ along
 

@@ -31,8 +31,10 @@ def measures_of_displacement(
     tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
     moved = torch.stack(tangents)[..., None, None]
     seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
-    region = [projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
-              for q, mask in enumerate(factual > 0)]  # fmt: skip
+    region = [
+        projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
+        for q, mask in enumerate(factual > 0)
+    ]
     return {
         "pixel": projections(response, factual, unit_images),
         "pixel_own": along_own(response, unit_images),
@@ -102,8 +104,7 @@ def power(
                 asked = padded[:, None].expand(-1, len(queries), -1)
                 answers = others.discount_sets(weight * plain, asked)
                 _, z, p = set_significance(asked, answers, codebook, draws, seed)
-                found |= {f"z_{kind}": z[own[kind], queries].mean().item(),
-                          f"attributable_{kind}": _reached(p, level)}  # fmt: skip
+                found |= {f"z_{kind}": z[own[kind], queries].mean().item(), f"attributable_{kind}": _reached(p, level)}
             rows.append({**found, "background": share, **counts})
     return pd.DataFrame(rows)
 
@@ -140,9 +141,11 @@ def _of_units(
     nearest = distance.argmin(0), torch.arange(distance.shape[1])
     return (
         {"measure": name, "z_nearest": z[nearest].mean().item(), "attributable": _reached(p, level)},
-        {"found_nearest": (p[nearest] <= level).double().mean().item(),
-         "units": (benjamini_hochberg(p) <= level).sum(0).double().mean().item()},
-    )  # fmt: skip
+        {
+            "found_nearest": (p[nearest] <= level).double().mean().item(),
+            "units": (benjamini_hochberg(p) <= level).sum(0).double().mean().item(),
+        },
+    )
 
 
 def _reached(p: Float[Tensor, "tests q"], level: float) -> float:

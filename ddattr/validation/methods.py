@@ -1,9 +1,16 @@
 """Names of the methods that score units. METHOD@m is METHOD of m of the ensemble's members."""
 
 ENSEMBLE = (  # scored by `attribute`, by pull; of real pictures, those that denoise are scored by `validate`
-    "jvp", "jvp_gls", "posterior", "denoised", "denoised_gls", "denoised_posterior", "individual_centred", "individual",
+    "jvp",
+    "jvp_gls",
+    "posterior",
+    "denoised",
+    "denoised_gls",
+    "denoised_posterior",
+    "individual_centred",
+    "individual",
     "last_step",
-)  # fmt: skip
+)
 TESTED = "denoised_gls"  # whose p-values say that a unit matters
 OF_LOSS = (
     "loss",

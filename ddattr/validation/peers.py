@@ -51,8 +51,9 @@ class Loss(nn.Module):
     Source: Zheng et al. 2024, Intriguing properties of data attribution on diffusion models, arXiv 2311.00500.
     """
 
-    def __init__(self, process: Process, times: Int[Tensor, "draws"], noise: Float[Tensor, "draws *image"],
-                 square: bool = False):  # fmt: skip
+    def __init__(
+        self, process: Process, times: Int[Tensor, "draws"], noise: Float[Tensor, "draws *image"], square: bool = False
+    ):
         super().__init__()
         self.process, self.times, self.noise, self.square = process, times, noise, square
 
@@ -117,9 +118,17 @@ def trak_features(
 
     pictures = torch.cat([images, queries])
     with TemporaryDirectory() as folder:
-        tracer = TRAKer(model=copy.deepcopy(network), task=Output(), train_set_size=len(pictures), save_dir=folder,
-                        device="cpu", use_half_precision=False, proj_dim=dimension, projector_seed=seed,
-                        logging_level=40)  # fmt: skip
+        tracer = TRAKer(
+            model=copy.deepcopy(network),
+            task=Output(),
+            train_set_size=len(pictures),
+            save_dir=folder,
+            device="cpu",
+            use_half_precision=False,
+            proj_dim=dimension,
+            projector_seed=seed,
+            logging_level=40,
+        )
         tracer.load_checkpoint(network.state_dict(), model_id=0)
         for part in pictures.split(64):
             tracer.featurize(batch=(part,), num_samples=len(part))

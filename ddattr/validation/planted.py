@@ -42,8 +42,9 @@ def influence_on_loss(
     """
     outputs = -gram.diagonal(dim1=1, dim2=2).T
     methods: dict[str, Callable[[Tensor], Tensor]] = {
-        "loss": lambda words: loss_change(gram, words), "member_loss": lambda words: subset_means(outputs, words),
-    }  # fmt: skip
+        "loss": lambda words: loss_change(gram, words),
+        "member_loss": lambda words: subset_means(outputs, words),
+    }
     found = {}
     for name, method in methods.items():
         score = method(codewords)
@@ -112,13 +113,26 @@ def planted_tables(
     for method, (score, z, p) in methods.items():
         q = None if p is None else benjamini_hochberg(p)
         others = torch.nan if q is None else ((q <= level) & ~own).sum(0).numpy()
-        frames.append(pd.DataFrame({
-            "query": queries, "pattern": pattern.numpy(), "share": (copies / pictures.sum()).numpy(),
-            "copies": copies.numpy(), "unit": planted.numpy(), "method": method, "rank": ranks(score, planted).numpy(),
-            "score": _at(score, planted), "z": _at(z, planted), "p_value": _at(p, planted),
-            "q_value": _at(q, planted), "others": others, "level": level,
-            "first": score.argmax(0).numpy(),
-        }))  # fmt: skip
+        frames.append(
+            pd.DataFrame(
+                {
+                    "query": queries,
+                    "pattern": pattern.numpy(),
+                    "share": (copies / pictures.sum()).numpy(),
+                    "copies": copies.numpy(),
+                    "unit": planted.numpy(),
+                    "method": method,
+                    "rank": ranks(score, planted).numpy(),
+                    "score": _at(score, planted),
+                    "z": _at(z, planted),
+                    "p_value": _at(p, planted),
+                    "q_value": _at(q, planted),
+                    "others": others,
+                    "level": level,
+                    "first": score.argmax(0).numpy(),
+                }
+            )
+        )
     table = pd.concat(frames, ignore_index=True)
     return table, summarise(table)
 
@@ -141,9 +155,11 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         measures: dict[str, tuple[pd.Series, Callable]] = {"recall_at_1": (part["rank"] == 1, np.mean)}
         if part.q_value.notna().all():
             measures |= {
-                "significant": (part.q_value <= part.level, np.mean), "median_q": (part.q_value, np.median),
-                "mean_z": (part.z, np.mean), "others": (part.others, np.mean),
-            }  # fmt: skip
+                "significant": (part.q_value <= part.level, np.mean),
+                "median_q": (part.q_value, np.median),
+                "mean_z": (part.z, np.mean),
+                "others": (part.others, np.mean),
+            }
         for name, (values, statistic) in measures.items():
             patterns = [group.to_numpy(float) for _, group in values.groupby(part.pattern)]
             value = float(statistic(np.concatenate(patterns)))
@@ -152,8 +168,19 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 low, high = wilson(value, len(patterns))
             elif statistic is np.mean:
                 low, high = _interval(value, patterns)
-            rows.append({"share": share, "copies": copies, "method": method, "statistic": name, "value": value,
-                         "low": low, "high": high, "patterns": len(patterns), "queries": len(part)})  # fmt: skip
+            rows.append(
+                {
+                    "share": share,
+                    "copies": copies,
+                    "method": method,
+                    "statistic": name,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "patterns": len(patterns),
+                    "queries": len(part),
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -46,10 +46,21 @@ def power_of_measures(bench: Bench) -> pd.DataFrame:
         alike = pixel(pictures, units)
         ten = alike.topk(min(10, len(alike)), 0).indices
         own = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in sets.items()}
-        found = measures.power(answers, -alike.double(), sets, own, bench.plan.codebook, bench.level, bench.phantoms,
-                               2000, bench.seed, bench.background)  # fmt: skip
-        length = measures.power_of_norm(lengths, -alike.double(), bench.plan.codebook, bench.level, bench.phantoms,
-                                        bench.seed)  # fmt: skip
+        found = measures.power(
+            answers,
+            -alike.double(),
+            sets,
+            own,
+            bench.plan.codebook,
+            bench.level,
+            bench.phantoms,
+            2000,
+            bench.seed,
+            bench.background,
+        )
+        length = measures.power_of_norm(
+            lengths, -alike.double(), bench.plan.codebook, bench.level, bench.phantoms, bench.seed
+        )
         tables += [found.assign(queries=kind), length.assign(queries=kind)]
     return pd.concat(tables, ignore_index=True)
 
@@ -70,8 +81,16 @@ def calibration(bench: Bench, redraws: int = 200) -> Pair:
     held, labels = bench.data.held_out.at(bench.data.held_out_units < 0), {}
     if held.labels is not None:
         labels["label"] = held.labels
-    table = controls.calibration(bench.denoised, bench.queries.factual, held.images, labels, bench.plan.codebook,
-                                 redraws, bench.level, background=bench.background)  # fmt: skip
+    table = controls.calibration(
+        bench.denoised,
+        bench.queries.factual,
+        held.images,
+        labels,
+        bench.plan.codebook,
+        redraws,
+        bench.level,
+        background=bench.background,
+    )
     return table, means(table, ["test", "level"], ["rejected"], bench.seed)
 
 
@@ -91,10 +110,13 @@ def planted_units(bench: Bench) -> Pair:
     made, response = asked.replayed(bench.ensemble, pictures, bench.plan.members_per_step)
     moved = measures.measures_of_displacement(response, made, units, bench.extractor)
     along = {
-        "denoised_gls": along_own(denoised, units), "denoised_toward": projections(denoised, pictures, units),
-        "jvp_gls": moved["pixel"], "jvp_own": moved["pixel_own"], "jvp_feature": moved["feature"],
+        "denoised_gls": along_own(denoised, units),
+        "denoised_toward": projections(denoised, pictures, units),
+        "jvp_gls": moved["pixel"],
+        "jvp_own": moved["pixel_own"],
+        "jvp_feature": moved["feature"],
         "jvp_region": moved["region"],
-    }  # fmt: skip
+    }
     methods = planted.influence_on_loss(gram, bench.words, null)
     methods |= planted.influence_by_pull(along, -alike.double(), codebook, null, bench.background)
     methods |= planted.influence_by_length({"jvp_norm": response, "denoised_norm": denoised}, bench.words, null)

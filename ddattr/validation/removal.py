@@ -26,8 +26,10 @@ def removals(scores: dict[str, Float[Tensor, "units q"]], seeds: list[int], size
     """
     return [
         Removal(method, size, seed, _without(best(column, size)))
-        for method, score in scores.items() for size in sizes for seed, column in zip(seeds, score.T, strict=True)
-    ]  # fmt: skip
+        for method, score in scores.items()
+        for size in sizes
+        for seed, column in zip(seeds, score.T, strict=True)
+    ]
 
 
 def _without(removed: Bool[Tensor, "units"]) -> Training:
@@ -44,8 +46,9 @@ def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:
         ValueError: more than there are, or so many that none is left to train on.
     """
     if not 1 <= size < len(score):
-        raise ValueError(f"removal: {size} of {len(score)} units, expected 1 to {len(score) - 1}. "
-                         "Set validation.removed.")  # fmt: skip
+        raise ValueError(
+            f"removal: {size} of {len(score)} units, expected 1 to {len(score) - 1}. Set validation.removed."
+        )
     mask = torch.zeros(len(score), dtype=torch.bool)
     mask[score.topk(size).indices] = True
     return mask

@@ -60,8 +60,9 @@ class Validation(Sizes):
         first, seeds = 1 if self.fork is None else 0, self.replicates if self.units else 0
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(first, seeds) for k in self.truth_members
-        ]  # fmt: skip
+            for r in range(first, seeds)
+            for k in self.truth_members
+        ]
 
     def without(self, name: str, removed: Bool[Tensor, "units"]) -> list[Training]:
         """The truth's members that saw any of the removed units, retrained without them, at every seed.

@@ -68,8 +68,11 @@ def of_loss(
         surrogate: scores of a method that never saw the members.
     """
     outputs = -gram.diagonal(dim1=1, dim2=2).T
-    found = {"loss": loss_change(gram, codewords), "member_loss": subset_means(outputs, codewords),
-             "adjusted": adjusted_means(outputs, codewords, surrogate)}  # fmt: skip
+    found = {
+        "loss": loss_change(gram, codewords),
+        "member_loss": subset_means(outputs, codewords),
+        "adjusted": adjusted_means(outputs, codewords, surrogate),
+    }
     return found | datamodels(outputs, codewords, features)
 
 
@@ -106,10 +109,11 @@ def datamodels(
         kernels["both"] = torch.stack(list(kernels.values())).prod(0)
         near["both"] = torch.stack(list(near.values())).prod(0)
     return {
-        "datamodel" if kind == "features" else f"datamodel_{kind}":
-            kernel_ridge(outputs, codewords, kernels[kind], near[kind]).effects
+        "datamodel" if kind == "features" else f"datamodel_{kind}": kernel_ridge(
+            outputs, codewords, kernels[kind], near[kind]
+        ).effects
         for kind in kernels
-    }  # fmt: skip
+    }
 
 
 def of_real(
@@ -193,10 +197,12 @@ class Peers:
         if method == "trak" or "trak" not in self.found:
             self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
         return {
-            f"{size} dimensions, damping {damping:g}":
-                self._summed(peers.trak(images[:, :size], queries[:, :size], damping))
-            for size in peers.PROJECTIONS for damping in peers.DAMPINGS
-        }  # fmt: skip
+            f"{size} dimensions, damping {damping:g}": self._summed(
+                peers.trak(images[:, :size], queries[:, :size], damping)
+            )
+            for size in peers.PROJECTIONS
+            for damping in peers.DAMPINGS
+        }
 
     def _unlearning(self) -> dict[str, Tensor]:
         information = peers.fisher(self.network, self.loss, self.images)

@@ -83,11 +83,15 @@ class Sizes:
                 raise ValueError(f"validation: peers={peer}, expected {', '.join(PEERS)}. Set validation.peers.")
         for method in self.removal_methods if self.removal_queries else ():
             if method not in KNOWN:
-                raise ValueError(f"validation: removal_methods={method}, expected some of {', '.join(KNOWN)}. "
-                                 "Set validation.removal_methods.")  # fmt: skip
+                raise ValueError(
+                    f"validation: removal_methods={method}, expected some of {', '.join(KNOWN)}. "
+                    "Set validation.removal_methods."
+                )
             if method in PEERS and method not in self.peers:
-                raise ValueError(f"validation: removal_methods={method}, expected it among peers={list(self.peers)} "
-                                 "too. Add it to validation.peers.")  # fmt: skip
+                raise ValueError(
+                    f"validation: removal_methods={method}, expected it among peers={list(self.peers)} "
+                    "too. Add it to validation.peers."
+                )
         if self.groups not in (None, "unit", *self.sets):
             known = ", ".join(["unit", *self.sets, "null"])
             raise ValueError(f"validation: groups={self.groups}, expected {known}. Set validation.groups.")
@@ -104,18 +108,25 @@ class Sizes:
             ValueError: fewer than 5 units, subsets or queries, or one member, which is no ensemble.
         """
         asked = self.units or self.halves or self.removal_queries or self.groups is not None
-        counts = {"validation.units": self.units, "validation.halves": self.halves,
-                  "validation.removal_queries": self.removal_queries, "attribution.queries": queries if asked else 0,
-                  "validation.real" if self.real <= held_out else "data.holdout":
-                      min(self.real, held_out) if asked else 0}  # fmt: skip
+        counts = {
+            "validation.units": self.units,
+            "validation.halves": self.halves,
+            "validation.removal_queries": self.removal_queries,
+            "attribution.queries": queries if asked else 0,
+            "validation.real" if self.real <= held_out else "data.holdout": min(self.real, held_out) if asked else 0,
+        }
         for key, count in counts.items():
             group, _, name = key.partition(".")
             if 0 < count < ENOUGH:
-                raise ValueError(f"{group}: {name}={count} is too few for an interval, expected {ENOUGH} or more"
-                                 f"{'' if name == 'queries' else ', or 0'}. Set {key}.")  # fmt: skip
+                raise ValueError(
+                    f"{group}: {name}={count} is too few for an interval, expected {ENOUGH} or more"
+                    f"{'' if name == 'queries' else ', or 0'}. Set {key}."
+                )
         if self.units and self.members < 2:
-            raise ValueError(f"validation: members={self.members} is too few for an interval: it would be of "
-                             "one network, and not of an ensemble. Set validation.members to 2 or more.")  # fmt: skip
+            raise ValueError(
+                f"validation: members={self.members} is too few for an interval: it would be of "
+                "one network, and not of an ensemble. Set validation.members to 2 or more."
+            )
 
     @property
     def group_of(self) -> Int[Tensor, "units"]:

@@ -43,8 +43,16 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
                 low = high = float("nan")
             elif column in SHARES and bool(((values == 0) | (values == 1) | values.isnan()).all()):
                 low, high = wilson(mean, known)
-            rows.append({**dict(zip(by, names, strict=True)), "statistic": column, "mean": mean, "low": low,
-                         "high": high, "known": known})  # fmt: skip
+            rows.append(
+                {
+                    **dict(zip(by, names, strict=True)),
+                    "statistic": column,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    "known": known,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -58,9 +66,16 @@ def foreseen(table: pd.DataFrame, by: list[str], seed: int) -> pd.DataFrame:
         pulls = part[["pull_first_order", "pull_retraining"]].to_numpy(copy=True)
         first, truth = torch.from_numpy(pulls)[:, None].unbind(2)
         low, high = percentiles(joint_resamples(first, truth, seed)) if len(part) >= ENOUGH else (float("nan"),) * 2
-        rows.append({**dict(zip(by, names, strict=True)), "statistic": "spearman_of_pull",
-                     "mean": agreement.spearman(first, truth).item(), "low": low, "high": high,
-                     "known": len(part)})  # fmt: skip
+        rows.append(
+            {
+                **dict(zip(by, names, strict=True)),
+                "statistic": "spearman_of_pull",
+                "mean": agreement.spearman(first, truth).item(),
+                "low": low,
+                "high": high,
+                "known": len(part),
+            }
+        )
     return pd.DataFrame(rows)
 
 

@@ -101,17 +101,22 @@ def groups(bench: Bench, scores: Scores) -> Pair:
         networks = [bench.network(model) for model in [plan.full(r), *plan.group_models(r)]]
         found = asked.losses(networks)
         losses.append(found[1:] - found[:1])
-    centred = {kind: {method: score - score.mean(0) if method in SIMILARITY else score
-                      for method, score in scores[kind].items()} for kind in asked.kinds()}  # fmt: skip
+    centred = {
+        kind: {
+            method: score - score.mean(0) if method in SIMILARITY else score for method, score in scores[kind].items()
+        }
+        for kind in asked.kinds()
+    }
     cases: list[Any] = [
         ({"target": "loss", "queries": kind}, centred[kind], torch.stack(losses)[..., where])
         for kind, where in asked.kinds().items()
     ]
     images = torch.stack([bench.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
     moved = [displacement_scores(one, asked.factual, images) for one in bench.groups_truth]
-    cases += [({"target": target, "queries": "generated"}, centred["generated"],
-               torch.stack([one[measure] for one in moved]))
-              for target, measure in (("distance", "norm"), ("pull", "pull"))]  # fmt: skip
+    cases += [
+        ({"target": target, "queries": "generated"}, centred["generated"], torch.stack([one[measure] for one in moved]))
+        for target, measure in (("distance", "norm"), ("pull", "pull"))
+    ]
     return evaluation.group_tables(cases, plan.group_of, asked.names, bench.seed)
 
 
@@ -131,10 +136,15 @@ def sets(bench: Bench) -> Pair:
         ]
         pulls.append(found)
         rows += [
-            {"set": f"{kind}:{group}", "size": int(own.sum()), "query": query, "pull_first_order": first,
-             "pull_retraining": by_retraining}
+            {
+                "set": f"{kind}:{group}",
+                "size": int(own.sum()),
+                "query": query,
+                "pull_first_order": first,
+                "pull_retraining": by_retraining,
+            }
             for query, (first, by_retraining) in zip(asked.seeds, found, strict=True)
-        ]  # fmt: skip
+        ]
     first, truth = torch.tensor(pulls, dtype=torch.float64).unbind(2)
     mean, low, high = joint_interval(first, truth, bench.seed)
     if len(pulls) < ENOUGH:
@@ -170,11 +180,17 @@ def removal(bench: Bench, removals: list[Removal]) -> Pair:
         first, by_retraining = asked.set_pull(
             ~one.model.units, picture - factual[query], query, bench.response, bench.words, bench.data.unit_images
         )
-        rows.append({
-            "method": one.method, "size": one.size, "query": one.query,
-            "l2": float((picture - factual[query]).norm()), "feature_distance": float((apart[0] - apart[1]).norm()),
-            "pull_first_order": first, "pull_retraining": by_retraining,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": one.method,
+                "size": one.size,
+                "query": one.query,
+                "l2": float((picture - factual[query]).norm()),
+                "feature_distance": float((apart[0] - apart[1]).norm()),
+                "pull_first_order": first,
+                "pull_retraining": by_retraining,
+            }
+        )
     table = pd.DataFrame(rows)
     summary = compared(table, ["method", "size"], ["l2", "feature_distance"], bench.seed)
     return table, pd.concat([summary, foreseen(table, ["method", "size"], bench.seed)], ignore_index=True)
