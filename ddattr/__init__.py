@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Background": "attribution.background",
     "Codebook": "codebook",
     "DDIM": "diffusion.sampler",
     "DDPM": "diffusion.sampler",
     "Ensemble": "ensemble.ensemble",
+    "Estimator": "attribution.estimator",
     "Process": "diffusion.process",
-    "along_own": "attribution.denoised",
     "counterfactual": "attribution.counterfactual",
-    "denoised": "attribution.denoised",
+    "denoised": "attribution.denoising",
+    "distinctive": "attribution.denoising",
     "factual": "attribution.counterfactual",
     "first_order": "attribution.jacobian",
     "jacobian": "attribution.jacobian",

@@ -30,6 +30,7 @@ KEYS = {
     "sampler",
     "quality",
     "attribution",
+    "significance",
     "validation",
     "tracking",
     "trainer",

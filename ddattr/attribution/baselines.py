@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution.influence import Response
+from ddattr.attribution.influence import Response, pixel_distance
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import ReverseStep
 from ddattr.diffusion.sampler import trajectory
@@ -40,8 +40,7 @@ def individual(members: Float[Tensor, "n q c h w"], factual: Float[Tensor, "q c 
 
 def pixel(factual: Float[Tensor, "q *image"], units: Float[Tensor, "units *image"]) -> Float[Tensor, "units q"]:
     """Similarity of pixels: minus the distance between the clipped picture and the unit's (mean) image."""
-    picture, exact = factual.clamp(-1, 1).flatten(1), "donot_use_mm_for_euclid_dist"  # near duplicates must not blur
-    return -torch.cdist(units.flatten(1), picture, compute_mode=exact)
+    return -pixel_distance(factual, units)
 
 
 def random(units: int, seeds: Sequence[int], seed: int) -> Float[Tensor, "units q"]:

@@ -3,7 +3,7 @@
 Every linear method is a response (n, Q, C, H, W): removing unit i displaces the picture by offset + w_i . response.
 With codewords of constant weight all N scores follow from the response's Gram matrix (`norm`) or from its projections
 on one direction a unit (`pull`), streamed in blocks of units. Of displacements that is d_i, from the picture to the
-unit's image; of what is tested, `denoised.along_own`.
+unit's image; of what is tested, `denoising.distinctive`.
 """
 
 from typing import NamedTuple
@@ -67,13 +67,23 @@ def pull(
     return -moved if offset is None else -moved - offset
 
 
-def nearness(distance: Float[Tensor, "units q"], scale: float = 0.7) -> Float[Tensor, "units q"]:
+def pixel_distance(
+    pictures: Float[Tensor, "q *image"], unit_images: Float[Tensor, "units *image"]
+) -> Float[Tensor, "units q"]:
+    """L2 distance between every clipped picture and every unit's (mean) image."""
+    clipped = pictures.clamp(-1, 1).flatten(1)
+    exact = "donot_use_mm_for_euclid_dist"  # duplicates must have a distance of 0
+    return torch.cdist(unit_images.flatten(1), clipped, compute_mode=exact)
+
+
+def similarity(distance: Float[Tensor, "units q"], scale: float = 0.7) -> Float[Tensor, "units q"]:
     """exp(-d^2 / (2 (scale m)^2)), m the query's median distance to all units: what a unit counts for within a set.
 
     Units of a set that are nothing like the picture add noise to its sum, and little else. The scale is the best of
     four on queries 16 to 63 of digits, of 1,600 steps, for the displacement: 39 of 48 owe something to a label, 35 when
-    all count the same.
+    all count the same. In double precision, where no two distances become ties.
     """
+    distance = distance.double()
     return torch.exp(-0.5 * (distance / (scale * distance.median(0).values).clamp_min(1e-12)).square())
 
 

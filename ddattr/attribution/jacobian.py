@@ -1,6 +1,5 @@
 """The centred Jacobian of the pictures with respect to the ensemble weights, in forward mode through the replay."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,8 +92,3 @@ def first_order(
 def instability(response: Float[Tensor, "n q *image"]) -> Float[Tensor, "q"]:
     """Frobenius norm of every query's centred Jacobian: it predicts which queries the first order misses."""
     return response.flatten(2).square().sum((0, 2)).sqrt()
-
-
-def relative_error(approximate: Float[Tensor, "n q *image"], exact: Float[Tensor, "n q *image"]) -> Sequence[float]:
-    """Per query, length of the difference over length of the exact one."""
-    return (instability(approximate - exact) / instability(exact)).tolist()

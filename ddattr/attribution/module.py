@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -11,14 +10,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddattr.artifacts import load_tensors, save_tensors
-from ddattr.attribution.background import Background
-from ddattr.attribution.baselines import last_step, pixel
+from ddattr.attribution.agreement import relative_error
+from ddattr.attribution.baselines import last_step
 from ddattr.attribution.counterfactual import counterfactual
-from ddattr.attribution.denoised import along_own, denoised
-from ddattr.attribution.influence import gram, nearness, norm, pull
-from ddattr.attribution.jacobian import relative_error
+from ddattr.attribution.denoising import denoised, distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import gram, norm
 from ddattr.attribution.loss import loss_draws
-from ddattr.attribution.significance import null_deviation, pull_significance
+from ddattr.attribution.significance import TestSettings, null_deviation, pull_significance
 from ddattr.attribution.tables import Tables, tabulate
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -41,22 +40,17 @@ class AttributionModule(L.LightningModule):
         reverse: the sampler's steps.
         codebook: who trained on what.
         data: the units' images and the sets scored after the fact.
+        settings: of the tests.
         folder: where shards go.
         seed: of the truth's units, the random baseline and the draws of the nulls.
         queries: number of queries.
         first_query: seed of the first; the others follow.
         batch: queries together.
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
-        truth_units: units replayed exactly, the same for all queries, drawn by seed.
+        ablation_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
-        level: of significance.
-        phantoms: most phantoms in a unit's null; all of them when there are fewer.
-        draws: assignments in a set's null.
-        neighbourhoods: numbers of nearest units scored as sets.
-        background: share of the members' variance that is put down to other units when one is tested; 0 tests plain
-            contrasts.
     """
 
     def __init__(
@@ -66,60 +60,39 @@ class AttributionModule(L.LightningModule):
         reverse: list[ReverseStep],
         codebook: Codebook,
         data: UnitDataModule,
+        settings: TestSettings,
         folder: Path,
         seed: int,
         queries: int,
         batch: int,
         jacobian: partial,
         first_query: int = 0,
-        truth_units: int = 64,
+        ablation_units: int = 64,
         denoisings: int = 100,
         check: int = 2,
         refine: int = 3,
-        level: float = 0.05,
-        phantoms: int = 100_000,
-        draws: int = 10_000,
-        neighbourhoods: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200),
-        background: float = 0.5,
     ):
         super().__init__()
-        _validate(
-            refine=refine,
-            queries=queries,
-            batch=batch,
-            truth_units=truth_units,
-            denoisings=denoisings,
-            phantoms=phantoms,
-            draws=draws,
-        )
-        if not any(1 <= size <= codebook.units for size in neighbourhoods) or min(neighbourhoods) < 1:
-            raise ValueError(
-                f"attribution: neighbourhoods={list(neighbourhoods)}, expected numbers from 1 to {codebook.units}. "
-                "Set attribution.neighbourhoods."
-            )
-        if not 0 <= background < 1:
-            raise ValueError(
-                f"attribution: background={background}, expected at least 0 and less than 1. "
-                "Set attribution.background."
-            )
-        if not 0 < level < 1:
-            raise ValueError(f"attribution: level={level}, expected between 0 and 1. Set attribution.level.")
-        self.ensemble, self.reverse, self.codebook, self.data, self.folder = ensemble, reverse, codebook, data, folder
-        self.queries, self.batch, self.jacobian, self.process = queries, batch, jacobian, process
+        _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
+        settings.check_units(codebook.units)
+        self.ensemble = ensemble
+        self.process = process
+        self.reverse = reverse
+        self.codebook = codebook
+        self.data = data
+        self.settings = settings
+        self.folder = folder
+        self.seed = seed
+        self.queries = queries
+        self.batch = batch
+        self.jacobian = jacobian
+        self.first_query = first_query
+        self.refine = min(refine, codebook.units)
         # noise that `validate` holds no score against; it denoises real pictures with the same
         self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
         self.checked = {first_query + i * queries // check for i in range(check)}
-        self.refine, self.first_query = min(refine, codebook.units), first_query
-        self.options: dict[str, Any] = {
-            "seed": seed,
-            "level": level,
-            "phantoms": phantoms,
-            "draws": draws,
-            "neighbourhoods": list(neighbourhoods),
-            "background": float(background),
-        }
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
-        self.truth = torch.from_numpy(order[: min(truth_units, codebook.units)]).sort().values
+        self.ablated = torch.from_numpy(order[: min(ablation_units, codebook.units)]).sort().values
         self.codewords = codebook.codewords(torch.arange(codebook.units))
         self.tables: Tables | None = None
         self.tensors: dict[str, Tensor] = {}
@@ -146,13 +119,14 @@ class AttributionModule(L.LightningModule):
         made = denoised(self.ensemble, self.process, drawn, self.times, self.noise).cpu()
         picture, response = drawn.cpu(), response.cpu()
         alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
-        exact = counterfactual(self.ensemble, self.codewords[self.truth], names, self.reverse, shape, str(self.device))
+        codewords = self.codewords[self.ablated]
+        exact = counterfactual(self.ensemble, codewords, names, self.reverse, shape, str(self.device))
         top, refined = self._refine(names, picture, response, made)
         checked = torch.tensor([seed in self.checked for seed in names])
         rotating = torch.where(checked, 0.0, torch.nan)
         if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
             _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
-            rotating[checked] = torch.tensor(relative_error(response[:, checked], full.cpu()))
+            rotating[checked] = relative_error(response[:, checked], full.cpu())
         return {
             "seeds": seeds,
             "factual": picture,
@@ -170,21 +144,21 @@ class AttributionModule(L.LightningModule):
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""
         images = self.data.unit_images
-        others = Background(self.codewords, nearness(-pixel(picture, images).double()), self.options["background"])
-        by_pull = self._surest(others.discount(along_own(made, images)))
+        estimator = Estimator.of_pictures(self.codewords, picture, images, self.settings.gls_share)
+        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(made, images)))
         by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
         top = torch.cat([by_pull, by_norm])
-        words = self.codewords[top]
-        return top, counterfactual(self.ensemble, words, seeds, self.reverse, self.data.shape, str(self.device))
+        codewords = self.codewords[top]
+        return top, counterfactual(self.ensemble, codewords, seeds, self.reverse, self.data.shape, str(self.device))
 
-    def _surest(self, projected: Tensor) -> Tensor:
+    def _surest(self, estimator: Estimator, adjusted: Tensor) -> Tensor:
         """Units of smallest p of pull, (k, Q), ties by z. p is asked of the units of largest z only: it is dear."""
-        score = pull(projected, self.codewords)
-        z = score / null_deviation(projected, self.codebook).clamp_min(1e-12)
+        score = estimator.pull(adjusted)
+        z = score / null_deviation(adjusted, self.codewords).clamp_min(1e-12)
         likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
-        phantoms = self.codebook.sample_phantoms(self.options["phantoms"], self.options["seed"])
-        part = projected.gather(1, likely.expand(len(projected), -1, -1))
-        _, p = pull_significance(score.gather(0, likely), part, phantoms, self.codebook)
+        phantoms = self.codebook.sample_phantoms(self.settings.phantoms, self.settings.seed)
+        answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
+        _, p = pull_significance(score.gather(0, likely), answers, phantoms, self.codewords[likely])
         return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
 
     def on_predict_end(self) -> None:
@@ -192,7 +166,7 @@ class AttributionModule(L.LightningModule):
         if not self.trainer.is_global_zero:
             return
         self.tensors = merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
-        self.tables = tabulate(self.tensors, self.truth, self.codebook, self.data, **self.options)
+        self.tables = tabulate(self.tensors, self.ablated, self.codebook, self.data, self.settings)
         for logger in self.trainer.loggers:
             logger.log_metrics(self.tables.metrics())
 

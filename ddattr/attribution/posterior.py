@@ -13,21 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution.background import Background
-from ddattr.attribution.influence import pull
-from ddattr.attribution.significance import null_deviation
-from ddattr.codebook import Codebook
-
 _ROUNDS = 20  # the variance weighs the mean until the two agree: 400 rounds move no score by 1e-5 of its deviation
-
-
-def measured(
-    along: Float[Tensor, "n units q"], others: Background, codebook: Codebook, distance: Float[Tensor, "units q"]
-) -> tuple[Float[Tensor, "n units q"], Float[Tensor, "units q"], Float[Tensor, "units q"]]:
-    """(answers, pull, posterior): `along` with the other units discounted, its pull, and what to expect of it."""
-    answers = others.discount(along)
-    score = pull(answers, codebook.codewords(torch.arange(codebook.units)))
-    return answers, score, posterior(score, null_deviation(answers, codebook), distance)
 
 
 def posterior(
@@ -36,9 +22,9 @@ def posterior(
     """Expected pull of every unit on every query, in the units of `score`; a query's depends on no other query.
 
     Args:
-        score: pulls, as right on average as `pull` and `Background.discount` make them.
+        score: pulls, unbiased, as those of adjusted answers are.
         deviation: their null's, as `null_deviation` has them; a pair of none says nothing and gets 0.
-        distance: of unit and picture, in any units: only its order counts.
+        distance: of unit and picture, on any scale: only its order counts.
     Raises:
         ValueError: a number is not finite.
     """

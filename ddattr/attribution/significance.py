@@ -5,6 +5,9 @@ that no other unit holds. Its score under those phantom codewords, on its own di
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,19 +19,70 @@ from ddattr.diffusion.noise import Stream, generator
 _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
 
 
-def null_deviation(projected: Float[Tensor, "n *rest"], codebook: Codebook) -> Float[Tensor, "*rest"]:
-    """Standard deviation of `pull` over all codewords: S^2 h / (n (n - h)) under the root; its mean is 0.
+@dataclass(frozen=True)
+class TestSettings:
+    """How influence is tested: the config group `significance`.
 
-    S^2 is the sample variance of the projections over members: the finite-population variance of a mean of h of n.
+    Args:
+        seed: of the phantoms and of the draws of the sets' nulls.
+        level: of significance, of q for single units, of p for neighbourhoods.
+        phantoms: most codewords of no unit in a unit's null; all of them when there are fewer.
+        draws: assignments in a set's null.
+        gls_share: share of the members' variance that is put down to other units when one is tested; 0 tests plain
+            contrasts.
+        neighbourhoods: numbers of nearest units that are tested as sets.
+    Raises:
+        ValueError: a setting is out of range.
     """
-    return (projected.var(0) * codebook.contrast_variance).sqrt()
+
+    seed: int
+    level: float = 0.05
+    phantoms: int = 100_000
+    draws: int = 10_000
+    gls_share: float = 0.5
+    neighbourhoods: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200)
+
+    def __post_init__(self) -> None:
+        for name in ("phantoms", "draws"):
+            if getattr(self, name) < 1:
+                _refuse(name, getattr(self, name), "at least 1")
+        if not 0 < self.level < 1:
+            _refuse("level", self.level, "between 0 and 1")
+        if not 0 <= self.gls_share < 1:
+            _refuse("gls_share", self.gls_share, "at least 0 and less than 1")
+        if not self.neighbourhoods or min(self.neighbourhoods) < 1:
+            _refuse("neighbourhoods", list(self.neighbourhoods), "numbers of units from 1 up")
+
+    def check_units(self, units: int) -> None:
+        """Raises ValueError when no neighbourhood is as small as the number of units."""
+        if min(self.neighbourhoods) > units:
+            _refuse("neighbourhoods", list(self.neighbourhoods), f"some numbers from 1 to {units}")
+
+
+def _refuse(name: str, value: object, expected: str) -> None:
+    raise ValueError(f"significance: {name}={value}, expected {expected}. Set significance.{name}.")
+
+
+def null_deviation(
+    answers: Float[Tensor, "n units q"], codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"]
+) -> Float[Tensor, "units q"]:
+    """Standard deviation of `pull` over all codewords of as many ones: S^2 h / (n (n - h)) under the root; mean 0.
+
+    S^2 is the sample variance of the answers over members: the finite-population variance of a mean of h of n.
+
+    Args:
+        codewords: of the same units for all queries, or of each query's own.
+    """
+    n, seen = codewords.shape[-1], codewords.sum(-1).double()
+    variance = seen / (n * (n - seen))
+    return (answers.var(0) * (variance[:, None] if codewords.dim() == 2 else variance)).sqrt()
 
 
 def pull_significance(
     score: Float[Tensor, "units q"],
-    projected: Float[Tensor, "n units q"],
+    answers: Float[Tensor, "n units q"],
     phantoms: Bool[Tensor, "phantoms n"],
-    codebook: Codebook,
+    codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"],
     block: int = 1 << 20,
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
     """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
@@ -36,12 +90,14 @@ def pull_significance(
     p = (1 + #{phantom >= score}) / (1 + phantoms); z in closed form.
 
     Args:
+        answers: what members say along each unit's direction, adjusted or not.
+        codewords: of the units, as `null_deviation` takes them.
         block: most phantom scores held at once: as many as a cache holds.
     """
-    deviation = null_deviation(projected, codebook)
-    weights = -contrast(phantoms).to(projected).T
+    deviation = null_deviation(answers, codewords)
+    weights = -contrast(phantoms).to(answers).T
     threshold = (score - _TIE * deviation).flatten()
-    columns = projected.flatten(1).T.contiguous()
+    columns = answers.flatten(1).T.contiguous()
     exceed = torch.empty_like(threshold)
     width = max(1, block // max(1, len(phantoms)))
     for start in range(0, len(threshold), width):
@@ -95,7 +151,7 @@ def set_significance(
 
     Args:
         sets: units of every set for every query, padded with -1 behind.
-        answers: what members say of each of these units, as `projected` has it, or discounted and weighted.
+        answers: what members say of each of these units, adjusted and weighted perhaps.
         block: most assignments' scores held at once.
     """
     present, units = sets >= 0, sets.clamp_min(0)

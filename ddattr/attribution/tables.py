@@ -1,35 +1,40 @@
-"""The tables of an attribution, from the tensors of its replays: influence, sets, agreement, radius, queries.
+"""The tables of an attribution, from the tensors of its replays.
 
 Rows are (unit, query); a query is named by its seed. Every number here can be made again from the tensors alone.
+`attributions` is what a user reads first; the others are of all units and methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ddattr.attribution import agreement, baselines, influence, significance
-from ddattr.attribution.background import Background
-from ddattr.attribution.denoised import along_own
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimate, Estimator
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
-from ddattr.attribution.posterior import measured
+from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.attribution.sets import neighbourhoods, sets_of
+from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import unusual
 
 MEASURES = ("pull", "norm")
-POSTERIOR = {"jvp": "posterior", "denoised": "denoised_posterior"}  # of what is measured with the others discounted
+AGREEMENT = ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"]
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
+Scores = Mapping[str, Mapping[str, Float[Tensor, "units q"]]]  # by method and measure
 
 
 class Tables(NamedTuple):
     """Tables by the names of the files that hold them."""
 
+    attributions: pd.DataFrame
     influence: pd.DataFrame
     sets: pd.DataFrame
     agreement: pd.DataFrame
@@ -54,80 +59,90 @@ class Tables(NamedTuple):
 
 
 def tabulate(
-    tensors: dict[str, Tensor],
-    truth: Tensor,
-    codebook: Codebook,
-    data: UnitDataModule,
-    seed: int,
-    level: float,
-    phantoms: int,
-    draws: int,
-    neighbourhoods: list[int],
-    background: float,
+    tensors: dict[str, Tensor], ablated: Tensor, codebook: Codebook, data: UnitDataModule, settings: TestSettings
 ) -> Tables:
     """All tables of an attribution.
 
     Args:
         tensors: seeds (Q,), factual (Q, C, H, W), jacobian, denoised, members and last_step (n, Q, C, H, W),
-            ablations (truth, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
-        truth: units that were ablated exactly.
-        seed, level, phantoms, draws, neighbourhoods, background: as `AttributionModule` has them.
+            ablations (ablated, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
+        ablated: units that were ablated exactly.
     """
     seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
-    units = torch.arange(codebook.units)
-    words, images = codebook.codewords(units), data.unit_images
-    methods = _displacements(tensors, codebook)
-    scored = {name: influence.scores(response, factual, images, words) for name, response in methods.items()}
-    scored["pixel"] = {"similarity": baselines.pixel(factual, images)}
-    scored["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), seed)}
+    codewords = codebook.codewords(torch.arange(codebook.units))
+    images = data.unit_images
+    responses = _responses(tensors, codebook)
+    scores = {name: influence.scores(response, factual, images, codewords) for name, response in responses.items()}
+    pixel = baselines.pixel(factual, images)
+    scores["pixel"] = {"similarity": pixel}
+    scores["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), settings.seed)}
 
-    distance, null = -scored["pixel"]["similarity"].double(), codebook.sample_phantoms(phantoms, seed)
-    near, norm_null = influence.nearness(distance), influence.norm(influence.gram(jacobian), null)
-    others = Background(words, near, background)
-    along = {
+    phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
+    norm_null = influence.norm(influence.gram(jacobian), phantoms)
+    tests = {("jvp", "norm"): significance.norm_significance(scores["jvp"]["norm"], norm_null)}
+    estimator = Estimator.of_pictures(codewords, factual, images, settings.gls_share)
+    answers = {
         "jvp": influence.projections(jacobian, factual, images),
-        "denoised": along_own(tensors["denoised"], images),
+        "denoised": distinctive(tensors["denoised"], images),
     }
-    scored["denoised"] = {"pull": influence.pull(along["denoised"], words)}
-    tests = {("jvp", "norm"): significance.norm_significance(scored["jvp"]["norm"], norm_null)}
-    for method, name in POSTERIOR.items():
-        answers, score, expected = measured(along[method], others, codebook, distance)
-        scored |= {f"{method}_gls": {"pull": score}, name: {"pull": expected}}
-        tests[f"{method}_gls", "pull"] = significance.pull_significance(score, answers, null, codebook)
+    for method, given in answers.items():
+        found: Estimate = estimator.estimate(given)
+        scores |= {name: scores.get(name, {}) | {"pull": pull} for name, pull in found.named(method).items()}
+        tests[f"{method}_gls", "pull"] = estimator.test(found.adjusted, phantoms)
+
     exact = tensors["ablations"] - factual
-    ablated = influence.displacement_scores(exact, factual, images[truth])
-    frames = [
-        _scores(name, measure, score, seeds, tests.get((name, measure)))
-        for name, measures in scored.items()
+    truth = influence.displacement_scores(exact, factual, images[ablated])
+    influences = [
+        _influence(name, measure, score, seeds, tests.get((name, measure)))
+        for name, measures in scores.items()
         for measure, score in measures.items()
     ]
-    frames += [_scores("ablation", measure, score, seeds, None, truth) for measure, score in ablated.items()]
-    frames += [_refined(tensors, data, seeds, truth)]
-    sets, resolved = _sets(
-        near * along["denoised"],
-        others,
-        scored["pixel"]["similarity"],
-        codebook,
-        data,
-        seeds,
-        draws,
-        seed,
-        neighbourhoods,
-        level,
+    influences += [_influence("ablation", measure, score, seeds, None, ablated) for measure, score in truth.items()]
+    influences += [_refined(tensors, data, seeds, ablated)]
+    moved = {name: response.displacement(codewords[ablated]) for name, response in responses.items()}
+    table = _agreement({name: _at(of, ablated) for name, of in scores.items()}, moved, truth, exact, seeds)
+    z, p = tests[TESTED, "pull"]
+    sets, resolution = _sets(estimator, answers["denoised"], pixel, codebook, data, seeds, settings)
+    radius = _radius(scores["jvp"]["norm"], norm_null, codebook, seeds)
+    best_q = significance.benjamini_hochberg(p).min(0).values
+    radius = radius.assign(
+        attributable=(best_q <= settings.level).numpy(), resolution=resolution.numpy(), level=settings.level
     )
-    q = significance.benjamini_hochberg(tests["denoised_gls", "pull"][1])
-    table, summary = _agreement(methods, scored, ablated, exact, words[truth], truth, seeds, seed)
     return Tables(
-        pd.concat(frames, ignore_index=True),
+        attributions(z, p, scores[SUPPORT]["pull"], seeds, settings.level),
+        pd.concat(influences, ignore_index=True),
         sets,
         table,
-        summary,
-        _radius(scored["jvp"]["norm"], norm_null, q, codebook, seeds, level, resolved),
-        _queries(tensors, exact, words[truth], data),
+        summarise(table, settings.seed),
+        radius,
+        _queries(tensors, moved["jvp"], exact, data),
     )
 
 
-def _displacements(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, Response]:
+def attributions(
+    z: Float[Tensor, "units q"],
+    p: Float[Tensor, "units q"],
+    support: Float[Tensor, "units q"],
+    seeds: Tensor,
+    level: float,
+) -> pd.DataFrame:
+    """What a user reads first: a row a query and unit that matters, which is to say that its q is at most `level`.
+
+    `support` is the expected pull, and `rank` the unit's place by it among all units. It ranks; it is no share of the
+    picture, and units' supports sum to nothing.
+    """
+    q_values = significance.benjamini_hochberg(p)
+    rank = support.argsort(0, descending=True).argsort(0) + 1
+    units, queries = (q_values <= level).nonzero(as_tuple=True)
+    columns = {"rank": rank, "p_value": p, "q_value": q_values, "z": z, "support": support}
+    table = pd.DataFrame(
+        {"query": seeds[queries].numpy(), "unit": units.numpy()}
+        | {name: values[units, queries].numpy() for name, values in columns.items()}
+    )
+    return table.sort_values(["query", "rank"], ignore_index=True)
+
+
+def _responses(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, Response]:
     """Methods that say where a picture goes, and not only how far."""
     return {
         "jvp": Response(tensors["jacobian"]),
@@ -137,11 +152,22 @@ def _displacements(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, 
     }
 
 
-def _scores(method: str, measure: str, score: Tensor, seeds: Tensor, tests, units: Tensor | None = None):
-    """Long table of one method and measure; z, p and q where they were tested."""
+def _at(scores: Mapping[str, Tensor], units: Tensor) -> dict[str, Tensor]:
+    return {measure: score[units] for measure, score in scores.items()}
+
+
+def _influence(
+    method: str,
+    measure: str,
+    score: Tensor,
+    seeds: Tensor,
+    test: tuple[Tensor, Tensor] | None,
+    units: Tensor | None = None,
+) -> pd.DataFrame:
+    """Long table of one method and measure; z, p and q where it was tested."""
     count, queries = score.shape
     units = torch.arange(count) if units is None else units
-    z, p = (torch.full_like(score, torch.nan),) * 2 if tests is None else tests
+    z, p = (torch.full_like(score, torch.nan),) * 2 if test is None else test
     return pd.DataFrame(
         {
             "unit": units.repeat_interleave(queries).numpy(),
@@ -156,53 +182,51 @@ def _scores(method: str, measure: str, score: Tensor, seeds: Tensor, tests, unit
     )
 
 
-def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, truth: Tensor) -> pd.DataFrame:
-    """Exact scores of every query's best units, less those that are in the truth already."""
+def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, ablated: Tensor) -> pd.DataFrame:
+    """Exact scores of every query's best units, less those that were ablated for all queries."""
     frames = []
     for q, seed in enumerate(seeds):
         units = tensors["refined_units"][:, q]
         moved = (tensors["refined"][:, q] - tensors["factual"][q])[:, None]
         scores = influence.displacement_scores(moved, tensors["factual"][q : q + 1], data.unit_images[units])
-        frames += [_scores("ablation", measure, score, seed[None], None, units) for measure, score in scores.items()]
+        frames += [_influence("ablation", measure, of, seed[None], None, units) for measure, of in scores.items()]
     table = pd.concat(frames, ignore_index=True)
-    return table[~table.unit.isin(truth.tolist())].drop_duplicates(["unit", "query", "measure"])
+    return table[~table.unit.isin(ablated.tolist())].drop_duplicates(["unit", "query", "measure"])
 
 
-def _sets(weighted, others, alike, codebook, data, seeds, draws, seed, wanted, level):
-    """Labels, clusters and nearest neighbourhoods as sets, their units by nearness, and every query's resolution."""
+def _sets(
+    estimator: Estimator,
+    answers: Tensor,
+    pixel: Tensor,
+    codebook: Codebook,
+    data: UnitDataModule,
+    seeds: Tensor,
+    settings: TestSettings,
+) -> tuple[pd.DataFrame, Tensor]:
+    """Labels, clusters and nearest neighbourhoods as sets, and every query's resolution."""
     frames = []
     for kind, of in data.partitions().items():
-        names, which = torch.unique(of, return_inverse=True)
-        padded = _pad([(which == s).nonzero()[:, 0] for s in range(len(names))])
-        groups = padded[:, None].expand(-1, len(seeds), -1)
-        answers = others.discount_sets(weighted, groups)
-        total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
+        names, sets = sets_of(of, len(seeds))
+        total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
         q = significance.benjamini_hochberg(p)
-        frames.append(_set_rows([f"{kind}:{name}" for name in names.tolist()], groups, seeds, total, z, p, q))
-    sizes, groups = neighbourhoods(alike, wanted)
-    answers = others.discount_sets(weighted, groups)
-    total, z, p = significance.set_significance(groups, answers, codebook, draws, seed)
+        frames.append(_set_rows([f"{kind}:{name}" for name in names], sets, seeds, total, z, p, q))
+    sizes, sets = neighbourhoods(pixel, settings.neighbourhoods)
+    total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
-    frames.append(_set_rows([f"nearest:{size}" for size in sizes], groups, seeds, total, z, p, q))
-    index = significance.resolution(p, level)
-    resolved = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
-    return pd.concat(frames, ignore_index=True), resolved
+    frames.append(_set_rows([f"nearest:{size}" for size in sizes], sets, seeds, total, z, p, q))
+    index = significance.resolution(p, settings.level)
+    resolution = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
+    return pd.concat(frames, ignore_index=True), resolution
 
 
-def neighbourhoods(alike: Float[Tensor, "units q"], wanted: Sequence[int]) -> tuple[list[int], Int[Tensor, "sets q k"]]:
-    """The k units that are most alike, as sets padded with -1, for every k wanted that there are units for; and k."""
-    sizes = [size for size in wanted if size <= len(alike)]
-    nearest = alike.argsort(0, descending=True)[: max(sizes)].T
-    return sizes, torch.stack([torch.where(torch.arange(max(sizes)) < size, nearest, -1) for size in sizes])
-
-
-def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:
-    queries = len(seeds)
+def _set_rows(
+    names: list[str], sets: Tensor, seeds: Tensor, total: Tensor, z: Tensor, p: Tensor, q: Tensor
+) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "set": np.repeat(names, queries),
-            "size": (groups >= 0).sum(-1).flatten().numpy(),
+            "set": np.repeat(names, len(seeds)),
+            "size": (sets >= 0).sum(-1).flatten().numpy(),
             "query": seeds.repeat(len(names)).numpy(),
             "measure": "pull",
             "score": total.flatten().numpy(),
@@ -213,38 +237,43 @@ def _set_rows(names, groups, seeds, total, z, p, q) -> pd.DataFrame:
     )
 
 
-def _pad(sets: list[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(sets, batch_first=True, padding_value=-1)
+def _agreement(
+    scores: Scores, moved: Mapping[str, Tensor], truth: Mapping[str, Tensor], exact: Tensor, seeds: Tensor
+) -> pd.DataFrame:
+    """Agreement with exact ablation, per query.
 
+    The truth's pull is along d_i; `denoised*` predict it with scores along each unit's distinctive direction.
 
-def _agreement(methods, scored, ablated, exact, words, truth, seeds, seed):
-    """Agreement with exact ablation, per query and as means with bootstrap intervals.
-
-    The truth's pull is along d_i; `denoised*` foretell it with scores along what is the unit's own.
+    Args:
+        scores, moved, truth, exact: of the ablated units; `moved` are displacements of the methods that have one.
     """
-    frames = []
-    for name, scores in scored.items():
-        moved = methods[name].displacement(words) if name in methods else None
+    queries, frames = seeds.tolist(), []
+    for method, measures in scores.items():
         for measure in MEASURES:
-            if (score := scores.get(measure, scores.get("similarity"))) is None:
-                continue
-            score = score[truth]
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "truth": "ablation",
-                        "method": name,
-                        "measure": measure,
-                        "query": seeds.numpy(),
-                        "pearson": agreement.pearson(score, ablated[measure]).numpy(),
-                        "spearman": agreement.spearman(score, ablated[measure]).numpy(),
-                        "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
-                        "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
-                    }
-                )
-            )
-    table = pd.concat(frames, ignore_index=True)
-    return table, summarise(table, seed)
+            score = measures.get(measure, measures.get("similarity"))
+            if score is not None:
+                rows = agreement_rows(score, truth[measure], moved.get(method), exact, queries)
+                frames.append(rows.assign(truth="ablation", method=method, measure=measure))
+    return pd.concat(frames, ignore_index=True)[AGREEMENT]
+
+
+def agreement_rows(
+    score: Float[Tensor, "units q"],
+    target: Float[Tensor, "units q"],
+    moved: Float[Tensor, "units q *image"] | None,
+    exact: Float[Tensor, "units q *image"],
+    queries: list[int],
+) -> pd.DataFrame:
+    """A row a query: how far a score agrees with a truth's, and its displacements with the truth's, if it has any."""
+    return pd.DataFrame(
+        {
+            "query": queries,
+            "pearson": agreement.pearson(score, target).numpy(),
+            "spearman": agreement.spearman(score, target).numpy(),
+            "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
+            "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
+        }
+    )
 
 
 def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -260,7 +289,7 @@ def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"])
 
 
-def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
+def _radius(norm: Tensor, null: Tensor, codebook: Codebook, seeds: Tensor) -> pd.DataFrame:
     radius = norm.max(0).values
     control, p = significance.radius_significance(radius, null, codebook)
     return pd.DataFrame(
@@ -269,21 +298,18 @@ def _radius(norm, null, q, codebook, seeds, level, resolved) -> pd.DataFrame:
             "radius": radius.numpy(),
             "phantom_radius": control.numpy(),
             "p_value": p.numpy(),
-            "attributable": (q.min(0).values <= level).numpy(),
-            "resolution": resolved.numpy(),
-            "level": level,
         }
     )
 
 
-def _queries(tensors, exact, words, data) -> pd.DataFrame:
+def _queries(tensors: dict[str, Tensor], moved: Tensor, exact: Tensor, data: UnitDataModule) -> pd.DataFrame:
     """How far the first order can be trusted on every query, its nearest pictures' label, whether it is like any."""
-    moved, factual = Response(tensors["jacobian"]).displacement(words), tensors["factual"]
+    factual = tensors["factual"]
     error = agreement.relative_error(moved, exact)
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
-        near = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
-        labels = data.labels[near].mode(0).values
+        nearest = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
+        labels = data.labels[nearest].mode(0).values
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(
         {

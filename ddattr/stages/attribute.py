@@ -28,6 +28,7 @@ def _attribute(run: Run) -> None:
         reverse=run.reverse,
         codebook=run.codebook,
         data=run.data,
+        settings=run.significance,
         folder=shards,
         seed=run.seed,
     )
@@ -47,5 +48,5 @@ def write(folder, tensors, tables) -> None:
     kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
     save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
     for name, table in tables._asdict().items():
-        ending = "parquet" if name in ("influence", "sets") else "csv"
+        ending = "parquet" if name in ("attributions", "influence", "sets") else "csv"
         save_table(folder / f"{name}.{ending}", table)

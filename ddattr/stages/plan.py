@@ -32,8 +32,7 @@ def run(run: Run) -> None:
         _doing(doing)
         for name, value in part():
             print(f"{name:<28}{value}", flush=True)
-    attribution = run.config.attribution
-    found = warnings(code, attribution.level, attribution.phantoms, data.duplicates)
+    found = warnings(code, run.significance.level, run.significance.phantoms, data.duplicates)
     for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
 
@@ -66,7 +65,7 @@ def warnings(code: Codebook, level: float, phantoms: int, duplicates: int) -> li
     if code.smallest_q() <= level < code.smallest_q(phantoms):
         found.append(
             f"no single unit can reach q <= {level:g} against {phantoms:,} phantoms: the smallest is "
-            f"{code.smallest_q(phantoms):.3g}. Set attribution.phantoms to {math.ceil(code.units / level):,} or more."
+            f"{code.smallest_q(phantoms):.3g}. Set significance.phantoms to {math.ceil(code.units / level):,} or more."
         )
     if code.smallest_q() > level:
         usual = "" if code.weight == default_weight(code.members) else " and codebook.weight to null"
@@ -106,7 +105,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     seen = torch.zeros(256, *run.data.shape, device=device)
     picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
     m = attribution.jacobian.members_per_step or n
-    replayed = (attribution.truth_units + 2 * attribution.refine) * (n - run.codebook.weight)
+    replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)
     asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
     sizes = halvings(n) if quality.sizes is None else quality.sizes
     rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
@@ -116,8 +115,8 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         "attribute": picture * (queries * asked + attribution.check * 3 * n**2),
     }
     pixels = torch.Size(run.data.shape).numel()
-    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.truth_units * attribution.batch * pixels * 2)
-    scores = 8 * attribution.phantoms * 168 + 8 * attribution.draws * queries * 120
+    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
+    scores = 8 * run.significance.phantoms * 168 + 8 * run.significance.draws * queries * 120
     disk = n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12
     return [
         *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),
@@ -152,9 +151,9 @@ def _power(run: Run) -> list[tuple[str, str]]:
     Raises:
         ValueError: a power that chance alone would have, or none.
     """
-    level, power, code = run.config.attribution.level, run.config.power, run.codebook
+    level, power, code = run.significance.level, run.config.power, run.codebook
     if not (all(isinstance(share, float) for share in (level, power)) and 0 < level < power < 1):
-        raise ValueError(f"plan: power={power}, attribution.level={level}, expected 0 < level < power < 1. Set power.")
+        raise ValueError(f"plan: power={power}, significance.level={level}, expected 0 < level < power < 1. Set power.")
     if not run.attribution_artifact.done():
         return []
     sets, fewest = load_table(run.attribution_artifact.folder / "sets.parquet"), smallest(code.units)

@@ -7,8 +7,7 @@ Several processes, on one machine or many, share the work: each takes the next m
 from ddattr.stages.run import Run
 from ddattr.stages.train import module, train
 from ddattr.validation.peers import check_installed
-from ddattr.validation.removal import Removal, removals
-from ddattr.validation.retraining import Training
+from ddattr.validation.plan import Removal, Training, removals
 from ddattr.validation.scores import load_scores
 
 
@@ -41,16 +40,16 @@ def select(run: Run) -> list[Training]:
         run.codebook.check_member(member)
         models = [model for model in models if model.member == member]
     if not models and (unit is not None or run.validation.retrains):
-        asked = run.validation.truth_members
+        asked = run.validation.retraining_members
         if unit is None:
             raise ValueError(
                 f"retrain: member {member} is not among the truth's members {asked}: there is nothing to "
-                "retrain. Set validation.members higher, or choose one of them."
+                "retrain. Set validation.retrained_members higher, or choose one of them."
             )
         who = f"members {asked}" if member is None else f"member {member}"
         raise ValueError(
             f"retrain: {who} never saw unit {unit}, or retraining is not asked of them: there is nothing to retrain. "
-            "Set validation.members higher, or choose another unit or member."
+            "Set validation.retrained_members higher, or choose another unit or member."
         )
     return models
 
@@ -83,7 +82,7 @@ def removal_plan(run: Run) -> list[Removal]:
     first = run.config.attribution.first_query
     queries = min(plan.removal_queries, run.config.attribution.queries)
     seeds = list(range(first, first + queries))
-    return removals({m: scores[m][:, :queries] for m in methods}, seeds, list(plan.removed))
+    return removals({m: scores[m][:, :queries] for m in methods}, seeds, list(plan.removal_sizes))
 
 
 def retrain(run: Run, models: list[Training]) -> int:

@@ -21,8 +21,6 @@ from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors,
 from ddattr.schema import check_keys, raised_here
 
 _NAME = re.compile(r"\w[\w.=+-]{0,99}")
-SCORED = 5  # raised whenever `validate` would score otherwise, so that older scores are refused
-TABLED = 4  # and this whenever it would write other tables of the same scores
 
 
 class Run:
@@ -75,6 +73,10 @@ class Run:
     @cached_property
     def tracking(self):
         return self.build("tracking")
+
+    @cached_property
+    def significance(self):
+        return self.build("significance", seed=self.seed)
 
     @cached_property
     def validation(self):
@@ -266,7 +268,7 @@ class Run:
 
     @cached_property
     def attribution_artifact(self) -> Artifact:
-        config = {key: self.plain(key) for key in ("seed", "attribution")} | self._sampling
+        config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         return Artifact(
             self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
@@ -274,7 +276,9 @@ class Run:
 
     @cached_property
     def scores_artifact(self) -> Artifact:
-        keys = ("real", "draws", "peers", "tuning", "halves")  # halves: those for tuning come after them
+        from ddattr.validation.scores import SCORED
+
+        keys = ("held_out_queries", "draws", "peers", "tuning_subsets", "lds_subsets")  # those for tuning come last
         validation = self.plain("validation")
         config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}, "methods": SCORED}
         parents = {"attribution": self.attribution_artifact.fingerprint, "quality": self.quality_artifact.fingerprint}
@@ -282,6 +286,8 @@ class Run:
 
     @cached_property
     def validation_artifact(self) -> Artifact:
+        from ddattr.validation.tables import TABLED
+
         config = {"seed": self.seed, "validation": self.plain("validation"), "tables": TABLED}
         if self.data.planted_fingerprint != "none":
             config["planted"] = self.data.planted_fingerprint  # queries that no parent depends on

@@ -7,9 +7,7 @@ members alone.
 import os
 import subprocess
 import time
-from collections.abc import Iterable
 
-import pandas as pd
 import torch
 
 from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
@@ -21,13 +19,13 @@ from ddattr.tracking.figures import draw_all
 from ddattr.tracking.findings import findings, metrics
 from ddattr.tracking.report import write_report
 from ddattr.tracking.wandb import log_figures
-from ddattr.validation.bench import Bench
-from ddattr.validation.cost import costs
-from ddattr.validation.measurement import Measurement
-from ddattr.validation.proof import of_members
-from ddattr.validation.retraining import Training
-from ddattr.validation.scores import load_scores
-from ddattr.validation.tables import of_removals, of_retrained
+from ddattr.validation.answers import Answers
+from ddattr.validation.plan import Training
+from ddattr.validation.queries import Queries
+from ddattr.validation.scores import load_scores, score
+from ddattr.validation.study import Phase, Study
+from ddattr.validation.tables import made
+from ddattr.validation.truth import Truth
 
 
 def run(run: Run) -> None:
@@ -49,32 +47,22 @@ def _check(run: Run) -> None:
 
 
 def _validate(run: Run) -> None:
-    artifact = run.validation_artifact
-    bench, plan = build(run), run.validation
+    artifact, plan = run.validation_artifact, run.validation
+    study = build(run)
     models = plan.models()
     with beside(_training(run, models), run) as children:  # meanwhile, what takes few of them, and what takes none
         if _trained(run, plan.scored_by() if models else [], children):
             if models:
-                run.scores_artifact.make(run.seed, lambda: _score(run, bench))
-            bench.prepare()
-            _save(artifact, of_members(bench))
-    removals = removal_plan(run)
-    scores = load_scores(run.scores_artifact.folder / "scores.safetensors") if models else {}
-    with beside(_training(run, [removal.model for removal in removals]), run):
-        _save(artifact, of_retrained(bench, scores))
-    _save(artifact, of_removals(bench, removals))
-    if scores:
-        spent = load_json(run.scores_artifact.folder / "peers.json") or {}
-        table = costs(
-            run.root,
-            run.validation,
-            run.config.training.steps,
-            spent["seconds"],
-            spent["memory_mb"],
-            list(scores["generated"]),
-            None if run.fork is None else run.fork.steps,
-        )
-        save_table(artifact.folder / "cost.csv", table)
+                run.scores_artifact.make(run.seed, lambda: _score(run, study))
+            study.answers.prepare()
+            _save(artifact, study, Phase.MEMBERS)
+    if models:
+        study.scores = load_scores(run.scores_artifact.folder / "scores.safetensors")
+        study.spent = load_json(run.scores_artifact.folder / "peers.json") or {}
+    study.removals = removal_plan(run)
+    with beside(_training(run, [removal.model for removal in study.removals]), run):
+        _save(artifact, study, Phase.RETRAINED)
+    _save(artifact, study, Phase.REMOVED)
     draw_evidence(artifact.folder)
     reported = run.figures_artifact.done()
     if reported:  # again, with this in it
@@ -88,17 +76,19 @@ def _validate(run: Run) -> None:
         log_figures(loggers, sorted(figures))
 
 
-def _score(run: Run, bench: Bench) -> None:
-    scores, notes = bench.score()
+def _score(run: Run, study: Study) -> None:
+    scores, spent = score(study.answers, study.truth)
     flat = {f"{kind}/{method}": value for kind, found in scores.items() for method, value in found.items()}
     save_tensors(run.scores_artifact.folder / "scores.safetensors", flat)
-    save_json(run.scores_artifact.folder / "peers.json", notes)
+    save_json(run.scores_artifact.folder / "peers.json", spent)
 
 
-def _save(artifact: Artifact, tables: Iterable[tuple[str, pd.DataFrame]]) -> None:
-    for name, table in tables:
-        save_table(artifact.folder / f"{name}.csv", table)
-        print(f"validate: {name}.csv", flush=True)
+def _save(artifact: Artifact, study: Study, phase: Phase) -> None:
+    """Tables of a phase, each as soon as it is made; those of models that were not asked for are left out."""
+    if phase is Phase.MEMBERS or study.scores:
+        for name, table in made(study, phase):
+            save_table(artifact.folder / f"{name}.csv", table)
+            print(f"validate: {name}.csv", flush=True)
 
 
 def _training(run: Run, models: list[Training]) -> list[list[str]]:
@@ -119,32 +109,31 @@ def _trained(run: Run, models: list[Training], children: list[subprocess.Popen])
     return done()
 
 
-def build(run: Run) -> Bench:
-    """The bench of a run; it loads a model when it is asked."""
+def build(run: Run) -> Study:
+    """What tables look at; a model is loaded when it is asked."""
     folder, plan, data = run.attribution_artifact.folder, run.validation, run.data
     stored = load_tensors(folder / "queries.safetensors")
-    queries = Measurement(
+    queries = Queries(
         run.process,
         run.reverse,
         stored["seeds"].tolist(),
         stored["factual"],
-        data.held_out.images[: plan.real],
+        data.held_out.images[: plan.held_out_queries],
         plan.draws,
         run.seed,
         run.config.attribution.denoisings,
     )
-    return Bench(
+    ensemble = run.ensemble()
+    answers = Answers(
         plan,
         queries,
         data,
-        run.ensemble(),
-        lambda model: run.load(run.retrained_artifact(model)),
+        ensemble,
         load_table(folder / "influence.parquet"),
         load_tensors(folder / "jacobian.safetensors")["jacobian"],
         load_tensors(folder / "denoised.safetensors")["denoised"],
         run.extractor(),
-        run.config.attribution.level,
-        run.config.attribution.phantoms,
-        float(run.config.attribution.background),
-        list(run.config.attribution.neighbourhoods),
+        run.significance,
     )
+    truth = Truth(plan, queries, ensemble, lambda model: run.load(run.retrained_artifact(model)))
+    return Study(answers, truth, run.root, run.config.training.steps, None if run.fork is None else run.fork.steps)

@@ -13,7 +13,7 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE, 
 
 COLUMNS = ["run", "units", "forked", "members", "order", "training_steps", "statistic", "value"]
 ESTIMATES = {  # of influence, the best first; the last is in every table
-    "spearman_posterior": "posterior",
+    "spearman_jvp_posterior": "JVP, posterior",
     "spearman_jvp_gls": "others discounted",
     "spearman_jvp": "first order",
 }

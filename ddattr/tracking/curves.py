@@ -80,7 +80,7 @@ def law(folder: Path) -> Figure | None:
         draw_growth(axis, curve, lines, label)
         axis.axhline(0, color=GREY, linewidth=0.6)
     sets = [name.removeprefix("z_") for name in curve.statistic.unique() if name.startswith("z_nearest")]
-    sets = [which for which in sets if not which.endswith("_foretold")]
+    sets = [which for which in sets if not which.endswith("_predicted")]
     sets = sorted({sets[0], sets[len(sets) // 2], sets[-1]}, key=sets.index)
     for axis, kind, label in (
         (axes[1, 0], "z", "mean z of the k nearest"),
@@ -90,9 +90,9 @@ def law(folder: Path) -> Figure | None:
         measured = [(f"{kind}_{which}", colour, f"k = {which.partition(':')[2] or 1}") for which, colour in shown]
         draw_growth(axis, curve, measured, label)
         for which, colour in shown:
-            foretold = curve[curve.statistic == f"{kind}_{which}_foretold"].groupby("members")["value"].mean()
-            axis.plot(foretold.index, foretold, "--", color=colour, linewidth=1)
-        axis.plot([], [], "--", color=GREY, linewidth=1, label="foretold from the largest n")
+            predicted = curve[curve.statistic == f"{kind}_{which}_predicted"].groupby("members")["value"].mean()
+            axis.plot(predicted.index, predicted, "--", color=colour, linewidth=1)
+        axis.plot([], [], "--", color=GREY, linewidth=1, label="predicted from the largest n")
         axis.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)
         axis.axhline(0, color=GREY, linewidth=0.6)
     figure.tight_layout()

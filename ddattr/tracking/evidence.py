@@ -15,7 +15,7 @@ from ddattr.tracking.figures import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, S
 from ddattr.tracking.names import named, ordered
 
 SIBLINGS = {  # of a method that is drawn, at about the same cost
-    "jvp_gls": "posterior",
+    "jvp_gls": "jvp_posterior",
     "denoised": "denoised_posterior",
     "denoised_gls": "denoised_posterior",
     "individual": "individual_centred",
@@ -77,7 +77,7 @@ def retraining(folder: Path) -> Figure | None:
         left.axvline(ceiling, color=RED, linewidth=1, linestyle="--", label="ceiling: noise of the seeds")
     left.set(xlabel="Spearman with retraining, over units")
     left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.5, 1.0), ncols=2)
-    colours = {"jvp": BLUE, "jvp_gls": GREEN, "posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
+    colours = {"jvp": BLUE, "jvp_gls": GREEN, "jvp_posterior": RED, "denoised_posterior": PINK, "pixel": ORANGE}
     lines = [(f"spearman_{method}", colour, named(method)) for method, colour in colours.items()]
     draw_growth(right, curve, lines, "Spearman with retraining")
     figure.tight_layout()

@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 METHODS = {
     "jvp": "JVP (first order)",
     "jvp_gls": "JVP, others discounted",
-    "posterior": "posterior",
+    "jvp_posterior": "JVP, posterior",
     "denoised": "denoising",
     "denoised_gls": "denoising, others discounted",
     "denoised_posterior": "denoising, posterior",

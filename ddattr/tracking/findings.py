@@ -9,7 +9,7 @@ from ddattr.artifacts import load_table
 SHOWN = (
     "jvp",
     "jvp_gls",
-    "posterior",
+    "jvp_posterior",
     "denoised_gls",
     "denoised_posterior",
     "ablation",

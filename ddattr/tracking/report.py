@@ -34,7 +34,7 @@ EVIDENCE_CAPTIONS = {
     "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again.",
     "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most, and does "
     "the first order foresee the whole group's pull?",
-    "fig11_law": "Figure 11. What more members would give, measured and foretold.",
+    "fig11_law": "Figure 11. What more members would give, measured and predicted.",
     "fig12_cost": "Figure 12. Accuracy against total cost.",
     "fig13_planted": "Figure 13. Units whose influence is known, by their share of the pictures.",
 }

@@ -1,14 +1,14 @@
-"""The other units, as the background before which one unit is judged.
+"""Generalised least squares that leaves the tested unit out: what other units did is discounted first.
 
-The members that saw a unit saw others, too, and by the accident of codewords more of some than of their like. A
-contrast takes what those did for the unit's own. If unit j moves a query by an amount of variance d_j^2, d_j its
-nearness, the members' answers have the covariance
+The members that saw a unit saw others, too, and by the accident of codewords more of some than of others. A contrast
+takes what those did for the unit's. If unit j moves a query by an amount of variance s_j^2, s_j its similarity to the
+query, the members' answers have the covariance
 
-    S = share sum_j d_j^2 x_j x_j^T / size + (1 - share) 1,    x_j the centred codeword, size the mean diagonal,
+    S = share sum_j s_j^2 x_j x_j^T / size + (1 - share) 1,    x_j the centred codeword, size the mean diagonal,
 
 and generalised least squares weighs them by its inverse. Unit i is judged by the inverse of S *without unit i*: it
-does not know which codeword i holds, so that phantoms, on the same background, are still i's exact null.
-Source: Aitken 1936; that a tested effect stays out of its own background, Yang et al. 2014 (mixed-model association).
+does not know which codeword i holds, so that phantoms, under the same S, are still i's exact null.
+Source: Aitken 1936; that a tested effect stays out of its own covariance, Yang et al. 2014 (mixed-model association).
 """
 
 import torch
@@ -18,48 +18,51 @@ from torch import Tensor
 _BLOCK = 1 << 22  # numbers of the largest array between
 
 
-class Background:
+class LeaveOneOutGLS:
     """Discounts the other units' part in what members say of a query, before it is contrasted.
 
     Args:
-        codewords: of all units, (units, n).
-        nearness: of every unit to every query, (units, q): how far a unit is thought to move it, up to scale.
-        share: of the variance over members that is put down to units; the rest is the members' own. 0 is the plain
+        codewords: of all units.
+        similarity: of every unit to every query: how far a unit is thought to move it, up to scale.
+        share: of the variance over members that is put down to units; the rest is the members' noise. 0 is the plain
             contrast. Below 1. Any leaves p exact; a good one leaves less noise.
     """
 
     def __init__(
-        self, codewords: Bool[Tensor, "units n"], nearness: Float[Tensor, "units q"], share: float = 0.5
+        self, codewords: Bool[Tensor, "units n"], similarity: Float[Tensor, "units q"], share: float = 0.5
     ) -> None:
         x = codewords.double()
         self.x = x - x.mean(1, keepdim=True)
-        self.members, self.rest = codewords.shape[1], 1 - share
-        variance = nearness.double().square()
+        self.members = codewords.shape[1]
+        self.rest = 1 - share
+        variance = similarity.double().square()
         size = torch.einsum("ju,jq->q", self.x.square(), variance) / self.members
         self.weight = share * variance / size.clamp_min(torch.finfo(x.dtype).tiny)
         self.covariance = torch.stack([(self.x.T * weight) @ self.x for weight in self.weight.T])
 
-    def discount(self, projected: Float[Tensor, "n units q"]) -> Float[Tensor, "n units q"]:
-        """What `pull` and its null take for `projected`: every unit's answers, its background discounted.
+    def adjust(self, answers: Float[Tensor, "n units q"]) -> Float[Tensor, "n units q"]:
+        """What `pull` and its null take for `answers`: every unit's, with all other units discounted.
 
         By the formula for an inverse of rank one less (Sherman & Morrison 1950), from one inverse a query.
         """
-        found = torch.empty(projected.shape, dtype=torch.float64)
+        found = torch.empty(answers.shape, dtype=torch.float64)
         for q, covariance in enumerate(self.covariance):
             inverse = self._inverse(covariance)
             for units in torch.arange(len(self.x)).split(max(1, _BLOCK // self.members)):
-                x, weight = self.x[units].T, self.weight[units, q]
-                weighed, own = inverse @ projected[:, units, q].double(), inverse @ x
-                without = weight / (1 - weight * (x * own).sum(0))
-                trace = inverse.trace() + without * own.square().sum(0)
-                restored = weighed + own * without * (x * weighed).sum(0)
+                x = self.x[units].T
+                weight = self.weight[units, q]
+                weighed = inverse @ answers[:, units, q].double()
+                solved = inverse @ x
+                without = weight / (1 - weight * (x * solved).sum(0))
+                trace = inverse.trace() + without * solved.square().sum(0)
+                restored = weighed + solved * without * (x * weighed).sum(0)
                 found[:, units, q] = restored * (self.members - 1) / trace
         return found
 
-    def discount_sets(
-        self, projected: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"]
+    def adjust_sets(
+        self, answers: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"]
     ) -> Float[Tensor, "n sets q size"]:
-        """The same for the units of every set, before a background without the whole set.
+        """The same for the units of every set, with all units outside the set discounted.
 
         Args:
             sets: units of every set for every query, padded with -1; what stands there is of no meaning.
@@ -70,7 +73,7 @@ class Background:
                 held = units[units >= 0]
                 x = self.x[held]
                 inverse = self._inverse(covariance - (x.T * self.weight[held, q]) @ x)
-                found[:, s, q] = inverse @ projected[:, units.clamp_min(0), q].double()
+                found[:, s, q] = inverse @ answers[:, units.clamp_min(0), q].double()
                 found[:, s, q] *= (self.members - 1) / inverse.trace()
         return found
 

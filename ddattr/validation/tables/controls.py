@@ -1,30 +1,75 @@
-"""What an attribution must not find: units that no member ever saw, and units that are nearest and were removed."""
+"""calibration.csv, false_attribution.csv: what an attribution must not find.
+
+Units that no member ever saw, and units that are nearest and were removed.
+"""
 
 import math
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import nearness, pull
-from ddattr.attribution.significance import benjamini_hochberg, pull_significance, set_significance
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import pixel_distance, similarity
+from ddattr.attribution.sets import sets_of
+from ddattr.attribution.significance import benjamini_hochberg
 from ddattr.codebook import Codebook
+from ddattr.diffusion.noise import Stream, generator
+from ddattr.validation.intervals import means
+from ddattr.validation.study import Phase, Study
+
+PHASE = Phase.MEMBERS
+_REDRAWS = 200  # codebooks
+
+
+def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Calibration is left out where no picture, or one, was held out."""
+    table = _false_attribution(study)
+    yield "false_attribution", table
+    yield "false_attribution_summary", means(table, ["removed"], ["unchanged", "moved"], study.seed)
+    answers = study.answers
+    unknown = answers.data.held_out_units < 0
+    if unknown.sum() > 1:
+        held = answers.data.held_out.at(unknown)
+        labels = {} if held.labels is None else {"label": held.labels}
+        table = calibration(
+            answers.denoised,
+            answers.queries.factual,
+            held.images,
+            labels,
+            study.plan.codebook,
+            _REDRAWS,
+            answers.settings.level,
+            gls_share=answers.settings.gls_share,
+        )
+        yield "calibration", table
+        yield "calibration_summary", means(table, ["test", "level"], ["rejected"], study.seed)
+
+
+def _false_attribution(study: Study) -> pd.DataFrame:
+    """The nearest unit and a random other one are ablated: is the nearest unit still the same?"""
+    answers, queries, images = study.answers, study.answers.queries, study.answers.data.unit_images
+    nearest, others = pixel(queries.factual, images).argmax(0), max(1, len(images) - 1)
+    draws = [generator(study.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(others) for s in queries.seeds]
+    removed = torch.stack([nearest, (nearest + 1 + torch.tensor(draws)) % len(images)])
+    ablated = answers.ablations(answers.codewords[removed]) + queries.factual
+    return false_attribution(queries.factual, ablated, removed, images, queries.seeds)
 
 
 def calibration(
     response: Float[Tensor, "n q *image"],
     factual: Float[Tensor, "q *image"],
     strangers: Float[Tensor, "units *image"],
-    sets: dict[str, Int[Tensor, "units"]],
+    sets: Mapping[str, Int[Tensor, "units"]],
     codebook: Codebook,
     redraws: int,
     level: float,
     phantoms: int | None = None,
-    background: float = 0.5,
+    gls_share: float = 0.5,
 ) -> pd.DataFrame:
     """False positives among pictures that no member saw, when they are given codewords at random, many times.
 
@@ -37,24 +82,19 @@ def calibration(
         strangers: pictures of the same kind as the data, each a unit.
         sets: for every kind of set the set of each stranger.
         phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
-        background: share of the variance put down to other strangers, as in an attribution.
+        gls_share: share of the variance put down to other strangers, as in an attribution.
     """
     phantoms = phantoms or math.ceil(10 * len(strangers) / level)
-    projected, rows = along_own(response, strangers), []
-    queries, near = len(factual), nearness(-pixel(factual, strangers).double())
+    answers, rows = distinctive(response, strangers), []
+    queries, near = len(factual), similarity(pixel_distance(factual, strangers))
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
-        words = code.codewords(torch.arange(code.units))
-        others = Background(words, near, background)
-        discounted = others.discount(projected)
-        _, p = pull_significance(pull(discounted, words), discounted, code.sample_phantoms(phantoms, redraw), code)
+        estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)
+        _, p = estimator.test(estimator.gls.adjust(answers), code.sample_phantoms(phantoms, redraw))
         found = {"unit": _share(p, level), "discovery": _share(benjamini_hochberg(p).min(0).values, level)}
         for kind, of in sets.items():
-            members = [(of == s).nonzero()[:, 0] for s in of.unique()]
-            padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
-            asked = padded[:, None].expand(-1, queries, -1)
-            answers = others.discount_sets(near * projected, asked)
-            found[kind] = _share(set_significance(asked, answers, code, 1000, redraw)[2], level)
+            _, grouped = sets_of(of, queries)
+            found[kind] = _share(estimator.test_sets(answers, grouped, code, 1000, redraw)[2], level)
         rows += [{"redraw": redraw, "test": test, "level": level, "rejected": share} for test, share in found.items()]
     return pd.DataFrame(rows)
 

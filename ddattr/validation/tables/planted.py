@@ -1,10 +1,10 @@
-"""Queries whose unit is known: how high a method ranks it, and how sure it is, as the unit's share of the data falls.
+"""planted.csv: queries whose unit is known. How high does a method rank it, and how sure is it, as its share falls?
 
 The scores are of the loss, of the denoising, and of displacements on a tape that the picture is given: they need no
 model besides the members.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,15 +14,55 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
-from ddattr.attribution.background import Background
+from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
-from ddattr.attribution.influence import gram, nearness, norm
-from ddattr.attribution.loss import loss_change
-from ddattr.attribution.posterior import measured
-from ddattr.attribution.significance import benjamini_hochberg, norm_significance, pull_significance
-from ddattr.attribution.tables import POSTERIOR
-from ddattr.codebook import Codebook
-from ddattr.validation.summary import wilson
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import gram, norm, projections
+from ddattr.attribution.loss import loss_change, residual_gram
+from ddattr.attribution.significance import benjamini_hochberg, norm_significance
+from ddattr.validation.intervals import wilson
+from ddattr.validation.peers import feature_similarity, over_units
+from ddattr.validation.study import Phase, Study
+from ddattr.validation.tables.power import measures_of_displacement
+
+PHASE = Phase.MEMBERS
+
+
+def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Of held-out pictures whose unit is known; left out where there are none.
+
+    Displacements are of what the ensemble makes of the picture on one tape that leads to it, where the denoising has
+    many draws. Others are discounted in every pull; lengths and losses, which have no direction, are plain contrasts.
+    """
+    answers, data, units = study.answers, study.answers.data, study.answers.data.unit_images
+    known = (data.held_out_units >= 0).nonzero()[:, 0]
+    if not len(known):
+        return
+    queries, ensemble, pictures = answers.queries, answers.ensemble, data.held_out.images[known]
+    residuals = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
+    sizes = data.unit_of.bincount()
+    features = over_units(feature_similarity(answers.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
+    denoised = queries.denoised(ensemble, pictures)
+    made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
+    moved = measures_of_displacement(response, made, units, answers.extractor)
+    directed = {
+        "denoised_gls": distinctive(denoised, units),
+        "denoised_toward": projections(denoised, pictures, units),
+        "jvp_gls": moved["pixel"],
+        "jvp_distinctive": moved["pixel_distinctive"],
+        "jvp_feature": moved["feature"],
+        "jvp_region": moved["region"],
+    }
+    codewords, phantoms = answers.codewords, answers.phantoms
+    methods = influence_on_loss(residuals, codewords, phantoms)
+    methods |= influence_by_pull(directed, answers.estimator(pictures), phantoms)
+    methods |= influence_by_length({"jvp_norm": response, "denoised_norm": denoised}, codewords, phantoms)
+    methods |= {"feature": Scored(features), "pixel": Scored(pixel(pictures, units))}
+    planted = data.held_out_units[known]
+    table, summary = planted_tables(methods, planted, sizes, known.tolist(), answers.settings.level)
+    yield "planted", table
+    yield "planted_summary", summary
 
 
 class Scored(NamedTuple):
@@ -53,27 +93,21 @@ def influence_on_loss(
 
 
 def influence_by_pull(
-    along: Mapping[str, Float[Tensor, "n units q"]],
-    distance: Float[Tensor, "units q"],
-    codebook: Codebook,
-    phantoms: Bool[Tensor, "phantoms n"],
-    background: float,
+    answers: Mapping[str, Float[Tensor, "n units q"]], estimator: Estimator, phantoms: Bool[Tensor, "phantoms n"]
 ) -> dict[str, Scored]:
     """Pull of what members answer along every unit's direction, the other units discounted, with z and p.
 
-    Beside `METHOD_gls`, which is tested, stands what to expect of it where it has a name: that is no test.
+    Beside `METHOD_gls`, which is tested, stands what to expect of it, `METHOD_posterior`: that is no test.
 
     Args:
-        along: by method.
-        distance: of unit and picture.
+        answers: by method.
     """
-    words, found = codebook.codewords(torch.arange(codebook.units)), {}
-    others = Background(words, nearness(distance), background)
-    for name, plain in along.items():
-        answers, score, expected = measured(plain, others, codebook, distance)
-        found[name] = Scored(score, *pull_significance(score, answers, phantoms, codebook))
-        if posterior := POSTERIOR.get(name.removesuffix("_gls")):
-            found[posterior] = Scored(expected)
+    found = {}
+    for name, given in answers.items():
+        estimate = estimator.estimate(given)
+        found[name] = Scored(estimate.pull, *estimator.test(estimate.adjusted, phantoms))
+        if name.endswith("_gls"):
+            found[name.removesuffix("_gls") + "_posterior"] = Scored(estimate.posterior)
     return found
 
 
@@ -108,11 +142,11 @@ def planted_tables(
         level: of q, at which a unit is significant.
     """
     copies, pattern = pictures[planted], torch.unique(planted, return_inverse=True)[1]
-    own = torch.arange(len(pictures))[:, None] == planted
+    its_unit = torch.arange(len(pictures))[:, None] == planted
     frames = []
     for method, (score, z, p) in methods.items():
         q = None if p is None else benjamini_hochberg(p)
-        others = torch.nan if q is None else ((q <= level) & ~own).sum(0).numpy()
+        others = torch.nan if q is None else ((q <= level) & ~its_unit).sum(0).numpy()
         frames.append(
             pd.DataFrame(
                 {

@@ -34,17 +34,17 @@ def denoised(
     return (total - total.mean(0)) / len(times)
 
 
-def along_own(
+def distinctive(
     response: Float[Tensor, "n q *image"], unit_images: Float[Tensor, "units *image"]
 ) -> Float[Tensor, "n units q"]:
-    """What every member's denoising has of what is each unit's own: its image less the mean of all units' images.
+    """What every member says along each unit's distinctive direction: its image less the mean of all units' images.
 
-    Its `pull` is how far removing a unit turns the denoising away from what tells this unit from the others. A
+    Its `pull` is how far removing a unit turns the denoising away from what distinguishes this unit from the others. A
     direction from the picture to the unit's image would be blind to what the picture has of the unit already. A unit
-    whose image is the mean, as a single one's is, has nothing of its own: its answers are 0.
+    whose image is the mean, as a single one's is, has no such direction: its answers are 0.
     """
-    own = unit_images.flatten(1).double()
-    own = own - own.mean(0)
-    length = own.norm(dim=1, keepdim=True)
-    own = torch.where(length > 1e-6 * length.max(), own / length, 0)  # below, it is the mean's rounding
-    return torch.einsum("nqp,up->nuq", response.flatten(2).double(), own)
+    direction = unit_images.flatten(1).double()
+    direction = direction - direction.mean(0)
+    length = direction.norm(dim=1, keepdim=True)
+    direction = torch.where(length > 1e-6 * length.max(), direction / length, 0)  # below, it is the mean's rounding
+    return torch.einsum("nqp,up->nuq", response.flatten(2).double(), direction)

@@ -1,0 +1,111 @@
+"""cost.csv: what every method costs, beside what it is worth: trainings, time, memory, disk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ddattr.artifacts import load_json
+from ddattr.attribution.methods import Family, Method, method_of
+from ddattr.validation.plan import Plan, Training
+from ddattr.validation.study import Phase, Study
+
+PHASE = Phase.REMOVED
+
+
+def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Left out where nothing was scored."""
+    if study.scores:
+        spent, methods = study.spent, list(study.scores["generated"])
+        yield (
+            "cost",
+            costs(study.root, study.plan, study.steps, spent["seconds"], spent["memory_mb"], methods, study.fork),
+        )
+
+
+def costs(
+    root: Path,
+    plan: Plan,
+    steps: int,
+    seconds: Mapping[str, float],
+    memory: Mapping[str, int],
+    methods: Sequence[str],
+    fork: int | None = None,
+) -> pd.DataFrame:
+    """A row a method.
+
+    Seconds are of one process: of training the models that a method needs (and those that it is tuned on), all at the
+    members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of the
+    ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m members
+    alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
+
+    Args:
+        root: the run's folder.
+        steps: of one training.
+        seconds, memory: of scoring, by method, where it was measured.
+        methods: whose cost is wanted.
+        fork: steps of a member, when members are forks of one base.
+    """
+    members = [root / "members" / f"{k:03d}" for k in range(plan.codebook.members)]
+    each = steps if fork is None else fork
+    trained = {**dict.fromkeys(members, each), **({} if fork is None else {root / "base": steps})}
+    pace = sum(_manifest(folder).get("wall_seconds", 0.0) for folder in trained) / sum(trained.values())
+    rows = []
+    for name in methods:
+        method, (_, _, size) = method_of(name), name.partition("@")
+        uses_members = method.family not in (Family.SIMILARITY, Family.PEER)
+        ours = members[: int(size or len(members))] if uses_members else []
+        others = _others(method, root, plan, seconds)
+        if ours and fork is not None:
+            others = [*others, root / "base"]
+        models, attribution = ours + others, [root / "attribution"] * (method.scored_by_attribute and not size)
+        training = len(ours) * each + len(others) * steps
+        scored = [name, *_beside(method, seconds)]
+        held = [memory.get(part, 0.0) for part in scored]
+        held += [_manifest(folder).get("peak_memory_mb", 0.0) for folder in models + attribution]
+        scoring = sum(seconds.get(part, 0.0) for part in scored)
+        scoring += sum(_manifest(folder).get("wall_seconds", 0.0) for folder in attribution)
+        rows.append(
+            {
+                "method": name,
+                "trainings": len(models),
+                "training_steps": training,
+                "training_seconds": training * pace,
+                "scoring_seconds": scoring,
+                "memory_mb": max(held),
+                "disk_mb": sum(_size(folder) for folder in models),
+                "seconds": training * pace + scoring,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _others(method: Method, root: Path, plan: Plan, seconds: Mapping[str, float]) -> list[Path]:
+    """Models beside the members: of all units, and those that a method, or its surrogate if it has one, is tuned on."""
+    if method.key == "adjusted" and "dtrak" not in seconds:
+        return []
+    models = [plan.full(0)] * ("full" in method.needs) + plan.tuning_models() * ("halves" in method.needs)
+    return [_folder(root, model) for model in models]
+
+
+def _beside(method: Method, seconds: Mapping[str, float]) -> list[str]:
+    """Peers whose scores, or projected gradients, a method of the members' losses takes."""
+    if method.family is not Family.LOSS:
+        return []
+    if "halves" in method.needs:
+        return ["dtrak"]
+    return ["trak" if "trak" in seconds else "dtrak"] if "gradients" in method.needs else []
+
+
+def _folder(root: Path, model: Training) -> Path:
+    return root / "validation" / "retraining" / model.name
+
+
+def _size(folder: Path) -> float:
+    """Megabytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return load_json(folder / "manifest.json") or {}

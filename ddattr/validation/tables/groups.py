@@ -1,0 +1,155 @@
+"""groups.csv, sets.csv, discoveries.csv: what retraining without one group at a time says of scores and of findings."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddattr.attribution import agreement
+from ddattr.attribution.influence import displacement_scores
+from ddattr.attribution.methods import TESTED, Family, method_of
+from ddattr.validation.intervals import bounds, compared, difference, joint_resamples, means, pull_predicted
+from ddattr.validation.metrics import group_scores, ndcg, top_one
+from ddattr.validation.study import Phase, Study
+
+PHASE = Phase.RETRAINED
+STATISTICS = ["top1", "ndcg3", "spearman"]
+
+
+class Case(NamedTuple):
+    """Scores by method, (units, q), against the groups' effects (seeds, groups, q)."""
+
+    target: str
+    queries: str
+    scores: Mapping[str, Tensor]
+    effects: Tensor
+
+    @property
+    def name(self) -> dict[str, str]:
+        return {"target": self.target, "queries": self.queries}
+
+
+def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Left out without `validation.groups`; discoveries are of groups that are units."""
+    if study.plan.groups is None:
+        return
+    table, summary = group_tables(_cases(study), study.plan.group_of, study.answers.queries.names, study.seed)
+    yield "groups", table
+    yield "groups_summary", summary
+    table, summary = _sets(study)
+    yield "sets", table
+    yield "sets_summary", summary
+    if study.plan.groups == "unit":
+        table = _discoveries(study)
+        yield "discoveries", table
+        found = [name for name in table.columns if name != "query"]
+        yield "discoveries_summary", means(table.assign(method=TESTED), ["method"], found, study.seed)
+
+
+def _cases(study: Study) -> list[Case]:
+    """Does a method name the group whose removal hurts most, in loss or by how far the picture moves, and does it
+    predict how far it moves away from the group's mean image (its pull)?
+
+    Similarities have no zero: they are centred over units, or the largest group would always win.
+    """
+    plan, answers, truth = study.plan, study.answers, study.truth
+    centred = {
+        kind: {
+            method: score - score.mean(0) if method_of(method).family is Family.SIMILARITY else score
+            for method, score in study.scores[kind].items()
+        }
+        for kind in answers.queries.kinds()
+    }
+    cases = [
+        Case("loss", kind, centred[kind], truth.group_losses[..., where])
+        for kind, where in answers.queries.kinds().items()
+    ]
+    images = torch.stack([answers.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
+    moved = [displacement_scores(one, answers.queries.factual, images) for one in truth.group_displacements]
+    for target, measure in (("distance", "norm"), ("pull", "pull")):
+        cases.append(Case(target, "generated", centred["generated"], torch.stack([one[measure] for one in moved])))
+    return cases
+
+
+def group_tables(
+    cases: list[Case], group_of: Int[Tensor, "units"], queries: Mapping[str, list[int]], seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
+
+    `another_seed` is what one other training would say: the effect at one training seed, held as a score against the
+    mean effect at all others, and averaged over the seeds. No bound: a score may be less noisy than a training.
+    Correlations, and their differences, have intervals over groups and queries at once, none of fewer than 5 groups;
+    the rest over queries.
+    """
+    rows, resampled = [], {}
+    for case in cases:
+        effect = case.effects.mean(0)
+        for method, score in case.scores.items():
+            grouped = group_scores(score, group_of)
+            resampled[case.target, case.queries, method] = joint_resamples(grouped, effect, seed)
+            found = {"method": method, "query": queries[case.queries], **_named(grouped, effect)}
+            rows.append(pd.DataFrame({**case.name, **found}))
+        if (seeds := len(case.effects)) > 1:
+            others = (case.effects.sum(0) - case.effects) / (seeds - 1)
+            pairs = list(zip(case.effects, others, strict=True))
+            by_seed = [pd.DataFrame(_named(one, other)) for one, other in pairs]
+            another = sum(by_seed[1:], by_seed[0]) / seeds
+            means_of_seeds = torch.stack([joint_resamples(one, other, seed) for one, other in pairs]).nanmean(0)
+            resampled[case.target, case.queries, "another_seed"] = means_of_seeds
+            rows.append(another.assign(**case.name, method="another_seed", query=queries[case.queries]))
+    table = pd.concat(rows, ignore_index=True)
+    summary = compared(table, ["target", "queries", "method"], STATISTICS, seed)
+    groups = len(group_of.unique())
+    for i, row in enumerate(summary.itertuples()):
+        name, _, other = row.statistic.partition("_less_")
+        if name == "spearman":
+            less = (row.target, row.queries, other) if other else None
+            effects = difference(resampled, (row.target, row.queries, row.method), less)
+            summary.loc[i, ["low", "high"]] = bounds(effects, min(groups, row.known))
+    return table, summary
+
+
+def _named(scores: Float[Tensor, "groups q"], effect: Float[Tensor, "groups q"]) -> dict[str, np.ndarray]:
+    """How well scores name the groups of largest effect, per query."""
+    found = top_one(scores, effect), ndcg(scores, effect), agreement.spearman(scores, effect)
+    return dict(zip(STATISTICS, (value.numpy() for value in found), strict=True))
+
+
+def _sets(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The first-order sum of a whole group's contrasts against retraining without the group, by query.
+
+    Of one sign and order, not of one size: an ablation takes a unit from the h of n members that saw it, retraining
+    from a model that saw them all, which for additive effects is n / h of that.
+    """
+    plan, seeds = study.plan, study.answers.queries.seeds
+    pulls, rows = [], []
+    for group, moved in zip(plan.group_names(), study.truth.group_displacements.mean(0), strict=True):
+        units = plan.group_of == group
+        found = [study.set_pull(units, moved[q], q) for q in range(len(seeds))]
+        pulls.append(found)
+        for query, (first, retraining) in zip(seeds, found, strict=True):
+            row = {"set": f"{plan.groups}:{group}", "size": int(units.sum()), "query": query}
+            rows.append({**row, "pull_first_order": first, "pull_retraining": retraining})
+    first_order, truth = torch.tensor(pulls, dtype=torch.float64).unbind(2)
+    predicted = pull_predicted(first_order, truth, study.seed)
+    return pd.DataFrame(rows), pd.DataFrame([{"statistic": "spearman", **predicted, "sets": len(pulls)}])
+
+
+def _discoveries(study: Study) -> pd.DataFrame:
+    """What a finding is worth: pull by retraining without a unit that passes at q <= level, and without one that does
+    not; per query, with the share of them whose pull is above 0. Of a query without either, that side is NaN."""
+    answers, queries, tested = study.answers, study.answers.queries, study.answers.influence
+    tested = tested[(tested.method == TESTED) & (tested.measure == "pull")]
+    q = tested.pivot(index="unit", columns="query", values="q_value")[queries.seeds].to_numpy(copy=True)
+    passed = torch.from_numpy(q) <= answers.settings.level
+    moved = study.truth.group_displacements.mean(0)
+    pull = displacement_scores(moved, queries.factual, answers.data.unit_images)["pull"].double()
+    sides = {"found": passed, "others": ~passed}
+    found = {"units_found": passed.sum(0)}
+    for name, of in (("pull", pull), ("above_0", (pull > 0).double())):
+        found |= {f"{name}_{side}": (of * mask).sum(0) / mask.sum(0) for side, mask in sides.items()}
+    return pd.DataFrame({"query": queries.seeds, **{name: value.numpy() for name, value in found.items()}})

@@ -1,0 +1,172 @@
+"""power.csv: which measure finds most? Denoising, displacement in pixels, features or a region, lengths, loss."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import jvp
+
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import gram, norm, projections, similarity
+from ddattr.attribution.loss import loss_projections
+from ddattr.attribution.sets import sets_of
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance, set_significance
+from ddattr.codebook import Codebook
+from ddattr.validation.study import Phase, Study
+
+PHASE = Phase.MEMBERS
+_DRAWS = 2000  # assignments in a set's null
+
+
+def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Of real queries the measures that need no tape; of generated ones also those of the displacement."""
+    answers, images, found = study.answers, study.answers.data.unit_images, []
+    partitions, codebook, settings = answers.data.partitions(), study.plan.codebook, answers.settings
+    for kind, where in answers.queries.kinds().items():
+        pictures, loss = answers.queries.pictures[where], loss_projections(answers.gram[where])
+        denoised = answers.denoised if kind == "generated" else answers.denoised_real
+        measures, lengths = measures_of_any(denoised, pictures, images, loss), {"denoised_norm": denoised}
+        if kind == "generated":
+            measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.extractor)
+            lengths = {"norm": answers.jacobian, **lengths}
+        near = pixel(pictures, images)
+        ten = near.topk(min(10, len(near)), 0).indices
+        labels = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in partitions.items()}
+        tested = power(measures, -near.double(), partitions, labels, codebook, settings)
+        length = power_of_norm(lengths, -near.double(), codebook, settings)
+        found += [tested.assign(queries=kind), length.assign(queries=kind)]
+    yield "power", pd.concat(found, ignore_index=True)
+
+
+def measures_of_displacement(
+    response: Float[Tensor, "n q *image"],
+    factual: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    extractor: nn.Module,
+) -> dict[str, Float[Tensor, "n units q"]]:
+    """What every member adds to each measure of where pictures on a tape move, to first order.
+
+    `pixel` is the displacement along every unit's direction; `pixel_distinctive` along its distinctive one, as the
+    denoising is tested; `feature` as `pixel` in the space of an extractor; `region` as `pixel` within the bright part
+    of the picture.
+    """
+    tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
+    moved = torch.stack(tangents)[..., None, None]
+    seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
+    region = [
+        projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
+        for q, mask in enumerate(factual > 0)
+    ]
+    return {
+        "pixel": projections(response, factual, unit_images),
+        "pixel_distinctive": distinctive(response, unit_images),
+        "feature": projections(moved, seen, units),
+        "region": torch.cat(region, 2),
+    }
+
+
+def measures_of_any(
+    denoised: Float[Tensor, "n q *image"],
+    pictures: Float[Tensor, "q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    loss: Float[Tensor, "n q"],
+) -> dict[str, Float[Tensor, "n units q"]]:
+    """What every member adds to each measure that needs no tape, on every unit's direction.
+
+    `denoised` is what `attribute` tests; `denoised_toward` the same from the picture to the unit's image, which is
+    blind to what the picture has of the unit; `loss` the change of the picture's loss, to first order, which has no
+    direction.
+    """
+    return {
+        "denoised": distinctive(denoised, unit_images),
+        "denoised_toward": projections(denoised, pictures, unit_images),
+        "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
+    }
+
+
+def power(
+    measures: Mapping[str, Float[Tensor, "n units q"]],
+    distance: Float[Tensor, "units q"],
+    partitions: Mapping[str, Int[Tensor, "units"]],
+    labels: Mapping[str, Int[Tensor, "q"]],
+    codebook: Codebook,
+    settings: TestSettings,
+) -> pd.DataFrame:
+    """A row a measure, a share of the variance put down to other units, and a weighting of the units within a set.
+
+    Every measure is tested by plain contrasts (share 0) and with the other units discounted.
+
+    `z_nearest`: mean z of the nearest unit; `found_nearest`: share of queries where it has p <= level. `attributable`:
+    share of queries with a unit of q <= level; `units`: mean number of such units. For every kind of set: mean z of the
+    query's own set (`z_<kind>`) and the share of queries with a set of q <= level. Compare z only between measures of
+    one kind of null: a pull's is normal, a length's is skewed.
+
+    Args:
+        distance: of every unit to every query.
+        labels: number of the query's own set among the sorted ones, by kind.
+    """
+    codewords, rows = codebook.codewords(torch.arange(codebook.units)), []
+    phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
+    near, queries = similarity(distance), torch.arange(distance.shape[1])
+    for (name, answers), share in itertools.product(measures.items(), sorted({0.0, settings.gls_share})):
+        estimator = Estimator(codewords, near, share)
+        z, p = estimator.test(estimator.gls.adjust(answers), phantoms)
+        row, counts = _of_units(name, z, p, distance, settings.level)
+        for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
+            found = dict(row, weighting=weighting)
+            for kind, of in partitions.items():
+                _, sets = sets_of(of, len(queries))
+                adjusted = estimator.gls.adjust_sets(weight * answers, sets)
+                _, z, p = set_significance(sets, adjusted, codebook, _DRAWS, settings.seed)
+                found[f"z_{kind}"] = z[labels[kind], queries].mean().item()
+                found[f"attributable_{kind}"] = _reached(p, settings.level)
+            rows.append({**found, "gls_share": share, **counts})
+    return pd.DataFrame(rows)
+
+
+def power_of_norm(
+    responses: Mapping[str, Float[Tensor, "n q *image"]],
+    distance: Float[Tensor, "units q"],
+    codebook: Codebook,
+    settings: TestSettings,
+) -> pd.DataFrame:
+    """A row a response: how far removing a unit moves it at all, as `power` has it for directions.
+
+    A length has no sign, and no sum over a set: it has plain contrasts and single units alone.
+    """
+    codewords, rows = codebook.codewords(torch.arange(codebook.units)), []
+    phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
+    for name, response in responses.items():
+        products = gram(response)
+        z, p = norm_significance(norm(products, codewords), norm(products, phantoms))
+        row, counts = _of_units(name, z, p, distance, settings.level)
+        rows.append({**row, "weighting": "equal", "gls_share": 0.0, **counts})
+    return pd.DataFrame(rows)
+
+
+def _of_units(
+    name: str,
+    z: Float[Tensor, "units q"],
+    p: Float[Tensor, "units q"],
+    distance: Float[Tensor, "units q"],
+    level: float,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a table says of single units: a row's first columns, and its last."""
+    nearest = distance.argmin(0), torch.arange(distance.shape[1])
+    return (
+        {"measure": name, "z_nearest": z[nearest].mean().item(), "attributable": _reached(p, level)},
+        {
+            "found_nearest": (p[nearest] <= level).double().mean().item(),
+            "units": (benjamini_hochberg(p) <= level).sum(0).double().mean().item(),
+        },
+    )
+
+
+def _reached(p: Float[Tensor, "tests q"], level: float) -> float:
+    return (benjamini_hochberg(p).nan_to_num(1).min(0).values <= level).double().mean().item()
