@@ -1,16 +1,19 @@
 """Pictures and units as a LightningDataModule."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import lightning as L
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddattr.data import units as grouping
-from ddattr.data.sources import Source
+from ddattr.data.source import Source
 
 
 class UnitDataModule(L.LightningDataModule):
@@ -31,9 +34,16 @@ class UnitDataModule(L.LightningDataModule):
 
     def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0, holdout: int = 0):
         super().__init__()
-        kept, self.held_out = _split(source, holdout)
-        self.images, self.labels, self.groups = kept[:3]
-        self.kind, self.clusters, self.seed = units, clusters, seed
+        out = _held_out(source, holdout)
+        self.rows = (~out).nonzero()[:, 0]  # of the source, a picture's place in it
+        kept = source.at(self.rows)
+        self.held_out = source.at(out)
+        self.images = kept.images
+        self.labels = kept.labels
+        self.groups = kept.groups
+        self.kind = units
+        self.clusters = clusters
+        self.seed = seed
         loose = kept if self.groups is None else kept.at(self.groups < 0)
         if units == "image":
             self.unit_of = grouping.by_image(loose.images)
@@ -107,6 +117,34 @@ class UnitDataModule(L.LightningDataModule):
             sets["cluster"] = grouping.majority(cluster, self.unit_of)
         return sets
 
+    def unit_table(self) -> pd.DataFrame:
+        """units.parquet: a row a unit, so that numbers of units and of sets mean something.
+
+        Its name in words; the label and the cluster that most of its pictures have, as far as there are any; how many
+        pictures it has, and their rows in the source.
+        """
+        sizes = self.unit_of.bincount(minlength=self.units).tolist()
+        rows = [part.tolist() for part in self.rows[self.unit_of.argsort(stable=True)].split(sizes)]
+        sets = self.partitions()
+        if self.labels is not None:
+            sets["label"] = grouping.majority(self.labels, self.unit_of)
+        grouped = torch.zeros(self.units, dtype=torch.bool)
+        if self.groups is not None:
+            grouped[self.unit_of[self.groups >= 0]] = True
+        table: dict[str, Any] = {"unit": range(self.units)}
+        table["name"] = [
+            f"group from picture {rows[unit][0]}" if grouped[unit] else self._name(unit, rows[unit], sets)
+            for unit in range(self.units)
+        ]
+        table |= {kind: of.tolist() for kind, of in sets.items()}
+        return pd.DataFrame({**table, "pictures": sizes, "rows": rows})
+
+    def _name(self, unit: int, rows: list[int], sets: Mapping[str, Tensor]) -> str:
+        """A picture goes by its row in the source, a label by itself, a cluster by its number."""
+        if self.kind == "image":
+            return f"picture {rows[0]}"
+        return f"{self.kind} {int(sets['label'][unit]) if self.kind == 'label' else unit}"
+
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.epoch_steps), batch_size=None)  # type: ignore[arg-type]
 
@@ -114,8 +152,8 @@ class UnitDataModule(L.LightningDataModule):
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
 
 
-def _split(source: Source, holdout: int) -> tuple[Source, Source]:
-    """A source less the pictures held out, and those: its queries, and the middles of `holdout` equal stretches.
+def _held_out(source: Source, holdout: int) -> Bool[Tensor, "images"]:
+    """Mask of the pictures that no member sees: the source's queries, and the middles of `holdout` equal stretches.
 
     Pictures of a group are held out only when they are queries, so that `holdout` changes no group.
     """
@@ -127,4 +165,4 @@ def _split(source: Source, holdout: int) -> tuple[Source, Source]:
             f"data: holdout={holdout}, expected 0 to {max(0, count - 1)} of {count} pictures. Set data.holdout."
         )
     out[free[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)]] = True
-    return source.at(~out), source.at(out)
+    return out

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.data.sources import Source
+from ddattr.data.source import Source
 
 _BLOCKS = 4  # a glyph is 4 x 4 blocks, half of them bright
 _CANDIDATES = 64  # glyphs drawn for a pattern, of which the one unlike everything else is taken
@@ -33,20 +33,22 @@ def planted(source: Source, copies: list[int], queries: int = 4, seed: int = 0) 
     had = len(source.images)
     groups = torch.full((had,), -1) if source.groups is None else source.groups
     hidden = torch.zeros(had, dtype=torch.bool) if source.queries is None else source.queries
-    images, named, asked = [source.images], [groups], [hidden]
+    images = [source.images]
+    group_of = [groups]
+    held_out = [hidden]
     everything = source.images.flatten(1)
     for pattern, size in enumerate(copies):
         glyph = _glyph(everything, tuple(source.images.shape[1:]), seed, pattern)
         everything = torch.cat([everything, glyph.reshape(1, -1)])
         images += [_near(glyph, seed, pattern, number, query=False) for number in range(size)]
         images += [_near(glyph, seed, pattern, number, query=True) for number in range(queries)]
-        named.append(torch.full((size + queries,), int(groups.max()) + 1 + pattern))
-        asked.append(torch.arange(size + queries) >= size)
+        group_of.append(torch.full((size + queries,), int(groups.max()) + 1 + pattern))
+        held_out.append(torch.arange(size + queries) >= size)
     pictures = torch.cat(images)
     labels = source.labels
     if labels is not None:
         labels = torch.cat([labels, labels.max().expand(len(pictures) - had) + 1])
-    return Source(pictures, labels, torch.cat(named), torch.cat(asked))
+    return Source(pictures, labels, torch.cat(group_of), torch.cat(held_out))
 
 
 def _glyph(

@@ -1,42 +1,13 @@
-"""Where pictures come from: functions that return a `Source`."""
+"""Files in the IDX format."""
 
 import gzip
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-
-class Source(NamedTuple):
-    """Pictures in [-1, 1], (N, C, H, W) float32, and what is known of each; None where there is nothing.
-
-    Shapes: labels (N,) int64; groups (N,) int64, pictures that belong together by construction, -1 for none; queries
-    (N,) bool, pictures that no member may see.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    groups: Tensor | None = None
-    queries: Tensor | None = None
-
-    def at(self, which: Tensor | slice) -> "Source":
-        """The pictures at an index, with what is known of them."""
-        return Source(self.images[which], *(None if known is None else known[which] for known in self[1:]))
-
-
-def digits() -> Source:
-    """The 1,797 handwritten digits (1 x 8 x 8) that scikit-learn ships.
-
-    Source: Alpaydin & Kaynak 1998, Optical recognition of handwritten digits, UCI repository.
-    """
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.from_numpy(data.images.astype(np.float32))[:, None] / 8 - 1
-    return Source(images, torch.from_numpy(data.target.astype(np.int64)))
+from ddattr.data.source import Source
 
 
 def idx(images: str, labels: str | None = None) -> Source:
@@ -77,14 +48,3 @@ def _read_idx(path: Path) -> np.ndarray:
     if body.size != np.prod(shape, dtype=np.int64):
         raise ValueError(f"data: {path} holds {body.size} bytes of {tuple(shape)}: it is cut short. Fetch it again.")
     return body.reshape(shape)
-
-
-def first(source: Source, count: int) -> Source:
-    """The first pictures of a source, for small experiments.
-
-    Raises:
-        ValueError: the source has fewer.
-    """
-    if not 1 <= count <= len(source.images):
-        raise ValueError(f"data: count={count}, expected 1 to {len(source.images)}. Set data.source.count.")
-    return source.at(slice(count))
