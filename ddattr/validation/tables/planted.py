@@ -22,9 +22,9 @@ from ddattr.attribution.influence import gram, norm, projections
 from ddattr.attribution.loss import loss_change, residual_gram
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance
 from ddattr.validation.intervals import wilson
+from ddattr.validation.measures import measures_of_displacement
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.study import Phase, Study
-from ddattr.validation.tables.power import measures_of_displacement
 
 PHASE = Phase.MEMBERS
 
