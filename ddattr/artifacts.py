@@ -49,7 +49,10 @@ class Artifact:
         remedy: str = "",
         discard: str = "that folder",
     ):
-        self.folder, self.config, self.parents, self.remedy = folder, dict(config), dict(parents or {}), remedy
+        self.folder = folder
+        self.config = dict(config)
+        self.parents = dict(parents or {})
+        self.remedy = remedy
         self.discard = discard
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 

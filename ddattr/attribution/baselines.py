@@ -1,7 +1,7 @@
 """The cheaper answers that the Jacobian is held against: each is a linear response, or a score of its own."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,21 @@ def individual(members: Float[Tensor, "n q c h w"], factual: Float[Tensor, "q c 
     n = len(members)
     mean = members.mean(0)
     return Response((n - weight) / n * (members - mean), -weight / n * (mean - factual))
+
+
+def responses(tensors: Mapping[str, Tensor], weight: int) -> dict[str, Response]:
+    """Every method that says where a picture goes, and not only how far, from the tensors of an attribution.
+
+    Args:
+        tensors: factual (q, *image); jacobian, members and last_step (n, q, *image).
+        weight: members that see a unit.
+    """
+    return {
+        "jvp": Response(tensors["jacobian"]),
+        "individual": individual(tensors["members"], tensors["factual"], weight),
+        "individual_centred": individual_centred(tensors["members"]),
+        "last_step": Response(tensors["last_step"]),
+    }
 
 
 def pixel(factual: Float[Tensor, "q *image"], units: Float[Tensor, "units *image"]) -> Float[Tensor, "units q"]:

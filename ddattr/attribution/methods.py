@@ -58,7 +58,10 @@ class Method:
         return self.family is Family.PEER and "halves" in self.needs
 
 
-D, N, L, V = Family.DISPLACEMENT, Family.DENOISING, Family.LOSS, Family.VARIANT
+D = Family.DISPLACEMENT
+N = Family.DENOISING
+L = Family.LOSS
+V = Family.VARIANT
 METHODS = (
     Method("jvp", "JVP, pull", D, shown=True, reference=True),
     Method("jvp_gls", "JVP, others discounted", D),

@@ -16,7 +16,6 @@ from torch import Tensor
 from ddattr.attribution import agreement, baselines, influence, significance
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimate, Estimator
-from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import instability
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.attribution.sets import neighbourhoods, sets_of
@@ -71,7 +70,7 @@ def tabulate(
     seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
     codewords = codebook.codewords(torch.arange(codebook.units))
     images = data.unit_images
-    responses = _responses(tensors, codebook)
+    responses = baselines.responses(tensors, codebook.weight)
     scores = {name: influence.scores(response, factual, images, codewords) for name, response in responses.items()}
     pixel = baselines.pixel(factual, images)
     scores["pixel"] = {"similarity": pixel}
@@ -140,16 +139,6 @@ def attributions(
         | {name: values[units, queries].numpy() for name, values in columns.items()}
     )
     return table.sort_values(["query", "rank"], ignore_index=True)
-
-
-def _responses(tensors: dict[str, Tensor], codebook: Codebook) -> dict[str, Response]:
-    """Methods that say where a picture goes, and not only how far."""
-    return {
-        "jvp": Response(tensors["jacobian"]),
-        "individual": baselines.individual(tensors["members"], tensors["factual"], codebook.weight),
-        "individual_centred": baselines.individual_centred(tensors["members"]),
-        "last_step": Response(tensors["last_step"]),
-    }
 
 
 def _at(scores: Mapping[str, Tensor], units: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ class DDIM:
     """Implicit sampling on `steps` respaced timesteps; `eta` scales the noise (Song et al. 2020, arXiv 2010.02502)."""
 
     def __init__(self, steps: int, eta: float = 0.0):
-        self.steps, self.eta = steps, eta
+        self.steps = steps
+        self.eta = eta
 
     def reverse(self, process: Process) -> list[ReverseStep]:
         return process.reverse_steps(self.steps, self.eta)

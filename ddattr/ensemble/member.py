@@ -85,17 +85,25 @@ class MemberModule(L.LightningModule):
         base: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
-        self.first, self.rate_key = 0, "training.learning_rate"
+        self.first = 0
+        self.rate_key = "training.learning_rate"
         if fork is not None and base is not None:
             network.load_state_dict(base)
-            self.first, self.rate_key = steps, "training.fork.learning_rate"
+            self.first = steps
+            self.rate_key = "training.fork.learning_rate"
             steps, learning_rate, warmup = fork.steps, fork.learning_rate, fork.warmup
-        self.network, self.process, self.steps = network, process, steps
-        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+        self.network = network
+        self.process = process
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
         if schedule not in ("linear", "constant"):
             raise ValueError(f"training: schedule={schedule}, expected linear or constant. Set training.schedule.")
         self.schedule = schedule
-        self.ema, self.gradient_clip, self.epoch_steps = ema, gradient_clip, min(epoch_steps, steps)
+        self.ema = ema
+        self.gradient_clip = gradient_clip
+        self.epoch_steps = min(epoch_steps, steps)
         own = address(draws, member)
         self.draws = TrainingDraws(seed, owned, batch, process.timesteps, shape, own)
         unseen = ~owned if not owned.all() else owned

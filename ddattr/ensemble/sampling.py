@@ -35,8 +35,12 @@ class SamplingModule(L.LightningModule):
         batch: int,
     ):
         super().__init__()
-        self.ensemble, self.reverse, self.shape = ensemble, reverse, tuple(shape)
-        self.weights, self.seeds, self.batch = weights, list(seeds), batch
+        self.ensemble = ensemble
+        self.reverse = reverse
+        self.shape = tuple(shape)
+        self.weights = weights
+        self.seeds = list(seeds)
+        self.batch = batch
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.seeds, batch_size=self.batch)  # type: ignore[arg-type]

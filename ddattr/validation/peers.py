@@ -14,7 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from ddattr.attribution.methods import method_of
 from ddattr.diffusion.process import Process
+from ddattr.meter import Meter
+from ddattr.validation.metrics import lds
 
 PROJECTIONS = (512, 1024, 2048, 4096)  # dimensions of TRAK's features: the first of a random projection are one
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
@@ -55,7 +58,10 @@ class Loss(nn.Module):
         self, process: Process, times: Int[Tensor, "draws"], noise: Float[Tensor, "draws *image"], square: bool = False
     ):
         super().__init__()
-        self.process, self.times, self.noise, self.square = process, times, noise, square
+        self.process = process
+        self.times = times
+        self.noise = noise
+        self.square = square
 
     def of(self, network: nn.Module, weights: dict[str, Tensor], picture: Float[Tensor, "c h w"]) -> Tensor:
         """Loss of one picture; differentiable in the weights."""
@@ -206,3 +212,92 @@ def unlearning(
 def _norm(weights: dict[str, Tensor]) -> Tensor:
     """Length of all weights together."""
     return torch.stack([part.norm() for part in weights.values()]).norm()
+
+
+class Peers:
+    """Scores of the methods that ask one model of all units; each is timed.
+
+    Args:
+        network: trained on all units.
+        images, unit_of: the training pictures and their units.
+        queries: all pictures.
+        process, times, noise: of the loss.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Float[Tensor, "pictures *image"],
+        unit_of: Int[Tensor, "pictures"],
+        queries: Float[Tensor, "q *image"],
+        process: Process,
+        times: Int[Tensor, "draws"],
+        noise: Float[Tensor, "draws *image"],
+        seed: int,
+    ):
+        self.network = network
+        self.images = images
+        self.unit_of = unit_of
+        self.queries = queries
+        self.seed = seed
+        self.loss = Loss(process, times, noise)
+        self.square = Loss(process, times, noise, square=True)
+        self.meter = Meter()
+        self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
+        self.tried: dict[str, Tensor] = {}  # scores at all that was tried, (tried, units, q), for the oracle
+
+    def score(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
+        """Scores (units, q) of a peer, and what was tuned.
+
+        Args:
+            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings and projections are
+                chosen on them, by mean LDS over all queries.
+        """
+        with self.meter.measure(method):
+            tried = self._tried(method)
+            if not method_of(method).tuned:
+                return tried[""], ""
+            reached = {name: lds(score, targets, subsets).nanmean().item() for name, score in tried.items()}
+            best = max(reached, key=lambda name: reached[name])
+            self.tried[method] = torch.stack(list(tried.values()))
+            return tried[best], best
+
+    def _tried(self, method: str) -> dict[str, Tensor]:
+        """Scores (units, q) at every damping and projection that it is tuned over; at none, under no name."""
+        match method:
+            case "gradient_dot":
+                return {"": self._summed(gradient_dot(self.network, self.loss, self.queries, self.images))}
+            case "unlearning":
+                return self._unlearning()
+            case "trak" | "dtrak":
+                return self._trak(method)
+        raise ValueError(f"validation: peers={method} has no scores, expected a method of validation/peers.py.")
+
+    def features(self, extractor: nn.Module) -> Tensor:
+        """Similarity of features, (units, q)."""
+        with self.meter.measure("feature"):
+            found = self._summed(feature_similarity(extractor, self.queries, self.images))
+            self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
+            return found
+
+    def _trak(self, method: str) -> dict[str, Tensor]:
+        loss = self.loss if method == "trak" else self.square
+        images, queries = trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
+        if method == "trak" or "trak" not in self.found:
+            self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
+        return {
+            f"{size} dimensions, damping {damping:g}": self._summed(trak(images[:, :size], queries[:, :size], damping))
+            for size in PROJECTIONS
+            for damping in DAMPINGS
+        }
+
+    def _unlearning(self) -> dict[str, Tensor]:
+        information = fisher(self.network, self.loss, self.images)
+        given = self.network, self.loss, self.queries, self.images, information
+        return {f"damping {d:g}": self._summed(unlearning(*given, d)) for d in FISHER_DAMPINGS}
+
+    def _summed(self, scores: Tensor) -> Tensor:
+        return over_units(scores.double(), self.unit_of)
+
+    def _means(self, values: Tensor) -> Tensor:
+        return self._summed(values) / self.unit_of.bincount()[:, None]

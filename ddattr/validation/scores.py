@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ddattr.artifacts import load_tensors
@@ -16,13 +16,11 @@ from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import draw_members
 from ddattr.attribution.influence import similarity
 from ddattr.attribution.loss import loss_change, residual_gram
-from ddattr.attribution.methods import METHODS, Family, keys, method_of
-from ddattr.diffusion.process import Process
+from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.meter import Meter
-from ddattr.validation import peers
 from ddattr.validation.answers import Answers
-from ddattr.validation.metrics import lds
+from ddattr.validation.peers import Peers
 from ddattr.validation.truth import Truth
 
 SCORED = 6  # raised whenever `validate` would score otherwise, so that older scores are refused
@@ -50,7 +48,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         made["real"] |= estimate.named("denoised")
     *tuning, full = plan.scored_by()
     tuning = tuning or [full]  # nothing is tuned then
-    models = PeerScores(
+    peers = Peers(
         truth.network(full),
         answers.data.images,
         answers.data.unit_of,
@@ -60,22 +58,22 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         queries.noise,
         answers.seed,
     )
-    everywhere = {"feature": models.features(answers.extractor)}
+    everywhere = {"feature": peers.features(answers.extractor)}
     targets = -queries.losses([truth.network(model) for model in tuning])
     for method in plan.peers:
-        everywhere[method], notes[method] = models.score(method, targets, torch.stack([m.units for m in tuning]))
-        print(f"validate: {method} scored in {models.meter.seconds[method]:.0f} s {notes[method]}", flush=True)
+        everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
+        print(f"validate: {method} scored in {peers.meter.seconds[method]:.0f} s {notes[method]}", flush=True)
     surrogate = everywhere["dtrak" if "dtrak" in everywhere else "feature"]
-    with models.meter.measure(*keys(Family.LOSS)):
-        everywhere |= of_loss(answers.gram, answers.codewords, models.found, surrogate)
-    with models.meter.measure(*keys(Family.PICTURES)):
-        made["generated"] |= of_pictures(answers, models.found["features"])
+    with peers.meter.measure(*keys(Family.LOSS)):
+        everywhere |= of_loss(answers.gram, answers.codewords, peers.found, surrogate)
+    with peers.meter.measure(*keys(Family.PICTURES)):
+        made["generated"] |= of_pictures(answers, peers.found["features"])
     for kind, where in queries.kinds().items():
-        given = {name: (units, pictures[where]) for name, (units, pictures) in models.found.items()}
-        made[kind] |= of_few(answers, queries.pictures[where], given, models.meter)
+        given = {name: (units, pictures[where]) for name, (units, pictures) in peers.found.items()}
+        made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter)
         made[kind] |= {method: value[:, where] for method, value in everywhere.items()}
-    spent = {"tuned": notes, "seconds": models.meter.seconds, "memory_mb": models.meter.memory_mb}
-    return made | {"tried": models.tried}, spent
+    spent = {"tuned": notes, "seconds": peers.meter.seconds, "memory_mb": peers.meter.memory_mb}
+    return made | {"tried": peers.tried}, spent
 
 
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:
@@ -148,7 +146,7 @@ def of_loss(
     features: Features,
     surrogate: Float[Tensor, "units q"],
 ) -> dict[str, Float[Tensor, "units q"]]:
-    """Influence on the loss: of the ensemble; and, from its members' own losses, by datamodels.
+    """Influence on the loss: of the ensemble; and, from its members' own losses, by datapeers.
 
     `member_loss` is the difference of subset means; `datamodel*` have a prior from features, from gradients, or from
     both; `adjusted` takes a surrogate as control variate.
@@ -199,79 +197,3 @@ def of_real(
         "pixel": pixel(pictures, unit_images).double(),
         "random": random(len(unit_images), range(len(pictures)), seed + 1),
     }
-
-
-class PeerScores:
-    """Scores of the methods that ask one model of all units; each is timed.
-
-    Args:
-        network: trained on all units.
-        images, unit_of: the training pictures and their units.
-        queries: all pictures.
-        process, times, noise: of the loss.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        images: Float[Tensor, "pictures *image"],
-        unit_of: Int[Tensor, "pictures"],
-        queries: Float[Tensor, "q *image"],
-        process: Process,
-        times: Int[Tensor, "draws"],
-        noise: Float[Tensor, "draws *image"],
-        seed: int,
-    ):
-        self.network, self.images, self.unit_of, self.queries, self.seed = network, images, unit_of, queries, seed
-        self.loss = peers.Loss(process, times, noise)
-        self.square = peers.Loss(process, times, noise, square=True)
-        self.meter = Meter()
-        self.found: dict[str, tuple[Tensor, Tensor]] = {}  # features of the units and of the queries, by kind
-        self.tried: dict[str, Tensor] = {}  # scores at all that was tried, (tried, units, q), for the oracle
-
-    def score(self, method: str, targets: Tensor, subsets: Tensor) -> tuple[Tensor, str]:
-        """Scores (units, q) of a peer, and what was tuned.
-
-        Args:
-            targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings and projections are
-                chosen on them, by mean LDS over all queries.
-        """
-        with self.meter.measure(method):
-            if not method_of(method).tuned:
-                return self._summed(peers.gradient_dot(self.network, self.loss, self.queries, self.images)), ""
-            tried = self._unlearning() if method == "unlearning" else self._trak(method)
-            reached = {name: lds(score, targets, subsets).nanmean().item() for name, score in tried.items()}
-            best = max(reached, key=lambda name: reached[name])
-            self.tried[method] = torch.stack(list(tried.values()))
-            return tried[best], best
-
-    def features(self, extractor: nn.Module) -> Tensor:
-        """Similarity of features, (units, q)."""
-        with self.meter.measure("feature"):
-            found = self._summed(peers.feature_similarity(extractor, self.queries, self.images))
-            self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
-            return found
-
-    def _trak(self, method: str) -> dict[str, Tensor]:
-        loss = self.loss if method == "trak" else self.square
-        images, queries = peers.trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
-        if method == "trak" or "trak" not in self.found:
-            self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
-        return {
-            f"{size} dimensions, damping {damping:g}": self._summed(
-                peers.trak(images[:, :size], queries[:, :size], damping)
-            )
-            for size in peers.PROJECTIONS
-            for damping in peers.DAMPINGS
-        }
-
-    def _unlearning(self) -> dict[str, Tensor]:
-        information = peers.fisher(self.network, self.loss, self.images)
-        given = self.network, self.loss, self.queries, self.images, information
-        return {f"damping {d:g}": self._summed(peers.unlearning(*given, d)) for d in peers.FISHER_DAMPINGS}
-
-    def _summed(self, scores: Tensor) -> Tensor:
-        return peers.over_units(scores.double(), self.unit_of)
-
-    def _means(self, values: Tensor) -> Tensor:
-        return self._summed(values) / self.unit_of.bincount()[:, None]

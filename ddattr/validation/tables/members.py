@@ -63,7 +63,10 @@ def _generated(study: Study) -> slice:
 
 def _held(study: Study, part: SubEnsemble) -> tuple[dict[str, Tensor | float], dict[str, Tensor]]:
     """A sub-ensemble's scores against retraining and against half-data models; and z of the nearest units."""
-    answers, queries, plan, chosen = study.answers, study.answers.queries, study.plan, part.members
+    answers = study.answers
+    queries = study.answers.queries
+    plan = study.plan
+    chosen = part.members
     units, images, generated = plan.retraining_units, answers.data.unit_images, _generated(study)
     truth = displacement_scores(study.truth.displacements.mean(0), queries.factual, images[units])["pull"]
     masks = plan.half_masks()[: plan.lds_subsets]
