@@ -47,8 +47,8 @@ def unusual(
     """
     own = len(held_out) < 100
     real = data if own else held_out
-    asked = torch.linspace(0, len(real) - 1, min(_REAL, len(real))).round().long()
-    usual = nearest(real[asked], data, asked if own else None)
+    chosen = torch.linspace(0, len(real) - 1, min(_REAL, len(real))).round().long()
+    usual = nearest(real[chosen], data, chosen if own else None)
     distance = nearest(pictures, data)
     return distance, distance > usual.quantile(_USUAL)
 

@@ -88,8 +88,8 @@ def gradient_dot(
 
     Source: Pruthi et al. 2020, TracIn, arXiv 2002.08484, with one checkpoint.
     """
-    asked = torch.cat(list(gradients(network, loss, queries)))
-    return torch.cat([part @ asked.T for part in gradients(network, loss, images)])
+    of_queries = torch.cat(list(gradients(network, loss, queries)))
+    return torch.cat([part @ of_queries.T for part in gradients(network, loss, images)])
 
 
 def trak_features(
@@ -146,11 +146,11 @@ def trak(
     images: Float[Tensor, "pictures dimension"], queries: Float[Tensor, "q dimension"], damping: float
 ) -> Float[Tensor, "pictures q"]:
     """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi."""
-    phi, asked = images.double(), queries.double().T
+    phi, features = images.double(), queries.double().T
     few = len(phi) < phi.shape[1]  # then by the pictures' kernel, which is smaller: (Phi Phi^T + lambda)^-1 Phi phi
     square = phi @ phi.T if few else phi.T @ phi
     square.diagonal().add_(damping * phi.square().sum() / phi.shape[1])
-    return torch.linalg.solve(square, phi @ asked) if few else phi @ torch.linalg.solve(square, asked)
+    return torch.linalg.solve(square, phi @ features) if few else phi @ torch.linalg.solve(square, features)
 
 
 def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *image"]) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def of_loss(
     features: Features,
     surrogate: Float[Tensor, "units q"],
 ) -> dict[str, Float[Tensor, "units q"]]:
-    """Influence on the loss: of the ensemble; and, from its members' own losses, by datapeers.
+    """Influence on the loss: of the ensemble; and, from its members' own losses, by datamodels.
 
     `member_loss` is the difference of subset means; `datamodel*` have a prior from features, from gradients, or from
     both; `adjusted` takes a surrogate as control variate.

@@ -82,8 +82,8 @@ def influence_on_loss(
     """
     outputs = -gram.diagonal(dim1=1, dim2=2).T
     methods: dict[str, Callable[[Tensor], Tensor]] = {
-        "loss": lambda words: loss_change(gram, words),
-        "member_loss": lambda words: subset_means(outputs, words),
+        "loss": lambda codewords: loss_change(gram, codewords),
+        "member_loss": lambda codewords: subset_means(outputs, codewords),
     }
     found = {}
     for name, method in methods.items():
