@@ -23,6 +23,8 @@ from ddattr.validation.lds import lds
 from ddattr.validation.methods import ENSEMBLE, TUNED
 from ddattr.validation.part import Part
 
+SCORED = 5  # raised whenever `validate` would score otherwise, so that older scores are refused
+
 
 def load_scores(path: Path) -> dict[str, dict[str, Tensor]]:
     """Signed scores (units, q) of all methods, by kind of query and method, as `validate` stored them."""
