@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, Said, answer, composed, contents, environment, spawn
 
 from ddattr import cli
-from ddattr.stages import plan, reproduce
+from ddattr.stages import plan, processes
 from ddattr.stages.run import Run
 
 
@@ -379,9 +379,9 @@ def test_a_plan_estimates_the_processes_that_are_started(ddattr):
     """`reproduce` starts one a core; a launcher that was chosen, as many as it says."""
     cpu = ["plan", *TINY, "trainer.accelerator=cpu"]
     assert f"reproduce, {os.cpu_count()} processes" in ddattr(*cpu).out
-    for jobs, processes in ((3, 3), (-1, os.cpu_count()), (-100, 1)):
+    for jobs, started in ((3, 3), (-1, os.cpu_count()), (-100, 1)):
         said = ddattr(*cpu, "hydra/launcher=processes", f"hydra.launcher.n_jobs={jobs}")
-        assert f"reproduce, {processes} processes" in said.out
+        assert f"reproduce, {started} processes" in said.out
 
 
 def test_members_side_by_side_take_rounds(monkeypatch):
@@ -569,7 +569,7 @@ def test_what_reproduce_starts_ends_it(monkeypatch, status, raised):
     """A child that nobody reads is no failure: there is no line of its own that says why."""
     monkeypatch.setattr("subprocess.Popen", lambda argv: SimpleNamespace(wait=lambda: status))
     with nullcontext() if raised is None else pytest.raises(raised):
-        reproduce.together([["evaluate"]], Run(composed(*TINY)))
+        processes.together([["evaluate"]], Run(composed(*TINY)))
 
 
 def test_the_pipe_of_another_is_not_stdout(ddattr, monkeypatch):

@@ -21,7 +21,7 @@ from ddattr.artifacts import load_json, load_tensors
 from ddattr.codebook import default_weight
 from ddattr.diffusion.sampler import DDPM
 from ddattr.schema import KEYS, check_keys
-from ddattr.stages import train
+from ddattr.stages import train, training
 from ddattr.stages.run import Run
 
 CONF = Path(cli.conf())
@@ -76,7 +76,7 @@ def test_every_experiment_builds_its_codebook_process_and_member(experiment):
     assert run.codebook.phantoms > 0
     assert len(run.reverse) == run.config.sampler.steps
     run.check()
-    assert train.build(run, run.codebook.members - 1).steps == run.config.training.steps
+    assert training.build(run, run.codebook.members - 1).steps == run.config.training.steps
 
 
 def test_the_default_is_digits_with_18_members_of_weight_8():
@@ -180,7 +180,7 @@ def test_paper_mnist_is_the_published_setting(idx_files):
 
 def test_the_published_optimiser_is_adam_at_a_constant_rate(idx_files):
     """AdamW without weight decay is Adam; the reference has no schedule."""
-    module = train.build(Run(composed("experiment=paper_mnist", *idx_files)), 0)
+    module = training.build(Run(composed("experiment=paper_mnist", *idx_files)), 0)
     assert [module._rate(step) for step in (0, 1, 9_750, 19_499)] == [1, 1, 1, 1]
 
 

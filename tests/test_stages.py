@@ -19,7 +19,7 @@ from ddattr.artifacts import load_json, load_table, load_tensors, locked, save_j
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import smallest
 from ddattr.stages import train as train_stage
-from ddattr.stages.reproduce import _spread
+from ddattr.stages.processes import spread
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
 
@@ -398,7 +398,7 @@ def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     overrides = [f"experiment={SMALL}", *overrides]
-    assert _spread(Run(compose(*overrides), overrides)) == expected
+    assert spread(Run(compose(*overrides), overrides)) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.cli.sweep import NOTES, going_on, grids, jobs, reported
-from ddattr.stages import train
+from ddattr.stages import training
 
 MISSING = [f"member={k}: member={k} does not exist: members are 0 to 5. Set member." for k in (6, 7)]
 
@@ -49,8 +49,8 @@ def test_a_bug_in_processes_of_their_own_keeps_its_traceback_once(tmp_path):
 
 
 def test_two_of_four_members_with_a_bug_are_named_and_the_others_trained(ddattr, tmp_path, monkeypatch):
-    build = train.build
-    monkeypatch.setattr(train, "build", lambda run, member: 1 / 0 if member in (1, 3) else build(run, member))
+    build = training.build
+    monkeypatch.setattr(training, "build", lambda run, member: 1 / 0 if member in (1, 3) else build(run, member))
     said = ddattr("train", "-m", "member=0,1,2,3", *TINY, "root=run")
     assert said.status == 1
     assert said.err.count("ZeroDivisionError: division by zero") == 3  # once in its traceback

@@ -9,9 +9,9 @@ from conftest import SMALL, TINY, composed, contents, manifest
 
 from ddattr.artifacts import load_table, load_tensors
 from ddattr.attribution.power import expected_power
-from ddattr.stages import retrain
-from ddattr.stages.retrain import removal_plan
 from ddattr.stages.run import Run
+from ddattr.stages.training import retrain
+from ddattr.stages.truth import removal_plan
 from ddattr.stages.validate import build
 from ddattr.tracking.evidence import EVIDENCE
 from ddattr.tracking.names import METHODS
@@ -226,10 +226,10 @@ def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
     """A model depends on its address alone: trained in reverse order, resumed or not, the weights are the same."""
     run = make_run("validation.units=5", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
     wanted = run.validation.models()[-3:]
-    retrain.retrain(run, wanted)
+    retrain(run, wanted)
     first = {m.name: load_tensors(run.retrained_artifact(m).folder / "member.safetensors") for m in wanted}
     shutil.rmtree(run.root / "validation")
-    retrain.retrain(run, wanted[::-1])
+    retrain(run, wanted[::-1])
     for model in wanted:
         again = load_tensors(run.retrained_artifact(model).folder / "member.safetensors")
         assert all(torch.equal(again[name], value) for name, value in first[model.name].items())
@@ -239,7 +239,7 @@ def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
     """Common random numbers: the same column, draws and seed give the trained member's own weights."""
     run = make_run()
     same = Training("same", run.codebook.subset(3), 3, 0)
-    retrain.retrain(run, [same])
+    retrain(run, [same])
     again = load_tensors(run.retrained_artifact(same).folder / "member.safetensors")
     member = load_tensors(run.member_artifact(3).folder / "member.safetensors")
     assert all(torch.equal(again[name], value) for name, value in member.items())

@@ -12,7 +12,7 @@ from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
-from ddattr.stages.reproduce import cores, launched
+from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
 
 

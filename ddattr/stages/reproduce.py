@@ -3,17 +3,9 @@
 Each step is a command line that a person could have typed.
 """
 
-import os
-import shlex
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from hydra.core.hydra_config import HydraConfig
 
+from ddattr.stages.processes import cores, spread, together
 from ddattr.stages.run import Run
 from ddattr.tracking.report import summary
 
@@ -34,7 +26,7 @@ def run(run: Run) -> None:
     if not run.quality_artifact.done():
         missing.append(["evaluate"])
     if not run.attribution_artifact.done():
-        missing.append(["attribute", *_spread(run)])
+        missing.append(["attribute", *spread(run)])
     for group in [missing] if cores() > 1 else [[one] for one in missing]:
         together(group, run)
     if run.figures_artifact.done():
@@ -43,61 +35,3 @@ def run(run: Run) -> None:
         print("\n".join(summary(run.root)))
     else:
         together([["report"]], run)
-
-
-def _spread(run: Run) -> list[str]:
-    """The override by which a stage uses two cores: where there is no accelerator, and nobody chose a trainer."""
-    several = run.config.attribution.queries > run.config.attribution.batch
-    chosen = any(override.startswith("trainer") for override in run.overrides)
-    spread = several and not chosen and cores() > 1 and not torch.accelerator.is_available()
-    return ["trainer=processes"] if spread else []
-
-
-def cores() -> int:
-    """Of this machine."""
-    return os.cpu_count() or 1
-
-
-def launched() -> int:
-    """Processes that train members side by side: a core each, or as many as the launcher that was chosen starts."""
-    hydra = HydraConfig.get()
-    if hydra.runtime.choices["hydra/launcher"] == "basic":  # for which `reproduce` takes `processes`
-        return cores()
-    jobs = hydra.launcher.get("n_jobs")
-    return 1 if jobs is None else max(1, jobs if jobs > 0 else cores() + 1 + jobs)
-
-
-@contextmanager
-def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]:
-    """Command lines that run while the block does; its end waits for them.
-
-    Raises:
-        ValueError: one of them failed; its own line says why.
-    """
-    children: list[subprocess.Popen] = []
-    try:
-        for step in steps:
-            arguments = [*step, *run.overrides]
-            print(f"$ ddattr {shlex.join(arguments)}", flush=True)
-            children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
-        yield children
-        ended = [child.wait() for child in children]
-    except BaseException:
-        for child in children:
-            child.terminate()
-        for child in children:  # the locks are free when this process is gone
-            child.wait()
-        raise
-    if 128 + signal.SIGPIPE in ended:
-        raise BrokenPipeError  # nobody reads what they print, nor what this would
-    failed = [step[0] for step, status in zip(steps, ended, strict=True) if status != 0]
-    if failed:
-        raise ValueError(
-            f"{run.config.stage}: {failed[0]} failed; what was computed is kept. Mend it, and run the same again."
-        )
-
-
-def together(steps: list[list[str]], run: Run) -> None:
-    """Runs command lines side by side, and waits for all of them."""
-    with beside(steps, run):
-        pass

@@ -3,159 +3,19 @@
 With `training.fork`, the base that members are forks of is trained first, by whichever process comes first.
 """
 
-import sys
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
-
-import lightning as L
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from torch import Tensor
-
-from ddattr.artifacts import Artifact, load_json, save_json, save_tensors
-from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
 from ddattr.stages.run import Run
-from ddattr.tracking.history import History
+from ddattr.stages.training import train_member
 
 
 def run(run: Run) -> None:
     """Trains the member that `member` names."""
-    member, n = run.config.member, run.codebook.members
+    member = run.config.member
+    n = run.codebook.members
     if member is None:
         sweep = run.command("train", "-m", f"'member=range(0,{n})'")
         raise ValueError(f"train: member is missing, expected 0 to {n - 1}. Name one, or sweep them all: {sweep}")
     run.codebook.check_member(member)
-    artifact = run.member_artifact(member)
     run.check()
     run.write_codebook()
-    if run.fork is not None and not artifact.done():
-        everyone = torch.ones(run.codebook.units, dtype=torch.bool)
-        _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed))
-    if not _make(run, artifact, f"train-{member:03d}", f"member {member}", lambda: build(run, member)):
+    if not train_member(run, member):
         print(f"member {member}: already done", flush=True)
-
-
-def _make(run: Run, artifact: Artifact, job: str, title: str, build: Callable[[], MemberModule]) -> bool:
-    """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it."""
-
-    def work() -> None:
-        run.warn()
-        with run.tracking.run(run.root, run.name, job, artifact.fingerprint, run.resolved()) as loggers:
-            train(run, build(), artifact, title, loggers)
-
-    made = artifact.make(run.seed, work)
-    (artifact.folder / "last.ckpt").unlink(missing_ok=True)
-    return made
-
-
-def build(run: Run, member: int) -> MemberModule:
-    """The module of a member, with the pictures of its column; a fork starts from the base, which must be there."""
-    base = None if run.fork is None else run.load(run.base_artifact).state_dict()
-    return module(run, run.codebook.subset(member), member, run.seed, base)
-
-
-def module(
-    run: Run, units: Tensor, member: int | None, seed: int, base: Mapping[str, Tensor] | None = None
-) -> MemberModule:
-    """A network that may see the pictures of some units, with a member's draws; `member` None has the common ones.
-
-    It is trained whole, or, from the weights `base`, as `training.fork` says.
-    """
-    network = run.network(address(run.config.training.draws, member), seed)
-    return run.build(
-        "training",
-        network=network,
-        process=run.process,
-        owned=units[run.data.unit_of],
-        shape=run.data.shape,
-        member=member,
-        seed=seed,
-        base=base,
-    )
-
-
-def train(run: Run, module: MemberModule, artifact: Artifact, title: str, loggers: Sequence[Any] = ()) -> None:
-    """Trains a module, from its checkpoint on if there is one, and writes member.safetensors."""
-    folder, fingerprint = artifact.folder, artifact.fingerprint
-    checkpoint, history = folder / "last.ckpt", History(folder / "metrics.csv")
-    begun = load_json(folder / "status.json") or {}
-    resume = checkpoint.exists() and begun.get("fingerprint") == fingerprint
-    if resume and resumed(checkpoint, module):  # all but the writing of it was done
-        _finish(folder, module)
-        return
-    _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
-    run.data.epoch_steps = module.epoch_steps
-    callbacks: list[L.Callback] = [
-        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-        Progress(folder, title, fingerprint, history),
-        *_quality(run),
-    ]
-    bar = sys.stderr.isatty() and sys.stdout.isatty()
-    if bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
-    try:
-        trainer = run.trainer(
-            [history, *loggers],
-            callbacks=callbacks,
-            max_steps=module.steps,
-            max_epochs=-1,
-            enable_progress_bar=bar,
-            num_sanity_val_steps=0,
-            plugins=[AtomicCheckpointIO()],
-        )
-        trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
-        if trainer.global_step < module.steps:
-            raise KeyboardInterrupt
-    except BaseException as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-        last = traceback.format_exception_only(error)[-1].strip()
-        with suppress(OSError):  # of a disk that is full: that is what was raised
-            _status(folder, reason, module.global_step, error=last, fingerprint=fingerprint)
-        raise
-    _finish(folder, module)
-
-
-def _finish(folder: Path, module: MemberModule) -> None:
-    save_tensors(folder / "member.safetensors", module.network.state_dict())
-    _status(folder, "done", module.steps)
-
-
-def _quality(run: Run) -> list[L.Callback]:
-    """FID of the member while it trains, when that is asked for: it trains the extractor first."""
-    if not run.config.quality.while_training:
-        return []
-    return [run.quality()]
-
-
-def _status(folder: Path, state: str, step: int, **more: str) -> None:
-    save_json(folder / "status.json", {"state": state, "step": step, **more})
-
-
-class Progress(L.Callback):
-    """status.json and metrics.csv every epoch, and, where no bar is shown, a line: step, loss, time to go.
-
-    Checkpoints come after it: what is resumed from one has the curve up to it.
-    """
-
-    def __init__(self, folder: Path, title: str, fingerprint: str, history: History):
-        self.folder, self.title, self.fingerprint, self.history = folder, title, fingerprint, history
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.history.resume(trainer.global_step)
-        self.started, self.first = time.time(), trainer.global_step
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        step, steps = trainer.global_step, trainer.max_steps
-        if (found := trainer.callback_metrics.get("train/loss")) is None:
-            return  # resumed where an epoch had ended
-        loss = float(found)
-        self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
-        self.history.save()
-        _status(self.folder, "running", step, fingerprint=self.fingerprint)
-        if trainer.progress_bar_callback is None:
-            left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
-            print(f"{self.title}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)

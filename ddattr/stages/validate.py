@@ -11,9 +11,9 @@ import time
 import torch
 
 from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
-from ddattr.stages.reproduce import beside
-from ddattr.stages.retrain import check, removal_plan
+from ddattr.stages.processes import beside
 from ddattr.stages.run import Run
+from ddattr.stages.truth import check, removal_plan
 from ddattr.tracking.evidence import draw_evidence
 from ddattr.tracking.figures import draw_all
 from ddattr.tracking.findings import findings, metrics

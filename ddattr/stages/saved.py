@@ -1,0 +1,152 @@
+"""The config that a run's folder keeps: its text, and its reading, which runs nothing that the folder names.
+
+A folder may come from anybody, and what a config names is instantiated. So a saved config is plain, and names no
+constructors but those of conf/, schedulers and networks of diffusers, and what the user's own command line names.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import ddattr
+from ddattr.schema import KEYS
+from ddattr.spelling import meant, nearest
+
+FORMAT = 1  # raised when a key of an older one means something else, or is gone
+NAME = "config.yaml"
+PER_CALL = {"stage", "run", "root", "member", "unit", "power", "against"}  # of a command line, and of no run
+KEPT = KEYS - PER_CALL
+_DIFFUSERS = re.compile(r"diffusers(\.[a-z0-9_]+)*\.[A-Z][A-Za-z0-9]*(Scheduler|Model)")
+_TARGETS = re.compile(r"""_target_['"]?\s*[:=]\s*['"]?([\w.]+)""")
+
+
+def conf() -> str:
+    """The folder conf/: inside an installed package, beside the package in a checkout."""
+    package = Path(ddattr.__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(f"conf: no config.yaml in {package}/conf nor beside the package. Install ddattr again.")
+
+
+def text(config: Mapping[str, Any]) -> str:
+    """What a folder keeps of a resolved config."""
+    kept = {key: value for key, value in config.items() if key not in PER_CALL}
+    return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **kept})).rstrip()
+
+
+def differs(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether what results depend on is another than a folder keeps, or it keeps nothing that can be read.
+
+    How a call trains, and where it is tracked, may differ from call to call: a folder keeps what the first one said.
+    """
+    try:
+        kept = _parsed(folder / NAME)
+    except (OSError, ValueError):
+        return True
+    return _of_results(kept) != _of_results(yaml.safe_load(text(config)))
+
+
+def _of_results(config: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = config.get("trainer")
+    precision = trainer.get("precision") if isinstance(trainer, dict) else None
+    return {key: value for key, value in config.items() if key not in ("trainer", "tracking")} | {"trainer": precision}
+
+
+def named(words: Collection[str]) -> set[str]:
+    """The constructors that the overrides of a command line name."""
+    return {target for word in words for target in _TARGETS.findall(word)}
+
+
+def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """The config that a run's folder keeps, vetted: nothing that it names has been imported.
+
+    Args:
+        trusted: constructors, as `_target_` names them, that the user vouches for.
+    Raises:
+        FileNotFoundError: there is no such folder, or no config in it.
+        ValueError: the config is damaged, of another format, or has what no saved config has; a constructor among it
+            that is none of ours and not trusted.
+    """
+    path = folder / NAME
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder, expected that of a run. Name another, or begin it: ddattr reproduce root={folder}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, expected in the folder of a run. If an older ddattr made it, give its own overrides "
+            f"once, and they are kept: ddattr train member=0 experiment=NAME root={folder}"
+        )
+    config = _parsed(path)
+    if config.pop("format", None) != FORMAT:
+        found = yaml.safe_load(path.read_text()).get("format")
+        raise ValueError(f"{path} has format={found}, expected {FORMAT}. Use the ddattr that wrote it, or a newer one.")
+    for key in sorted(set(config) - KEPT):
+        raise ValueError(
+            f"{path}: key {key} is unknown, expected one of {', '.join(sorted(KEPT))}.{meant(nearest(key, KEPT))} "
+            "Remove it from that file."
+        )
+    for key in sorted(KEPT - set(config)):
+        raise ValueError(f"{path}: key {key} is missing. {_again(path)}")
+    for key, value in config.items():
+        _vet(path, key, value, set(trusted) | _ours())
+    return config
+
+
+def _again(path: Path) -> str:
+    return f"Delete that file, and give the overrides of the run once: ddattr train member=0 root={path.parent}"
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Plain containers of a file; its interpolations stand as they are written."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(f"{path} is damaged: {said or type(error).__name__}. {_again(path)}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it has no keys. {_again(path)}")
+    return {str(key): value for key, value in config.items()}
+
+
+def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
+    """Raises ValueError at the first thing, at or below a key, that no saved config has."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str) or "${" in name:
+                raise ValueError(f"{path}: key {key}.{name} is none, expected a word. Remove it from that file.")
+            _vet(path, f"{key}.{name}", item, targets)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _vet(path, f"{key}.{place}", item, targets)
+    elif not isinstance(value, str | int | float | None):  # a bool is an int
+        raise ValueError(f"{path}: {key} is a {type(value).__name__}, expected plain text. Remove it from that file.")
+    elif isinstance(value, str) and "${" in value:
+        raise ValueError(f"{path}: {key}={value} is an interpolation, expected a value. Write the value in that file.")
+    elif key.rpartition(".")[2] == "_target_" and not (value in targets or _DIFFUSERS.fullmatch(str(value))):
+        raise ValueError(
+            f"{path}: {key}={value} is no constructor of ddattr's. It could run anything. If you trust it, name it "
+            f"yourself: {key}={value}"
+        )
+
+
+@cache
+def _ours() -> frozenset[str]:
+    """The constructors that the files of conf/ name."""
+    files = (yaml.safe_load(path.read_text()) for path in Path(conf()).rglob("*.yaml"))
+    return frozenset(target for file in files for target in _targets(file))
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
