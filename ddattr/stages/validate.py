@@ -14,8 +14,7 @@ from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save
 from ddattr.stages.processes import beside
 from ddattr.stages.run import Run
 from ddattr.stages.truth import check, removal_plan
-from ddattr.tracking.evidence import draw_evidence
-from ddattr.tracking.figures import draw_all
+from ddattr.tracking.figures import draw_all, draw_evidence
 from ddattr.tracking.findings import findings, metrics
 from ddattr.tracking.report import write_report
 from ddattr.tracking.wandb import log_figures
