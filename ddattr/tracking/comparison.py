@@ -33,7 +33,7 @@ def growth(root: Path) -> pd.DataFrame:
         if not needed.is_file():
             raise FileNotFoundError(
                 f"compare: {needed} is missing: a run that is validated, with validation.retrained_units and "
-                "has it. Make it: ddattr validate, with that run's overrides"
+                "validation.lds_subsets, has it. Make it: ddattr validate, with that run's overrides"
             )
     code, made = load_json(root / "codebook" / "codebook.json") or {}, load_json(member) or {}
     training = made.get("config", {}).get("training")

@@ -57,7 +57,7 @@ def drawable(root: Path, name: str) -> bool:
 
 
 def draw_all(root: Path, names: Iterable[str] | None = None) -> None:
-    """Those of the named figures whose tables are there, each as .png, .pdf and .csv; of `report` when none is named."""
+    """Figures whose tables are there, each as .png, .pdf and .csv: those that are named, or all of `report`."""
     for name in FIGURES if names is None else names:
         if drawable(root, name):
             path = root / folder_of(name) / name

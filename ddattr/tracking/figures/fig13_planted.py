@@ -6,7 +6,6 @@ One measure of each kind, what is tested among them; all are in the table.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 

@@ -19,9 +19,9 @@ from ddattr.tracking.panels import panels
 from ddattr.tracking.units import unit_names
 
 CAPTION = (
-    "Figure 5. Queries with a unit that passes the test, surest first: without the unit of smallest q, by the denoising; "
-    "and, beside it, without the unit of largest norm, the paper's score, whose choice is not a test of significance. "
-    "Change: exact less factual picture, brown where brighter. influence.parquet has all units."
+    "Figure 5. Queries with a unit that passes the test, surest first: without the unit of smallest q, by the "
+    "denoising; and, beside it, without the unit of largest norm, the paper's score, whose choice is not a test of "
+    "significance. Change: exact less factual picture, brown where brighter. influence.parquet has all units."
 )
 NEEDS = (
     "attribution/queries.safetensors",
@@ -54,7 +54,8 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
 def _count(passing: int, queries: int, level: float) -> str:
     """How many queries have a unit that passes, and how many none."""
     drawn = f", the {_DRAWN} surest drawn" if passing > _DRAWN else ""
-    return f"Queries with a unit that passes at q ≤ {level:g}: {passing} of {queries}{drawn}; with none: {queries - passing}"
+    some = f"Queries with a unit that passes at q ≤ {level:g}: {passing} of {queries}{drawn}"
+    return f"{some}; with none: {queries - passing}"
 
 
 def _counterfactuals(lines: list[list[dict[str, Any]]], name: Callable[[int], str], count: str) -> Figure:
@@ -62,7 +63,7 @@ def _counterfactuals(lines: list[list[dict[str, Any]]], name: Callable[[int], st
     block = len(_COLUMNS) + 1  # with the gap before it
     widths = [1.0, *([0.22] + [1.0] * len(_COLUMNS)) * len(_MEASURES)]
     figure, axes = plt.subplots(
-        len(lines), len(widths), figsize=(WIDTH, 0.75 + 1.1 * len(lines)), width_ratios=widths, squeeze=False
+        len(lines), len(widths), figsize=(WIDTH, 1.04 * len(lines) - 0.41), width_ratios=widths, squeeze=False
     )
     for line, rows in zip(axes, lines, strict=True):
         show_picture(line[0], rows[0]["factual"])
@@ -81,19 +82,20 @@ def _counterfactuals(lines: list[list[dict[str, Any]]], name: Callable[[int], st
         for axis, label in zip(axes[-1, start + 1 : start + block], _COLUMNS.values(), strict=True):
             axis.set_xlabel(label, fontsize=8)
     axes[-1, 0].set_xlabel("factual", fontsize=8)
-    figure.subplots_adjust(wspace=0.12, hspace=0.5, left=0, right=1, bottom=0)
+    figure.subplots_adjust(wspace=0.12, hspace=0.66, left=0, right=1, bottom=0, top=1)
     figure.text(0.5, -0.35 / figure.get_figheight(), count, ha="center", va="top")
     return figure
 
 
 def _queries(rows: list[dict[str, Any]], statement: str) -> Figure:
     """Pictures of queries under what is said of all of them; no unit, and no counterfactual."""
-    figure, axes = plt.subplots(1, max(2, len(rows)), figsize=(WIDTH, 2.3), squeeze=False)
+    figure, axes = plt.subplots(1, max(2, len(rows)), figsize=(WIDTH, 1.5), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, row in zip(axes.flat, rows, strict=False):
         axis.axis("on")
         show_picture(axis, row["factual"])
         axis.set_xlabel(f"query {row['query']}\nsmallest {q_of(row['q_value'])}")
-    figure.suptitle(statement, fontsize=10, weight="bold", y=0.98)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    figure.text(0, 1.12, statement, fontsize=10, weight="bold")
     return figure

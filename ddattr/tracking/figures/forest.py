@@ -58,7 +58,7 @@ def forest(
 
 def _number(value: float) -> str:
     """Two decimals, and no minus before 0."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def reach(mean, low, high):

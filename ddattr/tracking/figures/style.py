@@ -1,4 +1,4 @@
-"""How figures look: colours, fonts of 8 points and more at a slide's width, and the parts that several figures share."""
+"""How figures look: colours, fonts of 8 points and more at a slide's width, and what several figures share."""
 
 from collections.abc import Iterable
 from pathlib import Path
