@@ -13,7 +13,7 @@ from ddattr.tracking.wandb import log_panels
 
 def run(run: Run) -> None:
     """Attributes the queries and writes attribution/."""
-    if not run.attribution_artifact.make(run.seed, lambda: _attribute(run)):
+    if not run.make(run.attribution_artifact, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
 
 

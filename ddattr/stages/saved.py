@@ -50,7 +50,7 @@ def differs(folder: Path, config: Mapping[str, Any]) -> bool:
         kept = _parsed(folder / NAME)
     except (OSError, ValueError):
         return True
-    return _of_results(kept) != _of_results(yaml.safe_load(text(config)))
+    return _of_results(kept) != _of_results(_plain(text(config)))
 
 
 def _of_results(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +85,7 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
             f"once, and they are kept: ddattr train member=0 experiment=NAME root={folder}"
         )
     config = _parsed(path)
-    if config.pop("format", None) != FORMAT:
-        found = yaml.safe_load(path.read_text()).get("format")
+    if (found := config.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format={found}, expected {FORMAT}. Use the ddattr that wrote it, or a newer one.")
     for key in sorted(set(config) - KEPT):
         raise ValueError(
@@ -95,6 +94,9 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
         )
     for key in sorted(KEPT - set(config)):
         raise ValueError(f"{path}: key {key} is missing. {_again(path)}")
+    for key in sorted(KEPT - {"name", "seed"}):
+        if not isinstance(config[key], dict) or "_target_" not in config[key]:
+            raise ValueError(f"{path}: {key} is {config[key]}, expected the keys of a constructor. {_again(path)}")
     for key, value in config.items():
         _vet(path, key, value, set(trusted) | _ours())
     return config
@@ -105,24 +107,34 @@ def _again(path: Path) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """Plain containers of a file; its interpolations stand as they are written."""
     try:
-        config = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+        return _plain(path.read_text())
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{path} is damaged: {said or type(error).__name__}. {_again(path)}") from None
+
+
+def _plain(text: str) -> dict[str, Any]:
+    """Plain containers of YAML; interpolations stand as they are written."""
+    config = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it has no keys. {_again(path)}")
+        raise ValueError("it has no keys")
     return {str(key): value for key, value in config.items()}
 
 
 def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
     """Raises ValueError at the first thing, at or below a key, that no saved config has."""
+    name = key.rpartition(".")[2]
+    if "${" in name or (name.startswith("_") and name not in ("_target_", "_partial_")):
+        raise ValueError(f"{path}: key {key} is of no saved config. Remove it from that file.")
+    if name == "_target_" and not (isinstance(value, str) and (value in targets or _DIFFUSERS.fullmatch(value))):
+        raise ValueError(
+            f"{path}: {key}={value} is no constructor of ddattr's: it could run anything. If you trust it, name it "
+            f"yourself: {key}={value}"
+        )
     if isinstance(value, dict):
-        for name, item in value.items():
-            if not isinstance(name, str) or "${" in name:
-                raise ValueError(f"{path}: key {key}.{name} is none, expected a word. Remove it from that file.")
-            _vet(path, f"{key}.{name}", item, targets)
+        for inner, item in value.items():
+            _vet(path, f"{key}.{inner}", item, targets)
     elif isinstance(value, list):
         for place, item in enumerate(value):
             _vet(path, f"{key}.{place}", item, targets)
@@ -130,11 +142,6 @@ def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
         raise ValueError(f"{path}: {key} is a {type(value).__name__}, expected plain text. Remove it from that file.")
     elif isinstance(value, str) and "${" in value:
         raise ValueError(f"{path}: {key}={value} is an interpolation, expected a value. Write the value in that file.")
-    elif key.rpartition(".")[2] == "_target_" and not (value in targets or _DIFFUSERS.fullmatch(str(value))):
-        raise ValueError(
-            f"{path}: {key}={value} is no constructor of ddattr's. It could run anything. If you trust it, name it "
-            f"yourself: {key}={value}"
-        )
 
 
 @cache

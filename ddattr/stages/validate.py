@@ -32,7 +32,8 @@ def run(run: Run) -> None:
     artifact = run.validation_artifact
     if not artifact.done():
         _check(run)
-    if not artifact.make(run.seed, lambda: _validate(run)):
+        run.save_config()
+    if not run.make(artifact, lambda: _validate(run)):
         print("validate: already done", flush=True)
     print(f"validate: tables in {artifact.folder}, figures in {artifact.folder / 'figures'}")
     print("\n".join(findings(artifact.folder)))
