@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from ddattr.attribution.background import Background
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddattr.attribution.background import Background
 from ddattr.attribution.influence import pull
 from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook

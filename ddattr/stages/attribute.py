@@ -19,6 +19,7 @@ def run(run: Run) -> None:
 
 def _attribute(run: Run) -> None:
     run.warn()
+    run.write_units()
     artifact = run.attribution_artifact
     shards = artifact.folder / "shards" / artifact.fingerprint  # of this config: those of another are not taken up
     module = run.build(

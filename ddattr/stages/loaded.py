@@ -100,7 +100,7 @@ class Loaded:
 
     @cached_property
     def attributions(self) -> pd.DataFrame:
-        """What to read first: the units of every query in the order of their support, with the test's p, q, z."""
+        """What to read first: a row a query and unit that matters (its q is at most `significance.level`)."""
         return self._table("attributions.parquet")
 
     @cached_property

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_text
+from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, differs, text
 
@@ -176,9 +176,19 @@ class Run(Builder):
         return network
 
     def write_codebook(self) -> None:
-        """The codebook's artifact, by whichever stage comes first."""
+        """The codebook's artifact, and what its units are, by whichever stage comes first."""
         artifact = self.codebook_artifact
-        artifact.make(self.seed, lambda: save_json(artifact.folder / "codebook.json", artifact.config))
+
+        def work() -> None:
+            save_json(artifact.folder / "codebook.json", artifact.config)
+            self.write_units()
+
+        artifact.make(self.seed, work)
+
+    def write_units(self) -> None:
+        """units.parquet, unless it is there: a run that an older version began has none."""
+        if first_process() and not (path := self.root / "units.parquet").is_file():
+            save_table(path, self.data.unit_table())
 
     def predict(self, trainer, module, parts: int, key: str) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.
