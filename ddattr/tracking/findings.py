@@ -45,7 +45,7 @@ def metrics(folder: Path) -> dict[str, float]:
         for row in table.to_dict("records"):
             parts = [str(row[column]) for column in names if (column, row[column]) != ("measure", "norm")]
             parts += [row["statistic"]] if row["statistic"] != name else []
-            found["/".join([name, *parts])] = row[value]
+            found["/".join([name, *parts])] = float(row[value])
     return found
 
 

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,6 +19,7 @@ from ddattr.artifacts import save_table
 from ddattr.tracking.figures.style import STYLE, save_figure
 
 
+@runtime_checkable
 class FigureModule(Protocol):
     """What a module of this folder has."""
 

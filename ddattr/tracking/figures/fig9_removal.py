@@ -23,7 +23,7 @@ COLOURS = (BLUE, ORANGE, GREEN, SKY, RED)  # of sizes
 def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     """Rows of methods with a dot a size, and a point for every set that was removed."""
     removed, rows = load_table(root / "validation" / "removal.csv"), distances(root)
-    sizes = sorted(removed["size"].unique())
+    sizes = sorted(removed["size"].unique().tolist())
     methods = by_value(rows[rows["size"] == sizes[-1]])
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 1.1 + (ROW + 0.03) * max(6, len(methods))))
     for place, size in enumerate(sizes):
