@@ -58,7 +58,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
         axis.set_xticks(ticks := _ticks(table[x].unique()), [f"{tick:,}" for tick in ticks])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=2)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.035 * (1 + len(labels) // 2)))
+    figure.tight_layout(rect=(0, 0, 1, 0.98 - 0.032 * ((len(labels) + 1) // 2)))
     return figure, table
 
 
