@@ -5,10 +5,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ddattr.artifacts import load_table
 from ddattr.tracking.figures.forest import ROW, by_value, forest, reference
-from ddattr.tracking.figures.style import BLUE, GREEN, ORANGE, WIDTH, zero
+from ddattr.tracking.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, zero
 from ddattr.tracking.figures.words import interval, means
 
 CAPTION = (
@@ -26,7 +27,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     pull = summary[(summary.statistic == "spearman") & (summary.target == "pull")]
     methods = by_value(top)
     size = (WIDTH, 1.1 + (ROW + 0.03) * len(methods))
-    figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=[1, 0.85, 1.1])
+    figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=[1, 0.85, 1.1], layout="constrained")
     for target, colour, shift in (("loss", BLUE, 0.16), ("distance", ORANGE, -0.16)):
         _rows(axes[0], top[top.target == target], methods, colour, shift, f"effect on {target}")
     _rows(axes[1], pull, methods, GREEN, 0.0, "effect on pull")
@@ -39,8 +40,9 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     axes[2].set(xlabel="a group's pull,\nfirst order", ylabel="by retraining without it")
     axes[2].locator_params(nbins=5)
     handles = [handle for axis in axes[:2] for handle in axis.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="upper center", ncols=3)
-    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    if "another_seed" in set(summary.method):
+        handles.append(Line2D([], [], color=GREY, linestyle="--", label="another seed"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure, summary
 
 

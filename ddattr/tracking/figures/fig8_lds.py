@@ -24,14 +24,13 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     panels = [(key, rows) for key, rows in summary.groupby(["target", "queries"], sort=False)]
     methods = by_value(summary)
     size = (WIDTH, 1.15 + ROW * len(methods))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, ((target, queries), rows) in zip(axes[0], panels, strict=True):
         forest(axis, rows, methods, values=True)
         reference(axis, rows.ceiling.iloc[0], "ceiling: noise of the seeds", RED)
         axis.set(title=f"{target},\n{queries} queries", xlabel="LDS")
     if handles := axes[0][0].get_legend_handles_labels()[0]:
-        figure.legend(handles=handles, loc="upper center")
-    figure.tight_layout(rect=(0, 0, 1, 0.98), w_pad=1.5)
+        figure.legend(handles=handles, loc="outside upper center")
     return figure, summary
 
 
