@@ -6,7 +6,6 @@ import pytest
 from ddattr.artifacts import save_table
 from ddattr.tracking.findings import findings, metrics
 
-
 COLUMNS = ["truth", "kind", "share", "copies", "target", "queries", "removed", "test", "level"]
 COLUMNS += ["method", "measure", "size", "statistic"]  # of summaries, in their order, before the numbers
 
