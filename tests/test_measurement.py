@@ -5,6 +5,8 @@ from collections import deque
 import pytest
 import torch
 from conftest import LinearDenoiser
+from ddattr.validation.lds import lds
+from ddattr.validation.measurement import Measurement
 
 from ddattr.attribution.influence import Response
 from ddattr.attribution.jacobian import first_order
@@ -14,11 +16,9 @@ from ddattr.diffusion.inversion import inverted
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDIM, DDPM, trajectory
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.validation.lds import lds
-from ddattr.validation.measurement import Measurement
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
-WORDS = Codebook(40, 8, 3).codewords(torch.arange(40))
+CODEWORDS = Codebook(40, 8, 3).codewords(torch.arange(40))
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -153,18 +153,18 @@ def test_more_members_a_step_than_there_are_are_all_of_them(make_measured, netwo
 
 def test_ablations_of_one_step_are_the_first_order(measured, ensemble, networks):
     """And the mean picture of those that never saw the unit, less the factual."""
-    found = measured.ablations(ensemble, WORDS)
-    first = Response(measured.jacobian(networks, None)).displacement(WORDS)
+    found = measured.ablations(ensemble, CODEWORDS)
+    first = Response(measured.jacobian(networks, None)).displacement(CODEWORDS)
     torch.testing.assert_close(found, first, rtol=1e-4, atol=1e-5)
     alone = torch.stack([step_of(measured, network) for network in networks])
-    expected = torch.stack([alone[~word].mean(0) - measured.factual for word in WORDS])
+    expected = torch.stack([alone[~word].mean(0) - measured.factual for word in CODEWORDS])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_of_one_step_the_sets_scores_add_up_to_their_exact_displacement(measured, ensemble, networks):
     """So that their self LDS is 1."""
     response = measured.jacobian(networks, None)
-    removed, _, exact, first = measured.reweighted(ensemble, response, WORDS, randn(40, *SHAPE, seed=1), 30)
+    removed, _, exact, first = measured.reweighted(ensemble, response, CODEWORDS, randn(40, *SHAPE, seed=1), 30)
     torch.testing.assert_close(removed.float() @ first, exact, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(lds(first, exact, removed), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.02)
 
@@ -173,34 +173,34 @@ def test_of_one_step_the_sets_scores_add_up_to_their_exact_displacement(measured
 def test_sets_are_of_three_units_whose_contrasts_are_summed_however_many_units_there_are(
     measured, ensemble, networks, units, size
 ):
-    words = Codebook(units, 8, 3).codewords(torch.arange(units))
+    codewords = Codebook(units, 8, 3).codewords(torch.arange(units))
     response = measured.jacobian(networks, None)
-    removed, weights, _, _ = measured.reweighted(ensemble, response, words, randn(units, *SHAPE, seed=1), 20)
+    removed, weights, _, _ = measured.reweighted(ensemble, response, codewords, randn(units, *SHAPE, seed=1), 20)
     assert removed.shape == (20, units)
     assert (removed.sum(1) == size).all()
     assert len({tuple(mask.tolist()) for mask in removed}) > (5 if units > 3 else 0)
     for mask, row in zip(removed, weights, strict=True):
-        torch.testing.assert_close(row, 1 / 8 + sum(contrast(words[i]) for i in mask.nonzero()[:, 0]))
+        torch.testing.assert_close(row, 1 / 8 + sum(contrast(codewords[i]) for i in mask.nonzero()[:, 0]))
     torch.testing.assert_close(weights.sum(1), torch.ones(20))
 
 
 def test_weights_move_by_the_length_of_three_contrasts(measured, ensemble, networks):
     """Contrasts are orthogonal on average: three are as long as root 3 times one."""
-    words = Codebook(56, 8, 3).codewords(torch.arange(56))
+    codewords = Codebook(56, 8, 3).codewords(torch.arange(56))
     _, weights, _, _ = measured.reweighted(
-        ensemble, measured.jacobian(networks, None), words, randn(56, *SHAPE, seed=1), 200
+        ensemble, measured.jacobian(networks, None), codewords, randn(56, *SHAPE, seed=1), 200
     )
     moved = (weights - 1 / 8).square().sum(1).mean()
-    one = contrast(words).square().sum(1).mean()
+    one = contrast(codewords).square().sum(1).mean()
     assert moved / one == pytest.approx(3, rel=0.25)
 
 
 def test_the_direction_is_that_to_the_nearest_unit(measured, ensemble, networks):
     """Removing three units of eight, along the direction from each picture to the image next to it."""
     images = randn(8, *SHAPE, seed=1)
-    words = Codebook(8, 8, 3).codewords(torch.arange(8))
-    removed, _, exact, first = measured.reweighted(ensemble, measured.jacobian(networks, None), words, images, 20)
-    moved = measured.ablations(ensemble, words)  # of one step they add up
+    codewords = Codebook(8, 8, 3).codewords(torch.arange(8))
+    removed, _, exact, first = measured.reweighted(ensemble, measured.jacobian(networks, None), codewords, images, 20)
+    moved = measured.ablations(ensemble, codewords)  # of one step they add up
     for q, picture in enumerate(measured.factual):
         near = min(images, key=lambda image: (image - picture).norm())
         along = (moved[:, q] * (near - picture)).flatten(1).sum(1) / (near - picture).norm()
@@ -211,8 +211,8 @@ def test_the_direction_is_that_to_the_nearest_unit(measured, ensemble, networks)
 
 def test_sets_have_an_address_and_the_response_does_not_move_the_exact_ones(measured, ensemble, networks):
     response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
-    one = measured.reweighted(ensemble, response, WORDS, images, 10)
-    other = measured.reweighted(ensemble, 2 * response, WORDS, images, 20)
+    one = measured.reweighted(ensemble, response, CODEWORDS, images, 10)
+    other = measured.reweighted(ensemble, 2 * response, CODEWORDS, images, 20)
     assert torch.equal(other[0][:10], one[0])
     torch.testing.assert_close(other[2][:10], one[2])
     torch.testing.assert_close(other[3], 2 * one[3])
@@ -221,10 +221,10 @@ def test_sets_have_an_address_and_the_response_does_not_move_the_exact_ones(meas
 def test_of_one_step_a_set_s_pull_is_that_of_its_exact_displacement(measured, ensemble, networks):
     response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
     removed = torch.arange(40) % 9 == 0
-    weights = ensemble.uniform + contrast(WORDS[removed]).sum(0)
+    weights = ensemble.uniform + contrast(CODEWORDS[removed]).sum(0)
     for q in range(3):
         moved = ensemble.pictures(weights[None], SEEDS, measured.reverse, SHAPE)[0, q] - measured.factual[q]
-        first, exact = measured.set_pull(removed, moved, q, response, WORDS, images)
+        first, exact = measured.set_pull(removed, moved, q, response, CODEWORDS, images)
         assert first == pytest.approx(exact, rel=1e-4, abs=1e-5)
         toward = images[removed].mean(0) - measured.factual[q]
         assert exact == pytest.approx(-float((moved * toward).sum() / toward.norm()), rel=1e-4, abs=1e-5)
@@ -234,11 +234,11 @@ def test_a_set_of_one_unit_has_that_unit_s_pull(measured, networks):
     """Positive when removal moves the picture away from it."""
     response, images = measured.jacobian(networks, None), randn(40, *SHAPE, seed=1)
     removed = torch.arange(40) == 7
-    moved = first_order(response, contrast(WORDS[removed]))[0]
+    moved = first_order(response, contrast(CODEWORDS[removed]))[0]
     away = measured.factual[0] - images[7]
-    first, exact = measured.set_pull(removed, moved[0], 0, response, WORDS, images)
+    first, exact = measured.set_pull(removed, moved[0], 0, response, CODEWORDS, images)
     assert first == pytest.approx(exact, rel=1e-4)
-    assert measured.set_pull(removed, away, 0, response, WORDS, images)[1] == pytest.approx(
+    assert measured.set_pull(removed, away, 0, response, CODEWORDS, images)[1] == pytest.approx(
         float(away.norm()), rel=1e-5
     )
 
@@ -247,8 +247,8 @@ def test_over_many_steps_the_first_order_predicts_the_sign_and_not_the_size(make
     """So that the exactness above is the sampler's, not the test's."""
     measured = make_measured(steps=20)
     assert measured.reverse != DDIM(1).reverse(measured.process)
-    first = Response(measured.jacobian(networks, None)).displacement(WORDS)
-    exact = measured.ablations(ensemble, WORDS)
+    first = Response(measured.jacobian(networks, None)).displacement(CODEWORDS)
+    exact = measured.ablations(ensemble, CODEWORDS)
     assert torch.nn.functional.cosine_similarity(first.flatten(2), exact.flatten(2), dim=2).median() > 0.8
     assert not torch.allclose(first, exact, rtol=0.01, atol=1e-3)
 
@@ -267,7 +267,7 @@ def test_pictures_without_a_tape_are_made_again_on_one_of_their_own(make_measure
         measured.real,
         noise_tape(range(3), 6, SHAPE),
     )
-    step, w = 1e-2, contrast(WORDS[:2])
+    step, w = 1e-2, contrast(CODEWORDS[:2])
     ends = [
         deque(trajectory(ensemble.weighted(ensemble.uniform + sign * step * w), measured.reverse, tape), 1)[0]
         for sign in (1, -1)

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from ddattr.validation.removal import best, removals
+from ddattr.validation.retraining import Validation
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.codebook import Codebook
-from ddattr.validation.removal import best, removals
-from ddattr.validation.retraining import Validation
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, PEERS
+from ddattr.validation.retraining import Validation
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.codebook import Codebook
-from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, PEERS
-from ddattr.validation.retraining import Validation
 
 BOOK = Codebook(30, 8, 3)
 LABELS = torch.arange(30) % 5 + 2  # sets are named by any number

@@ -4,23 +4,23 @@ import pandas as pd
 import pytest
 import torch
 from conftest import bends
+from ddattr.validation.lds import lds
+from ddattr.validation.part import Part
 from torch import nn
 
 from ddattr.artifacts import save_tensors
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel
-from ddattr.attribution.denoised import along_own, denoised
-from ddattr.attribution.influence import nearness
+from ddattr.attribution.denoising import denoised, distinctive
+from ddattr.attribution.influence import similarity
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.units import means
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation import methods, peers, scores
-from ddattr.validation.lds import lds
-from ddattr.validation.part import Part
 
 SHAPE, SEEDS = (1, 4, 4), [4, 0, 9]
-WORDS = Codebook(20, 8, 3).codewords(torch.arange(20))
+CODEWORDS = Codebook(20, 8, 3).codewords(torch.arange(20))
 UNIT_OF = torch.tensor([0, 1, 2, 1, 3, 4, 0, 5, 5, 5])  # ten pictures, six units
 
 
@@ -105,17 +105,17 @@ def test_a_table_gives_no_more_queries_than_are_asked_for():
 
 def test_the_ensemble_s_loss_and_its_members_losses(gram, features):
     """The members' own losses are the diagonal: without the units' own members a picture is denoised worse."""
-    found = scores.of_loss(gram, WORDS, features, randn(20, 3))
-    torch.testing.assert_close(found["loss"], loss_change(gram, WORDS))
+    found = scores.of_loss(gram, CODEWORDS, features, randn(20, 3))
+    torch.testing.assert_close(found["loss"], loss_change(gram, CODEWORDS))
     own = gram.diagonal(dim1=1, dim2=2)
-    expected = [own[:, ~word].mean(1) - own[:, word].mean(1) for word in WORDS]
+    expected = [own[:, ~word].mean(1) - own[:, word].mean(1) for word in CODEWORDS]
     torch.testing.assert_close(found["member_loss"], torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
 def test_no_surrogate_adjusts_nothing(gram, features):
-    found = scores.of_loss(gram, WORDS, features, torch.zeros(20, 3, dtype=torch.float64))
+    found = scores.of_loss(gram, CODEWORDS, features, torch.zeros(20, 3, dtype=torch.float64))
     torch.testing.assert_close(found["adjusted"], found["member_loss"])
-    other = scores.of_loss(gram, WORDS, features, randn(20, 3))
+    other = scores.of_loss(gram, CODEWORDS, features, randn(20, 3))
     assert not torch.allclose(other["adjusted"], found["adjusted"])
 
 
@@ -129,31 +129,31 @@ def test_no_surrogate_adjusts_nothing(gram, features):
     ],
 )
 def test_there_are_as_many_datamodels_as_features_allow(gram, features, kinds, names):
-    found = scores.of_loss(gram, WORDS, {kind: features[kind] for kind in kinds}, randn(20, 3))
+    found = scores.of_loss(gram, CODEWORDS, {kind: features[kind] for kind in kinds}, randn(20, 3))
     assert set(found) == {"loss", "member_loss", "adjusted"} | names
     assert all(score.shape == (20, 3) and score.isfinite().all() for score in found.values())
 
 
 def test_datamodels_are_kernel_ridges_on_cosine_distances_and_both_on_their_products(features):
     outputs = randn(8, 3)
-    found = scores.datamodels(outputs, WORDS, features)
+    found = scores.datamodels(outputs, CODEWORDS, features)
     kernels, near = [], []
     for units, queries in features.values():
         one, other = units / units.norm(dim=1, keepdim=True), queries / queries.norm(dim=1, keepdim=True)
         kernels.append(rbf_kernel(one))
-        near.append(nearness((2 - 2 * one @ other.T).sqrt()))
+        near.append(similarity((2 - 2 * one @ other.T).sqrt()))
     priors = {"datamodel": (kernels[0], near[0]), "datamodel_trak": (kernels[1], near[1])}
     priors["datamodel_both"] = kernels[0] * kernels[1], near[0] * near[1]
     assert set(found) == set(priors)
     for name, (kernel, relevant) in priors.items():
-        torch.testing.assert_close(found[name], kernel_ridge(outputs, WORDS, kernel, relevant).effects)
+        torch.testing.assert_close(found[name], kernel_ridge(outputs, CODEWORDS, kernel, relevant).effects)
 
 
 def test_datamodels_are_blind_to_the_length_of_features(features):
     outputs = randn(8, 3)
     longer = {kind: (2 * units, 7 * queries) for kind, (units, queries) in features.items()}
-    for name, effects in scores.datamodels(outputs, WORDS, longer).items():
-        torch.testing.assert_close(effects, scores.datamodels(outputs, WORDS, features)[name], rtol=1e-6, atol=1e-8)
+    for name, effects in scores.datamodels(outputs, CODEWORDS, longer).items():
+        torch.testing.assert_close(effects, scores.datamodels(outputs, CODEWORDS, features)[name], rtol=1e-6, atol=1e-8)
 
 
 def test_similarities_are_those_that_ask_no_model_at_all():
@@ -175,9 +175,9 @@ def test_real_pictures_have_similarities_that_need_no_tape(images, asked):
 def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_of_other_units(images, asked):
     """The definition: minus what w_i . response moves along what is the unit's own, exact in the weights."""
     response, code = randn(8, 3, *SHAPE), Codebook(6, 8, 3)
-    words = code.codewords(torch.arange(6))
+    codewords = code.codewords(torch.arange(6))
     found = scores.of_denoising(response, asked, images[:6], code, 0.5)
-    moved = torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2)
+    moved = torch.einsum("un,nq...->uq...", contrast(codewords).double(), response.double()).flatten(2)
     own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)
     torch.testing.assert_close(found["denoised"], -torch.einsum("uqp,up->uq", moved, own), rtol=1e-4, atol=1e-6)
     plain = scores.of_denoising(response, asked, images[:6], code, 0.0)
@@ -186,14 +186,14 @@ def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_o
 
 
 def test_part_of_the_ensemble_is_scored_as_an_ensemble_of_its_own(process, images, asked, features):
-    """Every method from its own module, on the members' own words."""
-    networks, part = bends(8), Part(torch.tensor([1, 2, 5, 7]), WORDS)
+    """Every method from its own module, on the members' own codewords."""
+    networks, part = bends(8), Part(torch.tensor([1, 2, 5, 7]), CODEWORDS)
     few, draws = Ensemble([networks[k] for k in (1, 2, 5, 7)]), loss_draws(3, process, SHAPE, seed=0)
     response, gram = denoised(few, process, asked, *draws), residual_gram(few, process, asked, *draws)
     unit_images = randn(20, *SHAPE, seed=8).float()
     found = scores.of_part(part, response, gram, asked, unit_images, 0.5)
     assert set(found) == {"denoised", "denoised_posterior", "loss"}
-    by = part.measured(along_own(response, unit_images), -pixel(asked, unit_images).double(), 0.5)
+    by = part.measured(distinctive(response, unit_images), -pixel(asked, unit_images).double(), 0.5)
     assert torch.equal(found["denoised"], by.plain)
     assert torch.equal(found["denoised_posterior"], by.posterior)
     told = part.told[:, 0]
@@ -201,7 +201,7 @@ def test_part_of_the_ensemble_is_scored_as_an_ensemble_of_its_own(process, image
     torch.testing.assert_close(found["loss"], part.loss_change(gram))
     assert all((score[~told] == 0).all() for score in found.values())
     whole = denoised(Ensemble(networks), process, asked, *draws)  # centred over all: a contrast does not see it
-    other = part.measured(along_own(whole[part.members], unit_images), -pixel(asked, unit_images).double(), 0.5)
+    other = part.measured(distinctive(whole[part.members], unit_images), -pixel(asked, unit_images).double(), 0.5)
     torch.testing.assert_close(found["denoised_posterior"], other.posterior, rtol=1e-4, atol=1e-6)
 
 
