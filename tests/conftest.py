@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,14 +23,18 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ddattr import cli
+from ddattr.attribution.agreement import spearman
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import Source, digits, first
+from ddattr.data.source import Source
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
 from ddattr.diffusion.noise import Stream, seeded_torch
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages import train
 from ddattr.stages.run import Run
+from ddattr.validation.intervals import joint_resamples, percentiles
 
 torch.set_num_threads(1)
 settings.register_profile("law", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -42,6 +47,30 @@ def row(table: pd.DataFrame, **names) -> pd.Series:
     found = table[(table[list(names)] == pd.Series(names)).all(1)]
     assert len(found) == 1, f"{len(found)} rows of {names}"
     return found.iloc[0]
+
+
+def halves(count: int, units: int, seed: int = 0) -> torch.Tensor:
+    """Random halves of the units."""
+    order = torch.rand(count, units, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    return torch.zeros(count, units, dtype=torch.bool).scatter_(1, order[:, : units // 2], True)
+
+
+def of_pearson(correlation: float) -> float:
+    """Spearman's correlation of normal variables that have this Pearson's. Source: Pearson 1907."""
+    return 6 / math.pi * math.asin(correlation / 2)
+
+
+def joint(
+    predicted: Tensor,
+    target: Tensor,
+    seed: int = 0,
+    resamples: int = 500,
+    level: float = 0.95,
+    correlation: Callable[[Tensor, Tensor], Tensor] = spearman,
+) -> tuple[float, float, float]:
+    """Mean over queries of a correlation over rows, and its interval over both at once, as tables have them."""
+    resampled = joint_resamples(predicted, target, seed, resamples, correlation)
+    return correlation(predicted, target).nanmean().item(), *percentiles(resampled, level)
 
 
 class LinearDenoiser(nn.Module):
@@ -151,8 +180,8 @@ TINY_SIZES = (  # of six members, of any data
     "quality.batch=4",
     "quality.sizes=[1,2,6]",
     "quality.extractor_steps=5",
-    "attribution.draws=50",
-    "attribution.neighbourhoods=[1,2]",
+    "significance.draws=50",
+    "significance.neighbourhoods=[1,2]",
 )
 TINY = (
     "experiment=digits_small",
@@ -162,7 +191,7 @@ TINY = (
     "data.clusters=3",
     "attribution.queries=4",
     "attribution.batch=2",
-    "attribution.truth_units=5",
+    "attribution.ablation_units=5",
 )
 SMALL = "digits_small"
 
@@ -321,6 +350,7 @@ def manifest(folder: Path) -> dict:
 
 # The tables' columns, in order: others read them by these names. More may follow, at the end.
 COLUMNS = {
+    "attributions": ["query", "unit", "rank", "p_value", "q_value", "z", "support"],
     "influence": ["unit", "query", "method", "measure", "score", "z", "p_value", "q_value"],
     "sets": ["set", "size", "query", "measure", "score", "z", "p_value", "q_value"],
     "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
@@ -333,7 +363,7 @@ COLUMNS = {
 METHODS = [
     "jvp",
     "jvp_gls",
-    "posterior",
+    "jvp_posterior",
     "denoised",
     "denoised_gls",
     "denoised_posterior",

@@ -74,6 +74,7 @@ def test_relative_error_is_the_length_of_the_difference_over_that_of_the_truth()
     torch.testing.assert_close(relative_error(x, y), torch.stack(expected))
     torch.testing.assert_close(relative_error(torch.zeros_like(y), y), torch.ones(2))
     assert (relative_error(y, y) == 0).all()
+    torch.testing.assert_close(relative_error(1.25 * y, y), torch.full((2,), 0.25))
 
 
 def test_the_bootstrap_interval_covers_the_mean():

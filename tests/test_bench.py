@@ -8,25 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import LinearDenoiser
-from torch import nn
-
-from ddattr.attribution.agreement import spearman
-from ddattr.attribution.background import Background
-from ddattr.attribution.baselines import pixel
-from ddattr.attribution.datamodel import subset_means
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import Response, gram, nearness, norm, projections, pull
-from ddattr.attribution.loss import loss_change, residual_gram
-from ddattr.attribution.posterior import measured
-from ddattr.attribution.power import expected_power
-from ddattr.attribution.significance import norm_significance, set_significance
-from ddattr.codebook import Codebook, contrast
-from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import Source
-from ddattr.diffusion.sampler import DDPM
-from ddattr.ensemble.ensemble import Ensemble
-from ddattr.meter import Meter
-from ddattr.validation import measures, proof, tables
 from ddattr.validation.bench import Bench
 from ddattr.validation.groups import top_one
 from ddattr.validation.growth import growth
@@ -35,6 +16,25 @@ from ddattr.validation.measurement import Measurement
 from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, SIMILARITY
 from ddattr.validation.part import Part
 from ddattr.validation.retraining import Training, Validation
+from torch import nn
+
+from ddattr.attribution.agreement import spearman
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.gls import LeaveOneOutGLS
+from ddattr.attribution.influence import Response, gram, norm, projections, pull, similarity
+from ddattr.attribution.loss import loss_change, residual_gram
+from ddattr.attribution.posterior import measured
+from ddattr.attribution.power import expected_power
+from ddattr.attribution.significance import norm_significance, set_significance
+from ddattr.codebook import Codebook, contrast
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.source import Source
+from ddattr.diffusion.sampler import DDPM
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.meter import Meter
+from ddattr.validation import measures, proof, tables
 from ddattr.validation.scores import datamodels, of_part
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]
@@ -151,7 +151,7 @@ def test_power_is_of_the_set_that_most_of_the_ten_nearest_have_and_of_every_leng
 
     null, nearest = BOOK.sample_phantoms(bench.phantoms, bench.seed), (alike.argmax(0), torch.arange(3))
     for name, response in (("norm", bench.response), ("denoised_norm", bench.denoised)):
-        z, _ = norm_significance(*(norm(gram(response), words) for words in (bench.words, null)))
+        z, _ = norm_significance(*(norm(gram(response), codewords) for codewords in (bench.codewords, null)))
         assert table.z_nearest[name] == pytest.approx(z[nearest].mean().item())
 
 
@@ -164,7 +164,7 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(pla
         pictures, expected = queries.asked[where], {}
         given = {"features": (units, features[where]), "trak": (units.exp(), features[where].exp())}
         for size in (5, 4):
-            part = Part.draw(size, bench.words, bench.seed)
+            part = Part.draw(size, bench.codewords, bench.seed)
             few = Ensemble([ensemble.members[k] for k in part.members.tolist()])
             gram = residual_gram(few, queries.process, pictures, queries.times, queries.noise)
             scored = datamodels(-gram.diagonal(dim1=1, dim2=2).T, part.bits, given)
@@ -237,7 +237,7 @@ def test_the_first_order_of_a_whole_group_is_held_against_retraining_without_it(
     lost = torch.stack([EFFECTS[:, label == LABELS].sum(1) for label in range(3)], 1)  # (seeds, groups, 4)
     expected = (-step.b * lost)[:, :, None].expand(-1, -1, 3, -1).reshape(2, 3, 3, *SHAPE)
     torch.testing.assert_close(bench.groups_truth, expected, rtol=1e-4, atol=1e-4)
-    weights = torch.stack([contrast(bench.words[label == LABELS]).sum(0) for label in range(3)])
+    weights = torch.stack([contrast(bench.codewords[label == LABELS]).sum(0) for label in range(3)])
     foreseen = torch.linalg.pinv(weights) @ expected.mean(0).flatten(1)
     bench.response = foreseen.reshape(8, 3, *SHAPE)
     table, summary = tables.sets(bench)
@@ -338,29 +338,29 @@ def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(plan,
     denoised = queries.denoised(ensemble, pictures)
     gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
     distance = -pixel(pictures, units).double()
-    others = Background(bench.words, nearness(distance), bench.background)
+    others = LeaveOneOutGLS(bench.codewords, similarity(distance), bench.background)
     assert (made - pictures).abs().max() > 0.1
     bright = torch.cat(
         [projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask) for q, mask in enumerate(made > 0)], 2
     )
     mapped = (randn(4, 3, seed=21).T @ x.flatten(-3)[..., None] for x in (response, made, units))
     along = {
-        "denoised_gls": along_own(denoised, units),
+        "denoised_gls": distinctive(denoised, units),
         "denoised_toward": projections(denoised, pictures, units),
         "jvp_gls": projections(response, made, units),
-        "jvp_own": along_own(response, units),
+        "jvp_own": distinctive(response, units),
         "jvp_feature": projections(*(x[..., None] for x in mapped)),
         "jvp_region": bright,
     }
-    expected = {name: pull(others.discount(answers), bench.words) for name, answers in along.items()}
+    expected = {name: pull(others.adjust(answers), bench.codewords) for name, answers in along.items()}
     for method, name in (("jvp_gls", "posterior"), ("denoised_gls", "denoised_posterior")):
         expected[name] = measured(along[method], others, BOOK, distance)[2]
     for name, answers in (("jvp_norm", response), ("denoised_norm", denoised)):
-        expected[name] = Response(answers).displacement(bench.words).flatten(2).norm(dim=2)
+        expected[name] = Response(answers).displacement(bench.codewords).flatten(2).norm(dim=2)
     expected |= {
-        "loss": loss_change(gram, bench.words),
+        "loss": loss_change(gram, bench.codewords),
         "pixel": -distance,
-        "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, bench.words),
+        "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, bench.codewords),
     }
     assert set(table.method) == {*expected, "feature"}
     for name, score in expected.items():
@@ -376,9 +376,9 @@ def test_growth_is_of_each_part_and_what_is_foretold_of_the_whole_ensemble(plan,
     alike = pixel(queries.factual, bench.data.unit_images)
     curve = growth(bench, {"generated": {"pixel": alike}}).set_index(["members", "order", "statistic"]).value
 
-    near, along = nearness(-alike.double()), along_own(bench.denoised, bench.data.unit_images)
+    near, along = similarity(-alike.double()), distinctive(bench.denoised, bench.data.unit_images)
     nearest = alike.argsort(0, descending=True)[:3].T[None]
-    answers = Background(bench.words, near, bench.background).discount_sets(near * along, nearest)
+    answers = LeaveOneOutGLS(bench.codewords, near, bench.background).adjust_sets(near * along, nearest)
     _, whole, _ = set_significance(nearest, answers, BOOK, draws=3)
     assert curve[8, 0, "z_nearest:3"] == pytest.approx(whole.mean().item(), rel=1e-5)
     for part, order, _ in bench.parts:

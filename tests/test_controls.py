@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from ddattr.validation.controls import calibration, false_attribution
 
-from ddattr.attribution.background import Background
 from ddattr.attribution.baselines import pixel
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import nearness, pull
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.gls import LeaveOneOutGLS
+from ddattr.attribution.influence import pull, similarity
 from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook
 from ddattr.validation import controls
-from ddattr.validation.controls import calibration, false_attribution
 
 CODE = Codebook(20, 14, 6)
 
@@ -49,16 +49,16 @@ def test_strangers_are_tested_as_units_are():
     sets, level, phantoms = torch.arange(15) % 5, 0.5, 400
     found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, phantoms, background=0.8)
     found = found.pivot(index="redraw", columns="test", values="rejected")
-    near = nearness(-pixel(factual, strangers))
+    near = similarity(-pixel(factual, strangers))
     for redraw in (0, 1):
         code = Codebook(15, 14, 6, CODE.seed + 1 + redraw)
-        words, along = code.codewords(torch.arange(15)), along_own(response, strangers)
-        others = Background(words, near, 0.8)
-        answers = others.discount(along)
-        _, p = pull_significance(pull(answers, words), answers, code.sample_phantoms(phantoms, redraw), code)
+        codewords, along = code.codewords(torch.arange(15)), distinctive(response, strangers)
+        others = LeaveOneOutGLS(codewords, near, 0.8)
+        answers = others.adjust(along)
+        _, p = pull_significance(pull(answers, codewords), answers, code.sample_phantoms(phantoms, redraw), code)
         assert found.unit[redraw] == pytest.approx((p <= level).double().mean().item())
         groups = torch.stack([(sets == s).nonzero()[:, 0] for s in range(5)])[:, None].expand(-1, 4, -1)
-        _, _, p = set_significance(groups, others.discount_sets(near * along, groups), code, 1000, redraw)
+        _, _, p = set_significance(groups, others.adjust_sets(near * along, groups), code, 1000, redraw)
         assert found.label[redraw] == pytest.approx((p <= level).double().mean().item())
 
 

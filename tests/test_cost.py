@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-
-from ddattr.codebook import Codebook
 from ddattr.validation.cost import costs
 from ddattr.validation.retraining import Validation
+
+from ddattr.codebook import Codebook
 
 
 @pytest.fixture

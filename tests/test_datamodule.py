@@ -5,7 +5,9 @@ import torch
 
 from ddattr.data import units as grouping
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import Source, digits, first
+from ddattr.data.source import Source
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
 
 
 @pytest.fixture

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+<<<<<<< HEAD
 from ddattr.attribution.denoised import along_own, denoised
 
+=======
+
+from ddattr.attribution.denoising import denoised, distinctive
+>>>>>>> h4
 from ddattr.attribution.influence import Response, displacement_scores, projections, pull
 from ddattr.attribution.loss import loss_draws
 from ddattr.codebook import Codebook, ablation
@@ -32,7 +37,7 @@ def test_linear_denoisers_have_a_closed_form(make_linear, process):
 
 def test_an_ablation_is_exact_in_it(make_unets, process, pictures):
     """No first order: the ensemble without a unit denoises to exactly this much else."""
-    ensemble, words = Ensemble(make_unets(4)).double(), CODE.codewords(torch.arange(6))
+    ensemble, codewords = Ensemble(make_unets(4)).double(), CODE.codewords(torch.arange(6))
     x, (times, noise) = pictures.double(), loss_draws(3, process, LARGE, 1)
 
     def estimate(weights):
@@ -42,8 +47,8 @@ def test_an_ablation_is_exact_in_it(make_unets, process, pictures):
             total = total + ensemble.weighted(weights)(noisy, int(t)) / len(times)
         return total
 
-    moved = Response(denoised(ensemble, process, x, times, noise)).displacement(words)
-    expected = estimate(ensemble.uniform[None].double()) - estimate(ablation(words).double())
+    moved = Response(denoised(ensemble, process, x, times, noise)).displacement(codewords)
+    expected = estimate(ensemble.uniform[None].double()) - estimate(ablation(codewords).double())
     torch.testing.assert_close(moved, expected)
 
 
@@ -52,23 +57,23 @@ def test_along_the_units_own_a_member_is_asked_about_its_images_less_the_mean_an
     response, units = noise_tape(range(15), 0, LARGE)[0].reshape(5, 3, *LARGE), noise_tape(range(6), 0, LARGE)[0]
     own = units.double() - units.double().mean(0)
     expected = torch.einsum("nqchw,uchw->nuq", response.double(), own) / own.flatten(1).norm(dim=1)[:, None]
-    found = along_own(response, units)
+    found = distinctive(response, units)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(along_own(response, units + 3 * units[0]), found, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(along_own(response, 1e-3 * units), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(distinctive(response, units + 3 * units[0]), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(distinctive(response, 1e-3 * units), found, rtol=1e-4, atol=1e-5)
     middle = torch.cat([units, units.mean(0, keepdim=True)])  # of a seventh unit only rounding is left
-    torch.testing.assert_close(along_own(response, middle)[:, :6], found, rtol=1e-4, atol=1e-5)
-    assert (along_own(response, middle)[:, 6] == 0).all()
-    assert (along_own(response, units[:1]) == 0).all()
-    assert torch.equal(along_own(response, units[:1].expand(6, -1, -1, -1)), torch.zeros(5, 6, 3).double())
+    torch.testing.assert_close(distinctive(response, middle)[:, :6], found, rtol=1e-4, atol=1e-5)
+    assert (distinctive(response, middle)[:, 6] == 0).all()
+    assert (distinctive(response, units[:1]) == 0).all()
+    assert torch.equal(distinctive(response, units[:1].expand(6, -1, -1, -1)), torch.zeros(5, 6, 3).double())
 
 
 def test_its_pull_is_that_of_any_displacement(make_unets, process, pictures):
     response = denoised(Ensemble(make_unets(4)), process, pictures, *loss_draws(3, process, LARGE, 1))
-    words, units = CODE.codewords(torch.arange(6)), noise_tape(range(20, 26), 0, LARGE)[0]
-    expected = displacement_scores(Response(response).displacement(words), pictures, units)["pull"]
-    torch.testing.assert_close(pull(projections(response, pictures, units), words), expected, rtol=1e-4, atol=1e-6)
+    codewords, units = CODE.codewords(torch.arange(6)), noise_tape(range(20, 26), 0, LARGE)[0]
+    expected = displacement_scores(Response(response).displacement(codewords), pictures, units)["pull"]
+    torch.testing.assert_close(pull(projections(response, pictures, units), codewords), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_it_sums_to_0_over_members_and_identical_ones_say_nothing(make_unets, process, pictures):

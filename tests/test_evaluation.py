@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import row
-from scipy import stats
-
-from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
-from ddattr.attribution.influence import displacement_scores
 from ddattr.validation.ceiling import ceiling, reliability
 from ddattr.validation.evaluation import agreement_tables, group_tables, lds_tables
 from ddattr.validation.groups import ndcg
 from ddattr.validation.lds import joint_interval, joint_resamples, lds, lds_resamples, percentiles
+from scipy import stats
+
+from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
+from ddattr.attribution.influence import displacement_scores
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
 NAMES = {"generated": QUERIES, "real": [0, 1]}

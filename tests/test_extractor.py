@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ddattr.data.sources import digits, first
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
 from ddattr.ensemble.extractor import FeatureExtractor, describe, train_extractor
 
 

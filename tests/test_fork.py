@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TINY, manifest
+from ddattr.validation.bench import Bench
 
 from ddattr.artifacts import load_json, load_tensors
-from ddattr.validation.bench import Bench
 
 FORKED = ("training=forked", "training.fork.steps=7")
 SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=5", "validation.replicates=2")

@@ -1,4 +1,4 @@
-"""The background: a unit is weighed as least squares would without it, and its null stays exact whatever others do."""
+"""Leave-one-out GLS: a unit is weighed as least squares would without it; its null is exact whatever others do."""
 
 import pytest
 import torch
@@ -6,12 +6,16 @@ from ddattr.attribution.background import Background
 from hypothesis import given
 from hypothesis import strategies as st
 
+<<<<<<< HEAD
+=======
+from ddattr.attribution.gls import LeaveOneOutGLS
+>>>>>>> h4
 from ddattr.attribution.influence import pull
 from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook
 
 CODE = Codebook(20, 9, 4)
-WORDS = CODE.codewords(torch.arange(20))
+CODEWORDS = CODE.codewords(torch.arange(20))
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -22,13 +26,13 @@ def near(units: int = 20, queries: int = 2) -> torch.Tensor:
     return torch.rand(units, queries, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def restated(words, nearness, share, answers, left_out, q):
+def restated(codewords, similarity, share, answers, left_out, q):
     """Generalised least squares with a constant, from the whole covariance of what is not left out."""
-    n = words.shape[1]
-    x = words.double() - words.double().mean(1, keepdim=True)
-    variance = nearness[:, q] ** 2
+    n = codewords.shape[1]
+    x = codewords.double() - codewords.double().mean(1, keepdim=True)
+    variance = similarity[:, q] ** 2
     size = (variance[:, None] * x**2).sum() / n
-    kept = [j for j in range(len(words)) if j not in left_out]
+    kept = [j for j in range(len(codewords)) if j not in left_out]
     covariance = share * sum(variance[j] * torch.outer(x[j], x[j]) for j in kept) / size
     precision = torch.linalg.inv(covariance + (1 - share) * torch.eye(n, dtype=torch.float64))
     one = torch.ones(n, dtype=torch.float64)
@@ -37,61 +41,63 @@ def restated(words, nearness, share, answers, left_out, q):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_unit_is_weighed_by_least_squares_before_all_others(share):
+def test_a_unit_is_weighed_by_least_squares_with_all_others_discounted(share):
     answers = randn(9, 20, 2)
-    found = Background(WORDS, near(), share).discount(answers)
+    found = LeaveOneOutGLS(CODEWORDS, near(), share).adjust(answers)
     for unit in range(20):
         for q in range(2):
-            expected = restated(WORDS, near(), share, answers[:, unit, q], [unit], q)
+            expected = restated(CODEWORDS, near(), share, answers[:, unit, q], [unit], q)
             torch.testing.assert_close(found[:, unit, q], expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_set_is_weighed_before_all_that_are_not_in_it(share):
+def test_a_set_is_weighed_with_all_that_are_not_in_it_discounted(share):
     answers, sets = randn(9, 20, 2), torch.tensor([[[0, 3, 7], [1, 3, -1]], [[19, -1, -1], [2, 4, 6]]])
-    found = Background(WORDS, near(), share).discount_sets(answers, sets)
+    found = LeaveOneOutGLS(CODEWORDS, near(), share).adjust_sets(answers, sets)
     for s, q in ((0, 0), (0, 1), (1, 0), (1, 1)):
         held = [unit for unit in sets[s, q].tolist() if unit >= 0]
         for place, unit in enumerate(held):
-            expected = restated(WORDS, near(), share, answers[:, unit, q], held, q)
+            expected = restated(CODEWORDS, near(), share, answers[:, unit, q], held, q)
             torch.testing.assert_close(found[:, s, q, place], expected)
 
 
 def test_a_set_of_one_unit_is_the_unit():
-    answers, background = randn(9, 20, 2), Background(WORDS, near())
-    alone = background.discount_sets(answers, torch.arange(20)[:, None, None].expand(-1, 2, -1))
-    torch.testing.assert_close(alone[..., 0], background.discount(answers))
+    answers, gls = randn(9, 20, 2), LeaveOneOutGLS(CODEWORDS, near())
+    alone = gls.adjust_sets(answers, torch.arange(20)[:, None, None].expand(-1, 2, -1))
+    torch.testing.assert_close(alone[..., 0], gls.adjust(answers))
 
 
-def test_without_a_background_scores_are_plain_contrasts():
+def test_without_a_share_of_units_scores_are_plain_contrasts():
     answers = randn(9, 20, 2)
-    torch.testing.assert_close(pull(Background(WORDS, near(), 0.0).discount(answers), WORDS), pull(answers, WORDS))
+    torch.testing.assert_close(
+        pull(LeaveOneOutGLS(CODEWORDS, near(), 0.0).adjust(answers), CODEWORDS), pull(answers, CODEWORDS)
+    )
 
 
 @given(st.integers(0, 19), st.integers(0, CODE.phantoms - 1))
 def test_a_unit_s_own_codeword_is_not_seen(unit, phantom):
-    answers, other = randn(9, 20, 2), WORDS.clone()
+    answers, other = randn(9, 20, 2), CODEWORDS.clone()
     other[unit] = CODE.phantom_codewords(torch.tensor([phantom]))[0]
-    before, after = (Background(words, near()).discount(answers) for words in (WORDS, other))
+    before, after = (LeaveOneOutGLS(codewords, near()).adjust(answers) for codewords in (CODEWORDS, other))
     torch.testing.assert_close(after[:, unit], before[:, unit])
     sets = torch.tensor([[[unit, (unit + 1) % 20]] * 2])
-    before, after = (Background(words, near()).discount_sets(answers, sets) for words in (WORDS, other))
+    before, after = (LeaveOneOutGLS(codewords, near()).adjust_sets(answers, sets) for codewords in (CODEWORDS, other))
     torch.testing.assert_close(after, before)
 
 
 def test_the_null_is_exact_whatever_the_other_units_do():
     """Over every codeword that a unit without influence could hold, its p takes every possible value once; the other
     units move the members as they like."""
-    x = WORDS.double()
+    x = CODEWORDS.double()
     answers = torch.einsum("jn,juq->nuq", x, randn(20, 20, 1, seed=2) * 5)
-    free = torch.cat([WORDS[:1], CODE.phantom_codewords(torch.arange(CODE.phantoms))])
+    free = torch.cat([CODEWORDS[:1], CODE.phantom_codewords(torch.arange(CODE.phantoms))])
     answers[:, 0, 0] = x[1:].T @ randn(19, seed=3) + randn(9, seed=4)  # unit 0 does nothing
     found = []
     for held in range(len(free)):
-        words = torch.cat([free[held : held + 1], WORDS[1:]])
+        codewords = torch.cat([free[held : held + 1], CODEWORDS[1:]])
         others = torch.cat([free[:held], free[held + 1 :]])
-        discounted = Background(words, near(queries=1)).discount(answers)
-        _, p = pull_significance(pull(discounted, words), discounted, others, CODE)
+        adjusted = LeaveOneOutGLS(codewords, near(queries=1)).adjust(answers)
+        _, p = pull_significance(pull(adjusted, codewords), adjusted, others, codewords)
         found.append(p[0, 0])
     expected = torch.arange(1, len(free) + 1).double() / len(free)
     torch.testing.assert_close(torch.stack(found).sort().values, expected)
@@ -104,16 +110,16 @@ def test_the_sets_null_is_exact_whatever_the_other_units_do():
     sets = torch.tensor([[[0, 1, 2]]])
     for seed in range(300):
         code = Codebook(8, 9, 4, seed)
-        words = code.codewords(torch.arange(8))
-        answers = torch.einsum("jn,juq->nuq", words[3:].double(), randn(5, 8, 1, seed=seed) * 5)
-        discounted = Background(words, near(8, 1)).discount_sets(answers, sets)
-        p.append(set_significance(sets, discounted, code, 200, seed)[2])
+        codewords = code.codewords(torch.arange(8))
+        answers = torch.einsum("jn,juq->nuq", codewords[3:].double(), randn(5, 8, 1, seed=seed) * 5)
+        adjusted = LeaveOneOutGLS(codewords, near(8, 1)).adjust_sets(answers, sets)
+        p.append(set_significance(sets, adjusted, code, 200, seed)[2])
     assert abs((torch.stack(p) <= 0.1).double().mean() - 0.1) < 4 * (0.1 * 0.9 / 300) ** 0.5
 
 
 def test_least_squares_have_less_noise_than_contrasts_when_the_others_are_as_said():
     """In closed form, for every unit and query: signal over noise of its weights, noise the covariance without it."""
-    share, x = 0.6, WORDS.double() - WORDS.double().mean(1, keepdim=True)
+    share, x = 0.6, CODEWORDS.double() - CODEWORDS.double().mean(1, keepdim=True)
     gains = []
     for q in range(2):
         variance = near()[:, q] ** 2
@@ -121,7 +127,7 @@ def test_least_squares_have_less_noise_than_contrasts_when_the_others_are_as_sai
         for unit in range(20):
             kept = torch.arange(20) != unit
             noise = share * (x[kept].T * variance[kept]) @ x[kept] / size + (1 - share) * torch.eye(9)
-            own = Background(WORDS, near(), share).discount(x.T[:, :, None].expand(-1, -1, 2))[:, unit, q]
+            own = LeaveOneOutGLS(CODEWORDS, near(), share).adjust(x.T[:, :, None].expand(-1, -1, 2))[:, unit, q]
             gains.append(
                 ((own @ x[unit]) ** 2 / (own @ noise @ own)) / ((x[unit] @ x[unit]) ** 2 / (x[unit] @ noise @ x[unit]))
             )

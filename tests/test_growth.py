@@ -5,25 +5,25 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
-from torch import nn
-
-from ddattr.attribution.power import expected_power
-from ddattr.codebook import Codebook
-from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import Source
-from ddattr.diffusion.sampler import DDPM
 from ddattr.validation.bench import Bench
 from ddattr.validation.growth import _power, growth
 from ddattr.validation.lds import law, lds, noise_ratio
 from ddattr.validation.measurement import Measurement
 from ddattr.validation.part import Part
 from ddattr.validation.retraining import Validation
+from scipy import stats
+from torch import nn
+
+from ddattr.attribution.power import expected_power
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.source import Source
+from ddattr.diffusion.sampler import DDPM
 
 Z = 3 + 1.5 * torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 BOOK, SHAPE, SEEDS = Codebook(25, 8, 2), (1, 2, 2), 3
-WORDS = BOOK.codewords(torch.arange(25))
-PART = Part.draw(5, WORDS, seed=0)
+CODEWORDS = BOOK.codewords(torch.arange(25))
+PART = Part.draw(5, CODEWORDS, seed=0)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -63,7 +63,7 @@ def make_bench(make_linear, process) -> Callable[..., Bench]:
         residual = answers(5, 20, seed=5).transpose(0, 1)
         queries.distances = lambda networks: answers(3, seed=7)
         bench.gram = residual @ residual.mT / 20
-        bench.parts = [(Part(torch.arange(8), WORDS), 0, response), (PART, 0, response[PART.members])]
+        bench.parts = [(Part(torch.arange(8), CODEWORDS), 0, response), (PART, 0, response[PART.members])]
         bench.truth = randn(SEEDS, 12, 3, *SHAPE, seed=8).float()
         bench.half_targets = {"loss": randn(SEEDS, 10, 5, seed=9), "distance": randn(SEEDS, 10, 3, seed=10)}
         return bench
@@ -96,7 +96,9 @@ def test_a_member_s_own_outputs_tell_the_units_that_some_of_the_part_saw_and_oth
     for target, method in (("loss", "member_loss"), ("distance", "member_picture")):
         score = torch.zeros(25, 3, dtype=torch.float64)
         for unit in PART.told[:, 0].nonzero()[:, 0].tolist():
-            saw, did_not = ([k for k in PART.members.tolist() if bool(WORDS[unit, k]) == bit] for bit in (True, False))
+            saw, did_not = (
+                [k for k in PART.members.tolist() if bool(CODEWORDS[unit, k]) == bit] for bit in (True, False)
+            )
             score[unit] = outputs[target][saw].mean(0) - outputs[target][did_not].mean(0)
         expected = lds(score, bench.half_targets[target].mean(0)[:, :3], masks).mean()
         assert found[5, f"lds_{target}_{method}"] == pytest.approx(expected.item())

@@ -8,11 +8,12 @@ from ddattr.attribution.influence import (
     directions,
     displacement_scores,
     gram,
-    nearness,
     norm,
+    pixel_distance,
     projections,
     pull,
     scores,
+    similarity,
 )
 from ddattr.attribution.jacobian import first_order
 from ddattr.codebook import Codebook, contrast
@@ -178,7 +179,7 @@ def test_complementary_codewords_have_opposite_pull_and_equal_norm(response, fac
     if response.offset is not None:
         return
     bits = Codebook(UNITS, MEMBERS, 3).codewords(torch.arange(UNITS))
-    first, second = (scores(response, factual, units, words) for words in (bits, ~bits))
+    first, second = (scores(response, factual, units, codewords) for codewords in (bits, ~bits))
     assert_equal_scores(first, {"pull": -second["pull"], "norm": second["norm"]}, rtol=1e-5, atol=1e-6)
 
 
@@ -187,15 +188,34 @@ def test_pull_subtracts_the_offset():
     torch.testing.assert_close(pull(projected, CODEWORDS, offset), pull(projected, CODEWORDS) - offset)
 
 
-def test_nearness_falls_from_1_with_the_distance_in_the_query_s_median():
+def test_the_distance_in_pixels_is_that_of_the_clipped_picture(units):
+    """Of many near duplicates, too: what is the same is at a distance of exactly 0."""
+    pictures = 2 * randn(QUERIES, *SHAPE, seed=6)
+    found = pixel_distance(pictures, units)
+    for i in range(UNITS):
+        for q in range(QUERIES):
+            torch.testing.assert_close(found[i, q], (units[i] - pictures[q].clamp(-1, 1)).norm())
+    same = randn(1, *SHAPE, seed=7).clamp(-1, 1).float()
+    assert (pixel_distance(same, same.expand(100, *SHAPE)) == 0).all()
+
+
+def test_no_two_distances_become_ties():
+    """Single precision is too coarse where all units are far."""
+    distance = torch.cat([torch.ones(3), torch.tensor([1e-4, 2e-4])])[:, None]
+    found = similarity(distance)
+    assert found.dtype == torch.float64
+    assert found[3] > found[4]
+
+
+def test_similarity_falls_from_1_with_the_distance_in_the_query_s_median():
     distance = torch.linspace(0, 8, 9, dtype=torch.float64)[:, None] * torch.tensor([1.0, 10.0]).double()
-    found = nearness(distance, 0.5)
+    found = similarity(distance, 0.5)
     assert (found[0] == 1).all()
     assert (found.diff(dim=0) < 0).all()
     torch.testing.assert_close(found[4], torch.full((2,), -2.0, dtype=torch.float64).exp())  # at the median
     torch.testing.assert_close(found[:, 0], found[:, 1])
-    torch.testing.assert_close(nearness(distance, 1.0) ** 4, found)
-    assert (nearness(torch.zeros(3, 1)) == 1).all()  # all units are the picture
+    torch.testing.assert_close(similarity(distance, 1.0) ** 4, found)
+    assert (similarity(torch.zeros(3, 1)) == 1).all()  # all units are the picture
 
 
 def test_a_unit_at_0_7_of_the_median_distance_counts_for_a_standard_normal_s_density_at_1():
@@ -203,4 +223,4 @@ def test_a_unit_at_0_7_of_the_median_distance_counts_for_a_standard_normal_s_den
     distance = torch.tensor([0.0, 0.7, 1.0, 1.4, 2.1], dtype=torch.float64)[:, None]
     expected = (-torch.tensor([0.0, 1.0, 1 / 0.7, 2.0, 3.0], dtype=torch.float64).square() / 2).exp()[:, None]
     for median in (1.0, 30.0):
-        torch.testing.assert_close(nearness(median * distance), expected)
+        torch.testing.assert_close(similarity(median * distance), expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from ddattr.data.sources import digits
+from ddattr.data.sources.digits import digits
 from ddattr.ensemble.likeness import nearest, unlikeness, unusual
 
 DIGITS = digits().images

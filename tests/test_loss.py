@@ -11,7 +11,7 @@ from ddattr.codebook import Codebook, ablation, contrast
 from ddattr.ensemble.ensemble import Ensemble
 
 SHAPE = (1, 2, 2)
-WORDS = Codebook(6, 4, 2).codewords(torch.arange(6))
+CODEWORDS = Codebook(6, 4, 2).codewords(torch.arange(6))
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,8 +97,8 @@ def test_a_gram_is_symmetric_and_nowhere_negative(gram):
 def test_the_change_is_the_loss_without_the_unit_less_the_loss_of_all(linear, process, asked, gram):
     """The weights are float32: to 1e-6."""
     whole = loss_of(linear, process, *asked, linear.uniform.double())
-    ablated = [loss_of(linear, process, *asked, u) for u in ablation(WORDS).double()]
-    torch.testing.assert_close(loss_change(gram, WORDS), torch.stack(ablated) - whole, rtol=1e-6, atol=1e-6)
+    ablated = [loss_of(linear, process, *asked, u) for u in ablation(CODEWORDS).double()]
+    torch.testing.assert_close(loss_change(gram, CODEWORDS), torch.stack(ablated) - whole, rtol=1e-6, atol=1e-6)
 
 
 def test_the_change_has_the_sign_of_support(process, asked):
@@ -127,14 +127,14 @@ def test_a_unit_that_no_member_saw_changes_nothing(gram):
 def test_identical_members_have_no_influence_on_the_loss(make_linear, process, asked):
     """Within rounding of 0, relative to the loss."""
     gram = residual_gram(Ensemble([make_linear(1).members[0]] * 4), process, *asked)
-    assert (loss_change(gram, WORDS).abs() < 1e-6 * gram[:, 0, 0]).all()
+    assert (loss_change(gram, CODEWORDS).abs() < 1e-6 * gram[:, 0, 0]).all()
 
 
 def test_permuting_members_changes_nothing(linear, process, asked, gram):
     order = [2, 0, 3, 1]
     permuted = residual_gram(Ensemble([linear.members[k] for k in order]), process, *asked)
     torch.testing.assert_close(permuted, gram[:, order][:, :, order])
-    torch.testing.assert_close(loss_change(permuted, WORDS[:, order]), loss_change(gram, WORDS))
+    torch.testing.assert_close(loss_change(permuted, CODEWORDS[:, order]), loss_change(gram, CODEWORDS))
 
 
 def test_a_picture_does_not_depend_on_its_batch(linear, process, asked, gram):
@@ -150,26 +150,26 @@ def test_the_first_order_is_the_derivative_of_the_loss(linear, process, asked, g
     slope = torch.autograd.functional.jacobian(lambda v: loss_of(linear, process, *asked, v), linear.uniform.double())
     a = loss_projections(gram)
     torch.testing.assert_close(a - a.mean(0), slope.mean(1) - slope.T)
-    w = contrast(WORDS).double()
+    w = contrast(CODEWORDS).double()
     torch.testing.assert_close(-w @ a, w @ slope.T, rtol=1e-6, atol=1e-6)
 
 
 def test_the_first_order_is_what_pull_says_of_the_projections(gram):
     """Signs are one: `pull` of a is the first order of the loss change, unit by unit."""
-    a = loss_projections(gram)[:, None].expand(-1, len(WORDS), -1)
-    torch.testing.assert_close(pull(a, WORDS), -contrast(WORDS).double() @ loss_projections(gram))
+    a = loss_projections(gram)[:, None].expand(-1, len(CODEWORDS), -1)
+    torch.testing.assert_close(pull(a, CODEWORDS), -contrast(CODEWORDS).double() @ loss_projections(gram))
 
 
 def test_what_the_first_order_misses_is_the_square_of_the_change(linear, process, asked, gram):
     """The loss is quadratic in the weights: moved by s w_i it errs by s^2 w_i G w_i, so not at all in the limit."""
-    w, u = contrast(WORDS).double(), linear.uniform.double()
+    w, u = contrast(CODEWORDS).double(), linear.uniform.double()
     whole = loss_of(linear, process, *asked, u)
     second = torch.einsum("un,qnm,um->uq", w, gram, w)
     for size in (1.0, 0.1, 1e-3):
         moved = torch.stack([loss_of(linear, process, *asked, u + size * each) for each in w]) - whole
         missed = moved + size * w @ loss_projections(gram)
         torch.testing.assert_close(missed, size**2 * second, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(loss_change(gram, WORDS) + w @ loss_projections(gram), second, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss_change(gram, CODEWORDS) + w @ loss_projections(gram), second, rtol=1e-6, atol=1e-6)
 
 
 def test_the_ensemble_loses_less_than_its_members_do_on_average(gram):

@@ -9,7 +9,7 @@ from ddattr.codebook import Codebook, contrast
 from ddattr.validation.measures import measures_of_any, measures_of_displacement, power, power_of_norm
 
 CODE = Codebook(30, 12, 5)
-WORDS = CODE.codewords(torch.arange(30))
+CODEWORDS = CODE.codewords(torch.arange(30))
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looke
 @pytest.mark.parametrize("background", [0, 0.5])
 def test_a_measure_that_sees_the_unit_finds_it_and_its_set_and_noise_does_not(background):
     """Queries 0 to 2 owe themselves to units 0 to 2: members that saw the unit differ along its direction."""
-    noise, seen = 1.5 * randn(12, 30, 3, seed=4).double(), WORDS[:3].T.double()
+    noise, seen = 1.5 * randn(12, 30, 3, seed=4).double(), CODEWORDS[:3].T.double()
     planted = noise.clone()
     planted[:, torch.arange(3), torch.arange(3)] += 12 * seen
     distance = 1 + torch.rand(30, 3, generator=torch.Generator().manual_seed(5))
@@ -95,13 +95,13 @@ def test_the_length_of_a_response_is_tested_against_the_phantoms_lengths():
     """By hand: no sign, and the null of a query is the same for all units. Unit 0 moves query 0, whichever way."""
     response, distance = randn(12, 3, 1, 3, 3, seed=4), torch.rand(30, 3, generator=torch.Generator().manual_seed(5))
     distance[0] = 0
-    seen = WORDS[0].float() - WORDS[0].float().mean()
+    seen = CODEWORDS[0].float() - CODEWORDS[0].float().mean()
     response[:, 0] += 3 * seen[:, None, None, None] * randn(1, 3, 3, seed=6)
     given = distance, CODE, 0.05, 700, 0
     found = power_of_norm({"norm": response, "turned": -response}, *given)
     lengths, null = (
-        torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2).norm(dim=2)
-        for words in (WORDS, CODE.sample_phantoms(700, 0))
+        torch.einsum("un,nq...->uq...", contrast(codewords).double(), response.double()).flatten(2).norm(dim=2)
+        for codewords in (CODEWORDS, CODE.sample_phantoms(700, 0))
     )
     z = (lengths - null.mean(0)) / null.std(0)
     p = (1 + (null >= lengths[:, None]).sum(1)) / 701

@@ -10,13 +10,14 @@ import torch
 from conftest import bends
 
 from ddattr.artifacts import load_tensors
-from ddattr.attribution.background import Background
 from ddattr.attribution.counterfactual import counterfactual, factual
-from ddattr.attribution.denoised import denoised
+from ddattr.attribution.denoising import denoised
+from ddattr.attribution.gls import LeaveOneOutGLS
 from ddattr.attribution.influence import gram, norm
 from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.module import AttributionModule
+from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook, contrast
 from ddattr.diffusion.noise import noise_tape
@@ -44,12 +45,11 @@ def attribute(process, data, tmp_path):
             "batch": 2,
             "jacobian": rotating(2),
             "denoisings": 7,
-            "truth_units": 5,
+            "ablation_units": 5,
             "check": 3,
             "refine": 2,
-            "draws": 50,
-            "neighbourhoods": (1, 2, 3),
             "first_query": 10,
+            "settings": TestSettings(0, draws=50, neighbourhoods=(1, 2, 3)),
         } | options
         module = AttributionModule(
             ensemble or Ensemble(bends(n)),
@@ -57,8 +57,8 @@ def attribute(process, data, tmp_path):
             DDPM(steps).reverse(process),
             CODE,
             data,
-            tmp_path / name,
-            0,
+            folder=tmp_path / name,
+            seed=0,
             **options,
         )
         if not run:
@@ -91,7 +91,7 @@ def test_queries_are_named_by_their_seeds(attribute, tmp_path):
 def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
     module, ensemble = attribute(jacobian=rotating(None)), Ensemble(bends(n))
     reverse, seeds, tensors = DDPM(3).reverse(process), range(10, 15), module.tensors
-    words = CODE.codewords(module.truth)
+    codewords = CODE.codewords(module.ablated)
     expected = {
         "factual": factual(ensemble, seeds, reverse, SHAPE),
         "jacobian": jacobian(ensemble, noise_tape(seeds, 3, SHAPE), reverse)[1],
@@ -99,7 +99,7 @@ def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
             ensemble, process, factual(ensemble, seeds, reverse, SHAPE), *loss_draws(7, process, SHAPE, 0, attempt=2)
         ),
         "members": ensemble.pictures(torch.eye(n), seeds, reverse, SHAPE),
-        "ablations": counterfactual(ensemble, words, seeds, reverse, SHAPE),
+        "ablations": counterfactual(ensemble, codewords, seeds, reverse, SHAPE),
     }
     for name, value in expected.items():
         torch.testing.assert_close(tensors[name], value, rtol=0, atol=1e-5)
@@ -110,7 +110,7 @@ def test_tensors_are_those_of_the_numeric_core(attribute, process, data):
 def test_the_best_units_are_replayed_exactly(attribute, process, monkeypatch, reversed_):
     """By the tables' own tests: a discount that turns every answer round turns the order of the units, too."""
     if reversed_:
-        monkeypatch.setattr(Background, "discount", lambda self, projected: -projected)
+        monkeypatch.setattr(LeaveOneOutGLS, "adjust", lambda self, answers: -answers)
     module, reverse = attribute(), DDPM(3).reverse(process)
     ensemble, units = Ensemble(bends(n)), module.tensors["refined_units"]
     assert units.shape == (4, QUERIES)
@@ -133,8 +133,8 @@ def test_the_largest_by_norm_are_replayed_whatever_the_denoising_says(attribute,
         return torch.randn(n, *pictures.shape, generator=torch.Generator().manual_seed(0))
 
     monkeypatch.setattr("ddattr.attribution.module.denoised", unlike)
-    tensors, words = attribute().tensors, CODE.codewords(torch.arange(N))
-    by_jacobian, by_denoising = (norm(gram(tensors[name]), words).topk(2, 0) for name in ("jacobian", "denoised"))
+    tensors, codewords = attribute().tensors, CODE.codewords(torch.arange(N))
+    by_jacobian, by_denoising = (norm(gram(tensors[name]), codewords).topk(2, 0) for name in ("jacobian", "denoised"))
     assert torch.equal(tensors["refined_units"][2:], by_jacobian.indices)
     assert not torch.equal(by_denoising.indices, by_jacobian.indices)
 
@@ -227,24 +227,24 @@ def test_rotating_over_all_members_is_exact(attribute, members_per_step):
 
 def test_the_jvp_error_is_that_of_the_displacements(attribute):
     module = attribute()
-    tensors, words = module.tensors, CODE.codewords(module.truth)
-    moved, exact = first_order(tensors["jacobian"], contrast(words)), tensors["ablations"] - tensors["factual"]
+    tensors, codewords = module.tensors, CODE.codewords(module.ablated)
+    moved, exact = first_order(tensors["jacobian"], contrast(codewords)), tensors["ablations"] - tensors["factual"]
     for q, error in enumerate(module.tables.queries.jvp_error):
         expected = (moved - exact)[:, q].norm() / exact[:, q].norm()
         assert error == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_truth_is_the_same_for_all_queries_and_drawn_by_seed(attribute, tmp_path):
+def test_the_ablated_units_are_the_same_for_all_queries_and_drawn_by_seed(attribute, tmp_path):
     module = attribute()
     table = module.tables.influence.query("method == 'ablation' and measure == 'pull'")
-    assert set(module.truth.tolist()) <= set.intersection(*(set(rows.unit) for _, rows in table.groupby("query")))
-    assert len(module.truth.unique()) == 5
-    assert torch.equal(attribute("b").truth, module.truth)
+    assert set(module.ablated.tolist()) <= set.intersection(*(set(rows.unit) for _, rows in table.groupby("query")))
+    assert len(module.ablated.unique()) == 5
+    assert torch.equal(attribute("b").ablated, module.ablated)
 
 
-def test_more_truth_units_than_units_are_all_of_them(attribute):
-    module = attribute(truth_units=100, refine=100)
-    assert module.truth.tolist() == list(range(N))
+def test_more_ablation_units_than_units_are_all_of_them(attribute):
+    module = attribute(ablation_units=100, refine=100)
+    assert module.ablated.tolist() == list(range(N))
 
 
 def test_agreement_is_logged_with_the_method_in_the_key(attribute, tmp_path):
@@ -264,16 +264,14 @@ def test_shards_hold_tensors_only_and_all_of_them(attribute, tmp_path):
     [
         ({"queries": 0}, "queries=0, expected at least 1"),
         ({"batch": 0}, "batch=0, expected at least 1"),
-        ({"truth_units": 0}, "truth_units=0, expected at least 1"),
-        ({"level": 0.0}, "level=0.0, expected between 0 and 1"),
-        ({"level": 1.5}, "level=1.5, expected between 0 and 1"),
-        ({"background": 1.0}, "background=1.0, expected at least 0 and less than 1"),
-        ({"background": -0.1}, "background=-0.1, expected at least 0 and less than 1"),
+        ({"ablation_units": 0}, "ablation_units=0, expected at least 1"),
+        ({"denoisings": 0}, "denoisings=0, expected at least 1"),
         ({"refine": 0}, "refine=0, expected at least 1"),
         ({"refine": -1}, "refine=-1, expected at least 1"),
-        ({"neighbourhoods": ()}, "neighbourhoods"),
-        ({"neighbourhoods": (50,)}, "neighbourhoods"),
-        ({"neighbourhoods": (0, 1)}, "neighbourhoods"),
+        (
+            {"settings": TestSettings(0, neighbourhoods=(50,))},
+            r"=\[50\], expected some numbers from 1 to 12",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_at_the_door(attribute, options, message):

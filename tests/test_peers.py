@@ -1,4 +1,4 @@
-"""The peers: gradients against autograd, picture by picture, and projections that keep what they should."""
+"""The peers: gradients against autograd, picture by picture; projections that keep what they should; what is tuned."""
 
 import sys
 import tomllib
@@ -10,10 +10,13 @@ from conftest import bends
 from torch import nn
 
 from ddattr.attribution.loss import loss_draws
+from ddattr.data.units import means
 from ddattr.validation import peers
-from ddattr.validation.peers import Loss
+from ddattr.validation.metrics import lds
+from ddattr.validation.peers import Loss, Peers
 
 SHAPE = (1, 4, 4)
+UNIT_OF = torch.tensor([0, 1, 2, 1, 3, 4, 0, 5, 5, 5])  # ten pictures, six units
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -305,3 +308,113 @@ def test_without_traker_the_error_names_an_extra_that_brings_it(process, monkeyp
         peers.trak_features(bends(1)[0], loss, torch.zeros(1, *SHAPE), torch.zeros(2, *SHAPE))
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert any(package.startswith("traker") for package in project["optional-dependencies"]["peers"])
+
+
+# -- all of them, at the best of what they try
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    """Of the units."""
+    return randn(10, *SHAPE, seed=1).float().clamp(-1, 1)
+
+
+@pytest.fixture
+def asked() -> torch.Tensor:
+    return randn(3, *SHAPE).float()
+
+
+@pytest.fixture
+def make_panel(process, pictures, asked):
+    def make() -> Peers:
+        draws = loss_draws(3, process, SHAPE, seed=0)
+        return Peers(bends(1)[0], pictures, UNIT_OF, asked, process, *draws, seed=0)
+
+    return make
+
+
+@pytest.fixture
+def panel(make_panel) -> Peers:
+    return make_panel()
+
+
+def test_a_peer_s_scores_are_its_own_summed_over_every_unit_s_pictures(panel, pictures, asked):
+    score, tuned = panel.score("gradient_dot", torch.zeros(4, 3), torch.zeros(4, 6, dtype=torch.bool))
+    each = peers.gradient_dot(panel.network, panel.loss, asked, pictures).double()
+    expected = torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)])
+    torch.testing.assert_close(score, expected)
+    assert tuned == ""
+    assert panel.meter.seconds["gradient_dot"] > 0
+
+
+def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, pictures, asked):
+    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    targets = randn(12, 3, seed=3)
+    score, tuned = panel.score("unlearning", targets, subsets)
+    given = panel.network, panel.loss, asked, pictures, peers.fisher(panel.network, panel.loss, pictures)
+    tried = {d: peers.over_units(peers.unlearning(*given, d).double(), UNIT_OF) for d in peers.FISHER_DAMPINGS}
+    reached = {d: lds(each, targets, subsets).mean().item() for d, each in tried.items()}
+    best = max(reached, key=reached.get)
+    assert tuned == f"damping {best:g}"
+    torch.testing.assert_close(score, tried[best])
+    torch.testing.assert_close(panel.tried["unlearning"], torch.stack(list(tried.values())))
+
+
+def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, pictures, asked):
+    extractor = nn.Flatten()
+    score = panel.features(extractor)
+    each = peers.feature_similarity(extractor, asked, pictures).double()
+    torch.testing.assert_close(score, torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)]))
+    units, queries = panel.found["features"]
+    torch.testing.assert_close(units, means(pictures, UNIT_OF).flatten(1).double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(queries, asked.clamp(-1, 1).flatten(1))
+
+
+@pytest.mark.parametrize("method", ["trak", "dtrak"])
+def test_the_projection_and_the_damping_are_the_best_ones_on_the_tuning_subsets(panel, pictures, asked, method):
+    """By mean LDS, against all of them tried one by one, every projection made for itself."""
+    pytest.importorskip("trak")
+    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    targets = randn(12, 3, seed=3)
+    score, tuned = panel.score(method, targets, subsets)
+    loss = panel.square if method == "dtrak" else panel.loss
+    tried = {}
+    for size in (512, 1024, 2048, 4096):
+        of_images, of_queries = peers.trak_features(panel.network, loss, asked, pictures, size)
+        for damping in peers.DAMPINGS:
+            tried[size, damping] = peers.over_units(peers.trak(of_images, of_queries, damping), UNIT_OF)
+    reached = {setting: lds(each, targets, subsets).mean().item() for setting, each in tried.items()}
+    size, damping = max(reached, key=reached.get)
+    assert len({reached[size, damping] for size, damping in reached if damping == 1}) > 1
+    assert tuned == f"{size} dimensions, damping {damping:g}"
+    torch.testing.assert_close(score, tried[size, damping])
+    torch.testing.assert_close(panel.tried[method], torch.stack(list(tried.values())))
+    units, queries = panel.found["trak"]
+    torch.testing.assert_close(queries, of_queries)
+    torch.testing.assert_close(units[5], of_images[UNIT_OF == 5].double().mean(0))
+
+
+def test_trak_and_dtrak_ask_different_losses(panel):
+    pytest.importorskip("trak")
+    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    one, other = (panel.score(method, randn(12, 3), subsets)[0] for method in ("trak", "dtrak"))
+    assert not torch.allclose(one, other)
+    assert set(panel.meter.seconds) == {"trak", "dtrak"}
+
+
+def test_the_features_of_gradients_do_not_depend_on_the_order_of_the_peers(make_panel):
+    """`datamodel_trak` is one method, whether trak or dtrak is named first."""
+    pytest.importorskip("trak")
+    subsets, kept = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5, []
+    for order in (("trak", "dtrak"), ("dtrak", "trak")):
+        panel = make_panel()
+        for method in order:
+            panel.score(method, randn(12, 3), subsets)
+        kept.append(panel.found["trak"])
+    torch.testing.assert_close(kept[0], kept[1])
+
+
+def test_a_peer_without_scores_of_its_own_is_refused(panel):
+    """`methods` may list one that `peers` does not have yet."""
+    with pytest.raises(ValueError, match=r"peers=astrology has no scores, expected a method of validation/peers.py"):
+        panel._tried("astrology")

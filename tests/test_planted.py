@@ -4,16 +4,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY_SIZES, LinearDenoiser, composed
-from scipy import stats
-
-from ddattr.artifacts import load_table
-from ddattr.attribution.baselines import pixel
-from ddattr.attribution.denoised import along_own, denoised
-from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections
-from ddattr.attribution.loss import loss_draws, residual_gram
-from ddattr.codebook import Codebook
-from ddattr.ensemble.ensemble import Ensemble
-from ddattr.stages.run import Run
 from ddattr.validation.planted import (
     Scored,
     influence_by_length,
@@ -24,8 +14,18 @@ from ddattr.validation.planted import (
     summarise,
 )
 from ddattr.validation.retraining import Validation
-from ddattr.validation.scores import of_denoising
 from ddattr.validation.summary import wilson
+from scipy import stats
+
+from ddattr.artifacts import load_table
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.denoising import denoised, distinctive
+from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections
+from ddattr.attribution.loss import loss_draws, residual_gram
+from ddattr.codebook import Codebook
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
+from ddattr.validation.scores import of_denoising
 
 SHAPE = (1, 2, 2)
 
@@ -46,7 +46,7 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
 
 def influence_on_denoising(response, pictures, images, codebook, phantoms, background) -> dict[str, Scored]:
     """As the table of planted units has it."""
-    along = {"denoised_gls": along_own(response, images), "denoised_toward": projections(response, pictures, images)}
+    along = {"denoised_gls": distinctive(response, images), "denoised_toward": projections(response, pictures, images)}
     return influence_by_pull(along, -pixel(pictures, images).double(), codebook, phantoms, background)
 
 
@@ -55,8 +55,8 @@ def test_p_is_uniform_when_codewords_are_drawn_anew(method):
     """The same members, 400 codebooks: Kolmogorov-Smirnov at a false-alarm rate of 1e-4, conservative by 1/792."""
     gram, p = noisy(0, members=12), []
     for seed in range(400):
-        words, phantoms = everything(Codebook(1, 12, 5, seed))
-        p.append(influence_on_loss(gram, words, phantoms)[method].p.item())
+        codewords, phantoms = everything(Codebook(1, 12, 5, seed))
+        p.append(influence_on_loss(gram, codewords, phantoms)[method].p.item())
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
 
@@ -65,12 +65,12 @@ def test_p_is_uniform_when_codewords_are_drawn_anew(method):
 def test_a_unit_that_alone_matters_is_found_first(process, method, unit):
     """Linear members that differ by small chance, and by how well those that saw one unit denoise the picture."""
     codebook = Codebook(20, 12, 5)
-    words, phantoms = everything(codebook)
-    bias = 0.02 * randn(12, 4) + torch.where(words[unit], 0, 0.5)[:, None]
+    codewords, phantoms = everything(codebook)
+    bias = 0.02 * randn(12, 4) + torch.where(codewords[unit], 0, 0.5)[:, None]
     ensemble = Ensemble([LinearDenoiser(0.5 * torch.eye(4, dtype=torch.float64), b) for b in bias])
     times, noise = loss_draws(8, process, SHAPE, seed=0)
     gram = residual_gram(ensemble, process, randn(3, *SHAPE), times, noise.double())
-    score, z, p = influence_on_loss(gram, words, phantoms)[method]
+    score, z, p = influence_on_loss(gram, codewords, phantoms)[method]
     assert (ranks(score, torch.full((3,), unit)) == 1).all()
     torch.testing.assert_close(p[unit], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[unit] > 2.5).all()
@@ -94,8 +94,8 @@ def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
 def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background, method):
     """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
-    words, phantoms = everything(codebook)
-    noise_estimate = 0.02 * randn(12, 4) - words[7][:, None] * images[7].flatten()
+    codewords, phantoms = everything(codebook)
+    noise_estimate = 0.02 * randn(12, 4) - codewords[7][:, None] * images[7].flatten()
     ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
     times, noise = loss_draws(4, process, SHAPE, seed=0)
     response = denoised(ensemble, process, pictures, times, noise.double())
@@ -109,25 +109,25 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, backgr
 def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(background):
     """Against their definitions elsewhere; the pull is that of the displacement towards the unit's image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
-    words, phantoms = everything(codebook)
+    codewords, phantoms = everything(codebook)
     response = randn(12, 3, *SHAPE)
     found = influence_on_denoising(response, pictures, images, codebook, phantoms, background)
     for method in ("denoised_gls", "denoised_posterior"):
         expected = of_denoising(response, pictures, images, codebook, background)[method]
         torch.testing.assert_close(found[method].score, expected)
     if not background:
-        moved = displacement_scores(Response(response).displacement(words), pictures, images)
+        moved = displacement_scores(Response(response).displacement(codewords), pictures, images)
         torch.testing.assert_close(found["denoised_toward"].score, moved["pull"])
 
 
 def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_from_picture_to_unit():
     """The picture is unit 7's but for one pixel, and its members denoise towards all that the two have in common."""
     codebook, images, response = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), 0.02 * randn(12, 1, *SHAPE, seed=5)
-    words, phantoms = everything(codebook)
+    codewords, phantoms = everything(codebook)
     picture = images[7:8].clone()
     picture[..., 0, 0] += 1
     shared = images[7] * (picture[0] == images[7])
-    response += words[7].double()[:, None, None, None, None] * shared
+    response += codewords[7].double()[:, None, None, None, None] * shared
     found = influence_on_denoising(response - response.mean(0), picture, images, codebook, phantoms, 0.5)
     assert found["denoised_gls"].p[7] < 0.01
     assert found["denoised_toward"].p[7] > 0.05
@@ -140,11 +140,11 @@ def test_a_length_has_the_paper_s_score_and_a_p_that_is_uniform_when_codewords_a
     response, p = randn(12, 1, *SHAPE), []
     response -= response.mean(0)
     for seed in range(400):
-        words, phantoms = everything(Codebook(1, 12, 5, seed))
-        found = influence_by_length({"jvp_norm": response, "twice": 2 * response}, words, phantoms)
-        moved = Response(response).displacement(words)
+        codewords, phantoms = everything(Codebook(1, 12, 5, seed))
+        found = influence_by_length({"jvp_norm": response, "twice": 2 * response}, codewords, phantoms)
+        moved = Response(response).displacement(codewords)
         torch.testing.assert_close(found["jvp_norm"].score, moved.flatten(2).norm(dim=2))
-        torch.testing.assert_close(found["jvp_norm"].score, norm(gram(response), words))
+        torch.testing.assert_close(found["jvp_norm"].score, norm(gram(response), codewords))
         torch.testing.assert_close(found["twice"].score, 2 * found["jvp_norm"].score)
         torch.testing.assert_close(found["twice"].p, found["jvp_norm"].p)
         p.append(found["jvp_norm"].p.item())
@@ -162,8 +162,8 @@ def test_only_what_is_named_has_a_posterior():
 
 
 def test_identical_members_find_nothing():
-    words, phantoms = everything(Codebook(5, 8, 3))
-    for score, z, p in influence_on_loss(torch.ones(2, 8, 8).double(), words, phantoms).values():
+    codewords, phantoms = everything(Codebook(5, 8, 3))
+    for score, z, p in influence_on_loss(torch.ones(2, 8, 8).double(), codewords, phantoms).values():
         assert score.abs().max() < 1e-6
         assert (p > 0.01).all() or (z == 0).all()
 
@@ -273,8 +273,8 @@ def test_what_is_left_out_needs_no_model():
 TINY_PLANTED = (
     "experiment=planted",
     *TINY_SIZES,
-    "data.source.source._target_=ddattr.data.sources.first",
-    "+data.source.source.source._target_=ddattr.data.sources.digits",
+    "data.source.source._target_=ddattr.data.sources.first.first",
+    "+data.source.source.source._target_=ddattr.data.sources.digits.digits",
     "+data.source.source.count=24",
     "data.source.copies=[6,1]",
     "data.source.queries=2",
@@ -316,7 +316,7 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
     assert table.unit.unique().tolist() == [6, 7]
     assert table.copies.unique().tolist() == [6, 1]
     assert (table[table.method == "pixel"]["rank"] == 1).all()
-    assert (table[table.method == "loss"].p_value >= 1 / 8).all()  # 15 words, 8 of them held
+    assert (table[table.method == "loss"].p_value >= 1 / 8).all()  # 15 codewords, 8 of them held
     assert not (folder / "retraining").exists()
     assert not (folder / "scores").exists()
     assert not list(folder.glob("agreement*")) + list(folder.glob("lds*")) + list(folder.glob("members*"))

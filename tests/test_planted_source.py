@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.planted import planted
-from ddattr.data.sources import Source, digits, first
+from ddattr.data.source import Source
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
+from ddattr.data.sources.planted import planted
 
 COPIES = [9, 4, 1]
 

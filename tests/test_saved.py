@@ -150,7 +150,10 @@ def test_a_folder_that_is_none_is_one_line(ddattr, tmp_path, what):
 EVIL = {"_target_": "evil.make", "path": "canary"}
 FOREIGN = {
     "a constructor": ({"sampler": EVIL}, "sampler._target_=evil.make is no constructor of ddattr's"),
-    "one further in": ({"data.source": {"_target_": "ddattr.data.sources.first", "source": EVIL}}, "source.source"),
+    "one further in": (
+        {"data.source": {"_target_": "ddattr.data.sources.first.first", "source": EVIL}},
+        "source.source",
+    ),
     "one in a list": ({"validation.removed": [5, EVIL]}, "validation.removed.1._target_=evil.make"),
     "one in a list of lists": ({"validation.removed": [[EVIL]]}, "validation.removed.0.0._target_=evil.make"),
     "a partial one": ({"attribution.jacobian": {**EVIL, "_partial_": True}}, "attribution.jacobian._target_"),

@@ -1,27 +1,34 @@
 """Scores of every method: read, computed and summed over units as their own modules do it, one sign for all."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
+from additive import PLAN, members, study_of
+from additive import asked as asked_of
+from additive import randn as single
 from conftest import bends
 from torch import nn
 
 from ddattr.artifacts import save_tensors
 from ddattr.attribution.baselines import pixel
-from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel
-from ddattr.attribution.denoised import along_own, denoised
-from ddattr.attribution.influence import nearness
+from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel, subset_means
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator, draw_members
+from ddattr.attribution.influence import similarity
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
+from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.codebook import Codebook, contrast
-from ddattr.data.units import means
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.validation import methods, peers, scores
-from ddattr.validation.lds import lds
-from ddattr.validation.part import Part
+from ddattr.meter import Meter
+from ddattr.validation import scores
+from ddattr.validation.metrics import lds
 
 SHAPE, SEEDS = (1, 4, 4), [4, 0, 9]
-WORDS = Codebook(20, 8, 3).codewords(torch.arange(20))
-UNIT_OF = torch.tensor([0, 1, 2, 1, 3, 4, 0, 5, 5, 5])  # ten pictures, six units
+CODEWORDS = Codebook(20, 8, 3).codewords(torch.arange(20))
+SCORED = [method.key for method in METHODS if method.scored_by_attribute]
+ALONE, BESIDE = ([m.key for m in METHODS if m.few and ("full" in m.needs) is full] for full in (False, True))
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,7 +38,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 def influence_table() -> tuple[pd.DataFrame, dict[tuple[str, str], torch.Tensor]]:
     """influence.parquet of 20 units on queries 0, 4 and 9, shuffled, and what it holds by method and measure."""
     held, frames = {}, []
-    names = [(m, measure) for m in methods.ENSEMBLE for measure in ("pull", "norm")]
+    names = [(m, measure) for m in SCORED for measure in ("pull", "norm")]
     for i, (method, measure) in enumerate([*names, *((m, "similarity") for m in ("pixel", "random"))]):
         held[method, measure] = randn(20, 3, seed=i)
         frames += [
@@ -63,24 +70,19 @@ def asked() -> torch.Tensor:
     return randn(3, *SHAPE).float()
 
 
-@pytest.fixture
-def panel(process, images, asked) -> scores.Peers:
-    return scores.Peers(bends(1)[0], images, UNIT_OF, asked, process, *loss_draws(3, process, SHAPE, seed=0), seed=0)
-
-
 def test_a_table_gives_pull_of_the_ensemble_s_methods_and_similarities_by_unit_and_seed():
     table, held = influence_table()
     found = scores.from_table(table, SEEDS)
-    assert list(found) == [*methods.ENSEMBLE, "pixel", "random"]
+    assert list(found) == [*SCORED, "pixel", "random"]
     for method, score in found.items():
-        expected = held[method, "pull" if method in methods.ENSEMBLE else "similarity"]
+        expected = held[method, "pull" if method in SCORED else "similarity"]
         assert torch.equal(score, expected[:, [sorted(SEEDS).index(seed) for seed in SEEDS]])
 
 
 def test_a_table_of_another_version_is_refused():
     table, _ = influence_table()
-    with pytest.raises(ValueError, match="no method posterior, as it was made by another version"):
-        scores.from_table(table[table.method != "posterior"], SEEDS)
+    with pytest.raises(ValueError, match="no method jvp_posterior, as it was made by another version"):
+        scores.from_table(table[table.method != "jvp_posterior"], SEEDS)
 
 
 def test_stored_scores_are_read_by_kind_of_query_and_method(tmp_path):
@@ -105,17 +107,17 @@ def test_a_table_gives_no_more_queries_than_are_asked_for():
 
 def test_the_ensemble_s_loss_and_its_members_losses(gram, features):
     """The members' own losses are the diagonal: without the units' own members a picture is denoised worse."""
-    found = scores.of_loss(gram, WORDS, features, randn(20, 3))
-    torch.testing.assert_close(found["loss"], loss_change(gram, WORDS))
+    found = scores.of_loss(gram, CODEWORDS, features, randn(20, 3))
+    torch.testing.assert_close(found["loss"], loss_change(gram, CODEWORDS))
     own = gram.diagonal(dim1=1, dim2=2)
-    expected = [own[:, ~word].mean(1) - own[:, word].mean(1) for word in WORDS]
+    expected = [own[:, ~codeword].mean(1) - own[:, codeword].mean(1) for codeword in CODEWORDS]
     torch.testing.assert_close(found["member_loss"], torch.stack(expected), rtol=1e-6, atol=1e-6)
 
 
 def test_no_surrogate_adjusts_nothing(gram, features):
-    found = scores.of_loss(gram, WORDS, features, torch.zeros(20, 3, dtype=torch.float64))
+    found = scores.of_loss(gram, CODEWORDS, features, torch.zeros(20, 3, dtype=torch.float64))
     torch.testing.assert_close(found["adjusted"], found["member_loss"])
-    other = scores.of_loss(gram, WORDS, features, randn(20, 3))
+    other = scores.of_loss(gram, CODEWORDS, features, randn(20, 3))
     assert not torch.allclose(other["adjusted"], found["adjusted"])
 
 
@@ -129,80 +131,46 @@ def test_no_surrogate_adjusts_nothing(gram, features):
     ],
 )
 def test_there_are_as_many_datamodels_as_features_allow(gram, features, kinds, names):
-    found = scores.of_loss(gram, WORDS, {kind: features[kind] for kind in kinds}, randn(20, 3))
+    found = scores.of_loss(gram, CODEWORDS, {kind: features[kind] for kind in kinds}, randn(20, 3))
     assert set(found) == {"loss", "member_loss", "adjusted"} | names
     assert all(score.shape == (20, 3) and score.isfinite().all() for score in found.values())
 
 
 def test_datamodels_are_kernel_ridges_on_cosine_distances_and_both_on_their_products(features):
     outputs = randn(8, 3)
-    found = scores.datamodels(outputs, WORDS, features)
+    found = scores.datamodels(outputs, CODEWORDS, features)
     kernels, near = [], []
     for units, queries in features.values():
         one, other = units / units.norm(dim=1, keepdim=True), queries / queries.norm(dim=1, keepdim=True)
         kernels.append(rbf_kernel(one))
-        near.append(nearness((2 - 2 * one @ other.T).sqrt()))
+        near.append(similarity((2 - 2 * one @ other.T).sqrt()))
     priors = {"datamodel": (kernels[0], near[0]), "datamodel_trak": (kernels[1], near[1])}
     priors["datamodel_both"] = kernels[0] * kernels[1], near[0] * near[1]
     assert set(found) == set(priors)
     for name, (kernel, relevant) in priors.items():
-        torch.testing.assert_close(found[name], kernel_ridge(outputs, WORDS, kernel, relevant).effects)
+        torch.testing.assert_close(found[name], kernel_ridge(outputs, CODEWORDS, kernel, relevant).effects)
 
 
 def test_datamodels_are_blind_to_the_length_of_features(features):
     outputs = randn(8, 3)
     longer = {kind: (2 * units, 7 * queries) for kind, (units, queries) in features.items()}
-    for name, effects in scores.datamodels(outputs, WORDS, longer).items():
-        torch.testing.assert_close(effects, scores.datamodels(outputs, WORDS, features)[name], rtol=1e-6, atol=1e-8)
+    for name, effects in scores.datamodels(outputs, CODEWORDS, longer).items():
+        torch.testing.assert_close(effects, scores.datamodels(outputs, CODEWORDS, features)[name], rtol=1e-6, atol=1e-8)
 
 
 def test_similarities_are_those_that_ask_no_model_at_all():
     """Of pixels and chance, which `attribute` makes, and of features, which `validate` does."""
-    assert set(methods.SIMILARITY) == {"pixel", "random", "feature"}
-    assert not set(methods.SIMILARITY) & {*methods.ENSEMBLE, "gradient_dot", "unlearning", "trak", "dtrak"}
+    assert set(keys(Family.SIMILARITY)) == {"pixel", "random", "feature"}
 
 
 def test_real_pictures_have_similarities_that_need_no_tape(images, asked):
     """Those of features come with the peers."""
     found = scores.of_real(asked, images, seed=0)
-    assert set(found) == set(methods.SIMILARITY) - {"feature"}
+    assert set(found) == set(keys(Family.SIMILARITY)) - {"feature"}
     torch.testing.assert_close(found["pixel"], pixel(asked, images).double())
     torch.testing.assert_close(
         found["pixel"].argmax(0), torch.cdist(images.flatten(1), asked.clamp(-1, 1).flatten(1)).argmin(0)
     )
-
-
-def test_the_denoising_of_any_picture_has_a_pull_and_one_before_the_background_of_other_units(images, asked):
-    """The definition: minus what w_i . response moves along what is the unit's own, exact in the weights."""
-    response, code = randn(8, 3, *SHAPE), Codebook(6, 8, 3)
-    words = code.codewords(torch.arange(6))
-    found = scores.of_denoising(response, asked, images[:6], code, 0.5)
-    moved = torch.einsum("un,nq...->uq...", contrast(words).double(), response.double()).flatten(2)
-    own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)
-    torch.testing.assert_close(found["denoised"], -torch.einsum("uqp,up->uq", moved, own), rtol=1e-4, atol=1e-6)
-    plain = scores.of_denoising(response, asked, images[:6], code, 0.0)
-    torch.testing.assert_close(plain["denoised_gls"], plain["denoised"])
-    assert not torch.allclose(found["denoised_gls"], found["denoised"])
-
-
-def test_part_of_the_ensemble_is_scored_as_an_ensemble_of_its_own(process, images, asked, features):
-    """Every method from its own module, on the members' own words."""
-    networks, part = bends(8), Part(torch.tensor([1, 2, 5, 7]), WORDS)
-    few, draws = Ensemble([networks[k] for k in (1, 2, 5, 7)]), loss_draws(3, process, SHAPE, seed=0)
-    response, gram = denoised(few, process, asked, *draws), residual_gram(few, process, asked, *draws)
-    unit_images = randn(20, *SHAPE, seed=8).float()
-    found = scores.of_part(part, response, gram, asked, unit_images, 0.5)
-    assert set(found) == {"denoised", "denoised_posterior", "loss"}
-    by = part.measured(along_own(response, unit_images), -pixel(asked, unit_images).double(), 0.5)
-    assert torch.equal(found["denoised"], by.plain)
-    assert torch.equal(found["denoised_posterior"], by.posterior)
-    told = part.told[:, 0]
-    assert 0 < told.sum() < 20
-    torch.testing.assert_close(found["loss"], part.loss_change(gram))
-    assert all((score[~told] == 0).all() for score in found.values())
-    whole = denoised(Ensemble(networks), process, asked, *draws)  # centred over all: a contrast does not see it
-    other = part.measured(along_own(whole[part.members], unit_images), -pixel(asked, unit_images).double(), 0.5)
-    torch.testing.assert_close(found["denoised_posterior"], other.posterior, rtol=1e-4, atol=1e-6)
 
 
 def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked):
@@ -212,79 +180,132 @@ def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked
     assert found.unique().numel() == found.numel()
 
 
-def test_a_peer_s_scores_are_its_own_summed_over_every_unit_s_pictures(panel, images, asked):
-    score, tuned = panel.score("gradient_dot", torch.zeros(4, 3), torch.zeros(4, 6, dtype=torch.bool))
-    each = peers.gradient_dot(panel.network, panel.loss, asked, images).double()
-    expected = torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)])
-    torch.testing.assert_close(score, expected)
-    assert tuned == ""
-    assert panel.meter.seconds["gradient_dot"] > 0
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_denoising_of_any_picture_has_a_pull_and_one_with_the_other_units_discounted(images, asked, share):
+    """The definition: minus what w_i . response moves along the unit's distinctive direction, exact in the weights."""
+    response, codewords = randn(8, 3, *SHAPE), CODEWORDS[:6]
+    estimator = Estimator.of_pictures(codewords, asked, images[:6], share)
+    found = estimator.estimate(distinctive(response, images[:6])).named("denoised")
+    moved = torch.einsum("un,nq...->uq...", contrast(codewords).double(), response.double()).flatten(2)
+    own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)
+    torch.testing.assert_close(found["denoised"], -torch.einsum("uqp,up->uq", moved, own), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found["denoised_gls"], found["denoised"]) == (share == 0)
 
 
-def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, images, asked):
-    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
-    targets = randn(12, 3, seed=3)
-    score, tuned = panel.score("unlearning", targets, subsets)
-    given = panel.network, panel.loss, asked, images, peers.fisher(panel.network, panel.loss, images)
-    tried = {d: peers.over_units(peers.unlearning(*given, d).double(), UNIT_OF) for d in peers.FISHER_DAMPINGS}
-    reached = {d: lds(each, targets, subsets).mean().item() for d, each in tried.items()}
-    best = max(reached, key=reached.get)
-    assert tuned == f"damping {best:g}"
-    torch.testing.assert_close(score, tried[best])
-    torch.testing.assert_close(panel.tried["unlearning"], torch.stack(list(tried.values())))
+# -- of a whole study
 
 
-def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, images, asked):
-    extractor = nn.Flatten()
-    score = panel.features(extractor)
-    each = peers.feature_similarity(extractor, asked, images).double()
-    torch.testing.assert_close(score, torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)]))
-    units, queries = panel.found["features"]
-    torch.testing.assert_close(units, means(images, UNIT_OF).flatten(1).double(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(queries, asked.clamp(-1, 1).flatten(1))
+@pytest.fixture
+def study(make_process):
+    """Linear denoisers: eight members, thirty units, three generated and two real queries; tuned on four halves."""
+    ensemble = members()
+    queries = asked_of(make_process(timestep_spacing="trailing"), ensemble)
+    plan = replace(PLAN, tuning_subsets=4, peers=("gradient_dot", "unlearning"))
+    return study_of(plan, queries, ensemble, denoised=queries.denoised(ensemble, queries.factual))
 
 
-@pytest.mark.parametrize("method", ["trak", "dtrak"])
-def test_the_projection_and_the_damping_are_the_best_ones_on_the_tuning_subsets(panel, images, asked, method):
-    """By mean LDS, against all of them tried one by one, every projection made for itself."""
-    pytest.importorskip("trak")
-    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
-    targets = randn(12, 3, seed=3)
-    score, tuned = panel.score(method, targets, subsets)
-    loss = panel.square if method == "dtrak" else panel.loss
-    tried = {}
-    for size in (512, 1024, 2048, 4096):
-        of_images, of_queries = peers.trak_features(panel.network, loss, asked, images, size)
-        for damping in peers.DAMPINGS:
-            tried[size, damping] = peers.over_units(peers.trak(of_images, of_queries, damping), UNIT_OF)
-    reached = {setting: lds(each, targets, subsets).mean().item() for setting, each in tried.items()}
-    size, damping = max(reached, key=reached.get)
-    assert len({reached[size, damping] for size, damping in reached if damping == 1}) > 1
-    assert tuned == f"{size} dimensions, damping {damping:g}"
-    torch.testing.assert_close(score, tried[size, damping])
-    torch.testing.assert_close(panel.tried[method], torch.stack(list(tried.values())))
-    units, queries = panel.found["trak"]
-    torch.testing.assert_close(queries, of_queries)
-    torch.testing.assert_close(units[5], of_images[UNIT_OF == 5].double().mean(0))
+def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(study):
+    """Five of eight, tuned on four halves: what is generated, or real, from these members' own answers alone. Four,
+    where the model of all units is asked for gradients, too."""
+    answers, queries, meter = study.answers, study.answers.queries, Meter()
+    units, features = single(30, 6, seed=11), single(5, 6, seed=12)
+    for where in queries.kinds().values():
+        pictures, expected = queries.pictures[where], {}
+        given = {"features": (units, features[where]), "trak": (units.exp(), features[where].exp())}
+        for size, methods in ((5, ALONE), (4, BESIDE)):
+            few = draw_members(size, 8, answers.seed)
+            ensemble = Ensemble([answers.ensemble.members[k] for k in few.tolist()])
+            gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
+            scored = scores.datamodels(-gram.diagonal(dim1=1, dim2=2).T, answers.codewords[:, few], given)
+            estimator = answers.estimator(pictures).of_members(few)
+            along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images)
+            estimate = estimator.estimate(along)
+            scored |= {"denoised": estimate.plain, "denoised_posterior": estimate.posterior}
+            scored["loss"] = estimator.loss_change(gram)
+            expected |= {f"{method}@{size}": scored[method] for method in methods}
+        found = scores.of_few(answers, pictures, given, meter)
+        assert set(found) == set(expected)
+        assert {"denoised@5", "denoised_posterior@5", "loss@5", "datamodel@5", "datamodel_both@4"} <= set(found)
+        assert all(torch.equal(found[method], score) for method, score in expected.items())
+        del given["trak"]
+        assert set(scores.of_few(answers, pictures, given, Meter())) == {f"{method}@5" for method in ALONE}
+    assert set(meter.seconds) == set(meter.memory_mb) == set(expected)
+    assert all(value > 0 for value in (*meter.seconds.values(), *meter.memory_mb.values()))
 
 
-def test_trak_and_dtrak_ask_different_losses(panel):
-    pytest.importorskip("trak")
-    subsets = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5
-    one, other = (panel.score(method, randn(12, 3), subsets)[0] for method in ("trak", "dtrak"))
-    assert not torch.allclose(one, other)
-    assert set(panel.meter.seconds) == {"trak", "dtrak"}
+def test_of_a_unit_that_a_few_members_cannot_identify_they_say_nothing(study):
+    """But for what features say of it; and that the response is centred over all members is not seen."""
+    answers, queries, few = study.answers, study.answers.queries, draw_members(5, 8, study.seed)
+    features = {"features": (single(30, 6, seed=11), single(3, 6, seed=12))}
+    found = scores.of_few(answers, queries.factual, features, Meter())
+    estimator = answers.estimator(queries.factual).of_members(few)
+    known = estimator.identifiable[:, 0]
+    assert 0 < known.sum() < 30
+    for method in ("denoised", "denoised_posterior", "loss"):
+        assert (found[f"{method}@5"][~known] == 0).all()
+    whole = distinctive(answers.denoised[few], answers.data.unit_images)  # centred over all: a contrast does not see it
+    torch.testing.assert_close(found["denoised_posterior@5"], estimator.estimate(whole).posterior, rtol=1e-4, atol=1e-6)
 
 
-def test_the_features_of_gradients_do_not_depend_on_the_order_of_the_peers(process, images, asked):
-    """`datamodel_trak` is one method, whether trak or dtrak is named first."""
-    pytest.importorskip("trak")
-    subsets, kept = torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.5, []
-    for order in (("trak", "dtrak"), ("dtrak", "trak")):
-        panel = scores.Peers(
-            bends(1)[0], images, UNIT_OF, asked, process, *loss_draws(3, process, SHAPE, seed=0), seed=0
-        )
-        for method in order:
-            panel.score(method, randn(12, 3), subsets)
-        kept.append(panel.found["trak"])
-    torch.testing.assert_close(kept[0], kept[1])
+def test_without_a_tuned_peer_there_are_no_few_members(study):
+    study.answers.plan = replace(study.plan, peers=("gradient_dot",))
+    assert scores.of_few(study.answers, study.answers.queries.factual, {}, Meter()) == {}
+
+
+def test_members_own_pictures_score_generated_queries_by_how_far_they_are(study):
+    answers, features = study.answers, (single(30, 6, seed=11), single(5, 6, seed=12))
+    found = scores.of_pictures(answers, features)
+    distances = answers.queries.distances(list(answers.ensemble.members))
+    torch.testing.assert_close(found["member_picture"], subset_means(-distances, answers.codewords))
+    prior = {"features": (features[0], features[1][:3])}
+    expected = scores.datamodels(-distances, answers.codewords, prior)["datamodel"]
+    torch.testing.assert_close(found["datamodel_picture"], expected)
+
+
+def influence_of(queries: list[int]) -> pd.DataFrame:
+    """influence.parquet of the thirty units."""
+    names = [(method, "pull") for method in SCORED] + [("pixel", "similarity"), ("random", "similarity")]
+    rows = pd.MultiIndex.from_product([names, range(30), queries], names=["name", "unit", "query"]).to_frame(
+        index=False
+    )
+    rows["method"], rows["measure"] = zip(*rows.pop("name"), strict=True)
+    return rows.assign(score=single(len(rows), seed=9).double().numpy())
+
+
+def test_every_query_is_scored_by_every_method_of_the_plan(study):
+    """Of real pictures by all that needs no tape; what is of all pictures is cut to the kind of the query."""
+    answers, queries = study.answers, study.answers.queries
+    answers.influence = influence_of(queries.seeds)
+    *tuning, full = study.plan.scored_by()
+    trained = dict(zip([model.name for model in (*tuning, full)], bends(5), strict=True))  # such as have gradients
+    study.truth.network = lambda model: trained[model.name]
+    found, spent = scores.score(answers, study.truth)
+    same = {*keys(Family.PEER), "feature", "loss", "member_loss", "adjusted", "datamodel"} - {"trak", "dtrak"}
+    same |= {f"{method}@5" for method in ALONE}
+    assert set(found) == {"generated", "real", "tried"}
+    assert set(found["generated"]) == same | {*SCORED, "pixel", "random", *keys(Family.PICTURES)}
+    assert set(found["real"]) == same | {"denoised", "denoised_gls", "denoised_posterior", "pixel", "random"}
+    assert all(score.shape == (30, 3) for score in found["generated"].values())
+    assert all(score.shape == (30, 2) for score in found["real"].values())
+    assert {name: tried.shape for name, tried in found["tried"].items()} == {"unlearning": (5, 30, 5)}
+
+    table = scores.from_table(answers.influence, queries.seeds)
+    assert all(torch.equal(found["generated"][name], score) for name, score in table.items())
+    along = distinctive(queries.denoised(answers.ensemble, queries.real), answers.data.unit_images)
+    for name, score in answers.estimator(queries.real).estimate(along).named("denoised").items():
+        assert torch.equal(found["real"][name], score)
+    gram = residual_gram(answers.ensemble, queries.process, queries.pictures, queries.times, queries.noise)
+    features = answers.extractor(answers.data.images), answers.extractor(queries.pictures.clamp(-1, 1))
+    everywhere = torch.cat([found["generated"]["feature"], found["real"]["feature"]], 1)
+    expected = scores.of_loss(gram, answers.codewords, {"features": features}, everywhere)
+    for name, score in expected.items():
+        for kind, where in queries.kinds().items():
+            torch.testing.assert_close(found[kind][name], score[:, where], rtol=1e-4, atol=1e-6)
+
+    targets, masks = -queries.losses(list(trained.values())[:4]), torch.stack([model.units for model in tuning])
+    reached = [lds(each, targets, masks).mean().item() for each in found["tried"]["unlearning"]]
+    best = found["tried"]["unlearning"][max(range(5), key=reached.__getitem__)]
+    assert torch.equal(torch.cat([found["generated"]["unlearning"], found["real"]["unlearning"]], 1), best)
+    assert spent["tuned"]["gradient_dot"] == ""
+    assert spent["tuned"]["unlearning"].startswith("damping ")
+    assert set(spent["seconds"]) >= same | set(keys(Family.PICTURES))

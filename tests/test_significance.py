@@ -9,6 +9,7 @@ from scipy import stats
 from ddattr.attribution.influence import norm, pull
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.significance import (
+    TestSettings,
     benjamini_hochberg,
     norm_significance,
     null_deviation,
@@ -19,7 +20,7 @@ from ddattr.attribution.significance import (
 )
 from ddattr.codebook import Codebook, contrast
 
-SMALL = Codebook(3, 6, 2)  # 15 words, 12 of them phantoms
+SMALL = Codebook(3, 6, 2)  # 15 codewords, 12 of them phantoms
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,40 +35,70 @@ def phantoms_of(codebook: Codebook) -> torch.Tensor:
     return codebook.phantom_codewords(torch.arange(codebook.phantoms))
 
 
-def words_of(codebook: Codebook) -> torch.Tensor:
+def codewords_of(codebook: Codebook) -> torch.Tensor:
     return torch.cat([units_of(codebook), phantoms_of(codebook)])
 
 
-def as_every_unit(words: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+def as_every_unit(codewords: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
     """`pull` of codewords on one direction, projected (n, q)."""
-    return pull(projected[:, None].expand(-1, len(words), -1), words)
+    return pull(projected[:, None].expand(-1, len(codewords), -1), codewords)
 
 
 @pytest.mark.parametrize(("members", "weight"), [(5, 1), (6, 2), (6, 3), (9, 4), (8, 7)])
 def test_the_null_of_pull_has_mean_0_and_the_stated_deviation(members, weight):
     """Over all codewords, enumerated; to the float32 rounding of the contrasts."""
     codebook, projected = Codebook(1, members, weight), randn(members, 2)
-    null = as_every_unit(words_of(codebook), projected)
-    deviation = null_deviation(projected, codebook)
+    null = as_every_unit(codewords_of(codebook), projected)
+    deviation = null_deviation(projected[:, None], units_of(codebook))[0]
     torch.testing.assert_close(null.mean(0) / deviation, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(null.std(0, correction=0), deviation, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seen", [1, 3, 6])
+def test_the_null_is_over_codewords_of_as_many_ones_as_the_unit_s(seen):
+    """Of some members of an ensemble more saw one unit than another: all ways for as many are tried."""
+    answers, held = randn(7, 2, 3), torch.zeros(2, 7, dtype=torch.bool)
+    held[0, :seen], held[1, -2:] = True, True
+    deviation = null_deviation(answers, held)
+    for unit, ones in enumerate((seen, 2)):
+        chosen = itertools.combinations(range(7), ones)
+        codewords = torch.stack([torch.tensor([k in those for k in range(7)]) for those in chosen])
+        null = as_every_unit(codewords, answers[:, unit])
+        torch.testing.assert_close(deviation[unit], null.std(0, correction=0), rtol=1e-6, atol=0)
+
+
+def test_codewords_may_be_of_each_query_s_own_units():
+    """The best of every query, say: each column is as it would be alone."""
+    answers, phantoms, held = randn(6, 2, 3), phantoms_of(SMALL), torch.tensor([[0, 1, 2], [2, 0, 1]])
+    codewords = units_of(SMALL)[held].clone()  # (units, queries, members)
+    codewords[0, 1] = torch.tensor([True] * 3 + [False] * 3)  # of another weight than the others
+    score = randn(2, 3, seed=1)
+    deviation = null_deviation(answers, codewords)
+    z, p = pull_significance(score, answers, phantoms, codewords)
+    for q in range(3):
+        torch.testing.assert_close(null_deviation(answers[..., [q]], codewords[:, q]), deviation[:, [q]])
+        found = pull_significance(score[:, [q]], answers[..., [q]], phantoms, codewords[:, q])
+        torch.testing.assert_close(torch.stack(found), torch.stack([z[:, [q]], p[:, [q]]]))
+    assert deviation[0, 1] != null_deviation(answers, units_of(SMALL)[held])[0, 1]
 
 
 @pytest.mark.parametrize("measure", ["pull", "norm", "loss"])
 def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measure):
     """Exchangeability: under the null a unit's p is uniform on 1/C, 2/C, ..., 1; exact, without ties."""
-    words = words_of(SMALL)
+    codewords = codewords_of(SMALL)
     if measure == "pull":
         projected = randn(6, 1)
-        score = as_every_unit(words, projected)
+        score = as_every_unit(codewords, projected)
     else:
         response = randn(1, 6, 9)
-        score = (norm if measure == "norm" else loss_change)(response @ response.mT, words)
+        score = (norm if measure == "norm" else loss_change)(response @ response.mT, codewords)
     p = []
     for held in range(15):
         others = torch.arange(15) != held
         if measure == "pull":
-            _, value = pull_significance(score[held, None], projected[:, None], words[others], SMALL)
+            _, value = pull_significance(
+                score[held, None], projected[:, None], codewords[others], codewords[held, None]
+            )
         else:
             _, value = norm_significance(score[held, None], score[others])
         p.append(value.item())
@@ -78,21 +109,21 @@ def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measu
 def test_p_of_pull_counts_the_phantoms_on_the_unit_s_own_direction(block):
     projected = randn(6, 3, 2)
     score, phantoms = pull(projected, units_of(SMALL)), phantoms_of(SMALL)
-    z, p = pull_significance(score, projected, phantoms, SMALL, block)
+    z, p = pull_significance(score, projected, phantoms, units_of(SMALL), block)
     for i in range(3):
         for q in range(2):
             null = as_every_unit(phantoms, projected[:, i, q, None])
             torch.testing.assert_close(p[i, q], (1 + (null >= score[i, q]).sum()) / torch.tensor(13.0).double())
-    torch.testing.assert_close(z, score / null_deviation(projected, SMALL))
+    torch.testing.assert_close(z, score / null_deviation(projected, units_of(SMALL)))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_significance_does_not_depend_on_the_scale(scale):
     projected, phantoms = randn(6, 3, 2), phantoms_of(SMALL)
-    expected = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms, SMALL)
+    expected = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms, units_of(SMALL))
     scaled = scale * projected
     for first, second in zip(
-        pull_significance(pull(scaled, units_of(SMALL)), scaled, phantoms, SMALL), expected, strict=True
+        pull_significance(pull(scaled, units_of(SMALL)), scaled, phantoms, units_of(SMALL)), expected, strict=True
     ):
         torch.testing.assert_close(first, second)
 
@@ -100,18 +131,18 @@ def test_significance_does_not_depend_on_the_scale(scale):
 def test_a_planted_effect_is_as_significant_as_can_be():
     """Members that saw the unit project 1 more on its direction: no other codeword reaches its score."""
     codebook = Codebook(5, 12, 5)
-    words = units_of(codebook)
-    projected = words.T[..., None] + 0.02 * randn(12, 5, 1)
-    z, p = pull_significance(pull(projected, words), projected, phantoms_of(codebook), codebook)
+    codewords = units_of(codebook)
+    projected = codewords.T[..., None] + 0.02 * randn(12, 5, 1)
+    z, p = pull_significance(pull(projected, codewords), projected, phantoms_of(codebook), codewords)
     torch.testing.assert_close(p, torch.full_like(p, 1 / (1 + codebook.phantoms)))
     assert (z > 3).all()
-    _, opposite = pull_significance(pull(-projected, words), -projected, phantoms_of(codebook), codebook)
+    _, opposite = pull_significance(pull(-projected, codewords), -projected, phantoms_of(codebook), codewords)
     assert (opposite == 1).all()
 
 
 def test_ties_count_against_the_unit():
     projected = torch.zeros(6, 3, 2, dtype=torch.float64)
-    z, p = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms_of(SMALL), SMALL)
+    z, p = pull_significance(pull(projected, units_of(SMALL)), projected, phantoms_of(SMALL), units_of(SMALL))
     assert (p == 1).all()
     assert (z == 0).all()
     z, p = norm_significance(torch.ones(3, 2), torch.ones(7, 2))
@@ -122,10 +153,10 @@ def test_ties_count_against_the_unit():
 def test_rounding_does_not_break_a_tie():
     """Scores of 2 of 6 members with projections 0 and 0.1 take 3 values: equal ones must count whatever the order."""
     projected = 0.1 * torch.tensor([1, 0, 1, 0, 1, 0], dtype=torch.float64)[:, None]
-    words = words_of(SMALL)
-    score = as_every_unit(words, projected)
-    seen = (words & torch.tensor([True, False] * 3)).sum(1)
-    _, p = pull_significance(score, projected[:, None].expand(-1, 15, -1), words, SMALL)
+    codewords = codewords_of(SMALL)
+    score = as_every_unit(codewords, projected)
+    seen = (codewords & torch.tensor([True, False] * 3)).sum(1)
+    _, p = pull_significance(score, projected[:, None].expand(-1, 15, -1), codewords, codewords)
     expected = torch.tensor([(1 + (seen >= ones).sum()) / 16 for ones in seen], dtype=torch.float64)
     torch.testing.assert_close(p[:, 0], expected)
 
@@ -219,7 +250,7 @@ def test_a_set_of_one_unit_is_the_unit():
     codebook = Codebook(20, 8, 3)
     score, projected = set_inputs(codebook, queries=1)
     phantoms = phantoms_of(codebook)
-    z, p = pull_significance(score, projected, phantoms, codebook)
+    z, p = pull_significance(score, projected, phantoms, units_of(codebook))
     _, set_z, set_p = of_sets(torch.arange(20)[:, None, None], projected, codebook, draws=4000)
     torch.testing.assert_close(set_z, z, rtol=1e-9, atol=1e-12)
     error = (p * (1 - p) / 4000).sqrt()
@@ -228,10 +259,10 @@ def test_a_set_of_one_unit_is_the_unit():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_set_s_deviation_is_that_of_all_assignments_of_distinct_codewords(size):
-    """Full enumeration of ordered pairs and triples of the 10 words of 5 bits with 2 ones."""
+    """Full enumeration of ordered pairs and triples of the 10 codewords of 5 bits with 2 ones."""
     codebook = Codebook(3, 5, 2)
     _, projected = set_inputs(codebook, queries=1)
-    w = contrast(words_of(codebook)).double()
+    w = contrast(codewords_of(codebook)).double()
     each = -(w @ projected[..., 0])  # (word, unit): pull of the unit under the word
     null = torch.stack(
         [sum(each[word, unit] for unit, word in enumerate(held)) for held in itertools.permutations(range(10), size)]
@@ -312,7 +343,7 @@ def test_an_empty_set_has_score_0_and_no_p():
 
 
 def test_a_set_larger_than_the_phantoms_has_no_p():
-    """8 units of 10 words leave 2 phantoms: a set of 2 has a null, a set of 3 has none."""
+    """8 units of 10 codewords leave 2 phantoms: a set of 2 has a null, a set of 3 has none."""
     codebook = Codebook(8, 5, 2)
     _, projected = set_inputs(codebook)
     sets = torch.tensor([[[0, 1, -1]] * 2, [[0, 1, 2]] * 2])
@@ -339,7 +370,7 @@ def test_a_capacity_that_64_bits_cannot_count_is_the_limit_of_independent_codewo
     normal = torch.distributions.Normal(0, 1)
     assert ((p - normal.cdf(-z)).abs() < 4.5 * 0.5 / 2000**0.5 + 0.01).all()
     phantoms = codebook.sample_phantoms(2000)
-    z, p = pull_significance(score, projected, phantoms, codebook)
+    z, p = pull_significance(score, projected, phantoms, units_of(codebook))
     assert ((p - normal.cdf(-z)).abs() < 4.5 * 0.5 / 2000**0.5 + 0.01).all()
     _, p = radius_significance(score.abs().amax(0), score.new_zeros(2000, 2), codebook)
     torch.testing.assert_close(p, torch.full_like(p, 6 / 2006))  # the largest of 2,006 is one of the 6
@@ -358,17 +389,17 @@ def test_a_set_s_draws_have_an_address(seed):
 def test_a_planted_set_is_significant_where_its_units_are_not():
     """10 units, each a weak pull of 1 deviation: the set stands about sqrt(10) deviations out."""
     codebook = Codebook(10, 12, 5)
-    words = units_of(codebook)
-    noise, own = randn(12, 10, 1), contrast(words).double().T[:, :, None]
+    codewords = units_of(codebook)
+    noise, own = randn(12, 10, 1), contrast(codewords).double().T[:, :, None]
     noise = noise - noise.mean(0) - own * (own * noise).sum(0) / own.square().sum(0)
     size = codebook.contrast_variance  # |w|^2: the score of c w is c |w|^2, its deviation from |noise|^2 and c^2 |w|^2
     c = (noise.square().sum(0) / (11 * size - size)).sqrt()
     projected = noise - c * own
-    score = pull(projected, words)
-    torch.testing.assert_close(score, null_deviation(projected, codebook))
-    _, unit_p = pull_significance(score, projected, phantoms_of(codebook), codebook)
+    score = pull(projected, codewords)
+    torch.testing.assert_close(score, null_deviation(projected, codewords))
+    _, unit_p = pull_significance(score, projected, phantoms_of(codebook), codewords)
     _, z, p = of_sets(torch.arange(10)[None, None], projected, codebook, draws=2000)
-    assert len(words) == 10
+    assert len(codewords) == 10
     assert unit_p.min() > 0.05
     assert 2.5 < z.item() < 4
     assert p.item() < 0.01
@@ -403,7 +434,7 @@ def test_resolution_errs_at_the_level():
 def test_p_of_the_radius_is_uniform_under_the_null(units, phantoms):
     """Exchangeability: P(p <= p_m) = p_m, where p_m belongs to the m-th largest of all N + P norms.
 
-    The largest of N words ranks m-th or better among N + P with a hypergeometric probability; exact. It is the same
+    The largest of N codewords ranks m-th or better among N + P with a hypergeometric probability; exact. It is the same
     for all phantoms of a code and for a sample of them.
     """
     codebook = Codebook(units, 64, 28)
@@ -415,7 +446,8 @@ def test_p_of_the_radius_is_uniform_under_the_null(units, phantoms):
 
 
 def test_p_and_median_of_the_radius_agree_with_draws():
-    """20,000 times 10 of 792 words; within 4.5 standard errors, p over 5 radii of one phantom each (false alarm 4e-5).
+    """20,000 times 10 of 792 codewords; within 4.5 standard errors, p over 5 radii of one phantom each: false alarm
+    4e-5.
 
     The share of maxima above the median may also differ by 10 / 792, as the median takes draws for independent.
     """
@@ -454,9 +486,35 @@ def test_without_phantoms_nothing_is_significant():
     codebook = Codebook(10, 5, 2)
     score, projected = set_inputs(codebook)
     phantoms = phantoms_of(codebook)
-    assert (pull_significance(score, projected, phantoms, codebook)[1] == 1).all()
+    assert (pull_significance(score, projected, phantoms, units_of(codebook))[1] == 1).all()
     assert (norm_significance(score.abs(), torch.zeros(0, 2, dtype=torch.float64))[1] == 1).all()
     assert of_sets(torch.tensor([[[0, 1]] * 2]), projected, codebook, draws=5)[2].isnan().all()
     median, p = radius_significance(score[0].abs(), torch.zeros(0, 2, dtype=torch.float64), codebook)
     assert median.isnan().all()
     assert (p == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"level": 0.0}, r"level=0.0, expected between 0 and 1. Set significance.level"),
+        ({"level": 1.0}, r"level=1.0, expected between 0 and 1. Set significance.level"),
+        ({"level": 1.5}, r"level=1.5, expected between 0 and 1. Set significance.level"),
+        ({"phantoms": 0}, r"phantoms=0, expected at least 1. Set significance.phantoms"),
+        ({"draws": 0}, r"draws=0, expected at least 1. Set significance.draws"),
+        ({"gls_share": 1.0}, r"gls_share=1.0, expected at least 0 and less than 1. Set significance.gls_share"),
+        ({"gls_share": -0.1}, r"gls_share=-0.1, expected at least 0 and less than 1. Set significance.gls_share"),
+        ({"neighbourhoods": ()}, r"neighbourhoods=\[\], expected numbers of units from 1 up"),
+        ({"neighbourhoods": (0, 1)}, r"neighbourhoods=\[0, 1\], expected numbers of units from 1 up"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given, message):
+    with pytest.raises(ValueError, match=f"significance: {message}"):
+        TestSettings(0, **given)
+
+
+def test_settings_fit_as_many_units_as_their_smallest_neighbourhood():
+    settings = TestSettings(0, neighbourhoods=(50, 12))
+    settings.check_units(12)
+    with pytest.raises(ValueError, match=r"neighbourhoods=\[50, 12\], expected some numbers from 1 to 11"):
+        settings.check_units(11)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddattr.data.sources import digits, first, idx
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
+from ddattr.data.sources.idx import idx
 
 
 def write_idx(path, array: np.ndarray, kind: int = 8) -> str:

@@ -1,5 +1,7 @@
 """Tables of an attribution, from tensors alone: columns, rows, and numbers that can be made again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,21 +10,22 @@ from conftest import COLUMNS, METHODS
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
-from ddattr.attribution.background import Background
-from ddattr.attribution.denoised import along_own
-from ddattr.attribution.influence import Response, nearness
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.gls import LeaveOneOutGLS
+from ddattr.attribution.influence import Response, similarity
 from ddattr.attribution.posterior import posterior
-from ddattr.attribution.tables import Tables, summarise, tabulate
+from ddattr.attribution.significance import TestSettings
+from ddattr.attribution.tables import Tables, attributions, summarise, tabulate
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.sources import Source
-from ddattr.validation.planted import influence_by_pull
-from ddattr.validation.scores import of_denoising
+from ddattr.data.source import Source
+from ddattr.validation.tables.planted import influence_by_pull
 
 N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)
 CODE = Codebook(N, n, 2)
-TRUTH = torch.tensor([1, 4, 5, 8, 10])
-OPTIONS = {"seed": 0, "level": 0.05, "phantoms": 100, "draws": 60, "neighbourhoods": [1, 2, 3], "background": 0.5}
+ABLATED = torch.tensor([1, 4, 5, 8, 10])
+SETTINGS = TestSettings(0, level=0.05, phantoms=100, draws=60, gls_share=0.5, neighbourhoods=(1, 2, 3))
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def tensors() -> dict[str, torch.Tensor]:
         "denoised": made - made.mean(0),
         "members": noise(n, Q),
         "last_step": last - last.mean(0),
-        "ablations": noise(len(TRUTH), Q),
+        "ablations": noise(len(ABLATED), Q),
         "refined_units": torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]),
         "refined": noise(2, Q),
         "rotating_error": torch.tensor([0.1, torch.nan, torch.nan, torch.nan]),
@@ -50,7 +53,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def tables(tensors, data) -> Tables:
-    return tabulate(tensors, TRUTH, CODE, data, **OPTIONS)
+    return tabulate(tensors, ABLATED, CODE, data, SETTINGS)
 
 
 def matrix(table: pd.DataFrame, value: str = "score") -> np.ndarray:
@@ -75,13 +78,79 @@ def test_columns_are_those_that_others_rely_on_and_more_only_at_the_end(tables, 
     assert list(getattr(tables, name))[: len(COLUMNS[name])] == COLUMNS[name]
 
 
+def given(p, support, z=None, queries=(7, 3)) -> tuple[torch.Tensor, ...]:
+    """What `attributions` takes of two queries, but for the level."""
+    p, support = (torch.tensor(values, dtype=torch.float64) for values in (p, support))
+    return -p if z is None else torch.tensor(z, dtype=torch.float64), p, support, torch.tensor(queries)
+
+
+P = [[0.004, 0.9], [0.9, 0.5], [0.008, 0.001], [0.5, 0.5]]  # q of query 7: 0.016 twice; of query 3: 0.004
+SUPPORT = [[2.0, 0.0], [9.0, 5.0], [3.0, 1.0], [1.0, 7.0]]  # the largest of query 7 passes no test
+
+
+def test_attributions_are_the_units_that_pass_sorted_by_query_and_rank():
+    """The rank is the place by support among all units, whether they pass or not."""
+    table = attributions(*given(P, SUPPORT), 0.02)
+    assert list(table) == COLUMNS["attributions"]
+    expected = [(3, 2, 3, 0.001, 0.004, 1.0), (7, 2, 2, 0.008, 0.016, 3.0), (7, 0, 3, 0.004, 0.016, 2.0)]
+    np.testing.assert_allclose(table.drop(columns="z"), expected)
+    assert table.z.tolist() == (-table.p_value).tolist()
+    assert table.index.tolist() == [0, 1, 2]
+    assert (table.dtypes[["query", "unit", "rank"]] == "int64").all()
+
+
+def test_attributions_pass_at_the_level_itself_and_not_above_it():
+    assert attributions(*given(P, SUPPORT), 0.016)["query"].tolist() == [3, 7, 7]
+    assert attributions(*given(P, SUPPORT), 0.0159)["query"].tolist() == [3]
+    assert len(attributions(*given(P, SUPPORT), 1.0)) == 8
+
+
+def test_when_nothing_passes_attributions_are_empty_and_have_their_columns():
+    table = attributions(*given(P, SUPPORT), 1e-4)
+    assert len(table) == 0
+    assert list(table) == COLUMNS["attributions"]
+
+
+def test_attributions_do_not_depend_on_the_order_of_queries_and_units():
+    """Of units that support as much, the order may."""
+    expected = attributions(*given(P, SUPPORT), 0.6)
+    z, p, support, seeds = given(P, SUPPORT)
+    turned = attributions(z.flip(1), p.flip(1), support.flip(1), seeds.flip(0), 0.6)
+    pd.testing.assert_frame_equal(turned, expected)
+    turned = attributions(z.flip(0), p.flip(0), support.flip(0), seeds, 0.6)
+    pd.testing.assert_frame_equal(turned.assign(unit=3 - turned.unit), expected)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.3, 0.6, 0.99])
+def test_attributions_say_what_the_table_of_influence_says_of_what_is_tested(tensors, data, level):
+    """A row where q of denoised_gls is at most the level; support and rank are of denoised_posterior."""
+    tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, level=level))
+    tested, support = (of(tables, f"denoised_{name}", "pull") for name in ("gls", "posterior"))
+    support = support.assign(rank=support.groupby("query").score.rank(ascending=False))
+    expected = tested.merge(support[["unit", "query", "score", "rank"]], on=["unit", "query"], suffixes=("", "_of"))
+    expected = expected[expected.q_value <= level].sort_values(["query", "rank"], ignore_index=True)
+    expected = expected.rename(columns={"score_of": "support"})[COLUMNS["attributions"]]
+    pd.testing.assert_frame_equal(tables.attributions, expected, check_dtype=False)
+    assert tables.radius.set_index("query").attributable.to_dict() == {
+        query: query in set(expected["query"]) for query in tensors["seeds"].tolist()
+    }
+
+
+def test_some_attributions_pass_at_a_lenient_level_and_none_at_a_strict_one(tensors, data):
+    counts = [
+        len(tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, level=level)).attributions)
+        for level in (1e-3, 0.6)
+    ]
+    assert counts[0] == 0 < counts[1] < N * Q
+
+
 def test_every_method_scores_every_unit_on_every_query(tables):
     for method in METHODS:
         measures = {
             "pixel": ["similarity"],
             "random": ["similarity"],
             "jvp_gls": ["pull"],
-            "posterior": ["pull"],
+            "jvp_posterior": ["pull"],
             "denoised": ["pull"],
             "denoised_gls": ["pull"],
             "denoised_posterior": ["pull"],
@@ -98,7 +167,7 @@ def test_every_method_scores_every_unit_on_every_query(tables):
 def test_ablation_has_the_truth_and_the_best_units_once_each(tables, tensors):
     table = of(tables, "ablation", "pull")
     assert not table.duplicated(["unit", "query"]).any()
-    expected = {(int(u), int(s)) for u in TRUTH for s in tensors["seeds"]}
+    expected = {(int(u), int(s)) for u in ABLATED for s in tensors["seeds"]}
     expected |= {
         (int(u), int(s)) for s, units in zip(tensors["seeds"], tensors["refined_units"].T, strict=True) for u in units
     }
@@ -106,14 +175,14 @@ def test_ablation_has_the_truth_and_the_best_units_once_each(tables, tensors):
 
 
 def test_pull_and_norm_of_the_jvp_are_those_of_the_jacobian(tables, tensors, data):
-    words, j, factual = CODE.codewords(torch.arange(N)), tensors["jacobian"], tensors["factual"]
+    codewords, j, factual = CODE.codewords(torch.arange(N)), tensors["jacobian"], tensors["factual"]
     projected = influence.projections(j, factual, data.unit_images)
-    np.testing.assert_allclose(matrix(of(tables, "jvp", "pull")), influence.pull(projected, words).numpy())
-    np.testing.assert_allclose(matrix(of(tables, "jvp", "norm")), influence.norm(influence.gram(j), words).numpy())
+    np.testing.assert_allclose(matrix(of(tables, "jvp", "pull")), influence.pull(projected, codewords).numpy())
+    np.testing.assert_allclose(matrix(of(tables, "jvp", "norm")), influence.norm(influence.gram(j), codewords).numpy())
 
 
 def test_scores_of_all_methods_are_those_of_their_displacements(tables, tensors, data):
-    words, factual = CODE.codewords(torch.arange(N)), tensors["factual"]
+    codewords, factual = CODE.codewords(torch.arange(N)), tensors["factual"]
     responses = {
         "jvp": Response(tensors["jacobian"]),
         "individual": baselines.individual(tensors["members"], factual, 2),
@@ -121,18 +190,18 @@ def test_scores_of_all_methods_are_those_of_their_displacements(tables, tensors,
         "last_step": Response(tensors["last_step"]),
     }
     for method, response in responses.items():
-        expected = influence.displacement_scores(response.displacement(words), factual, data.unit_images)
+        expected = influence.displacement_scores(response.displacement(codewords), factual, data.unit_images)
         for measure, score in expected.items():
             np.testing.assert_allclose(matrix(of(tables, method, measure)), score.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_ablation_scores_are_those_of_the_exact_displacements(tables, tensors, data):
     expected = influence.displacement_scores(
-        tensors["ablations"] - tensors["factual"], tensors["factual"], data.unit_images[TRUTH]
+        tensors["ablations"] - tensors["factual"], tensors["factual"], data.unit_images[ABLATED]
     )
     for measure, score in expected.items():
         table = of(tables, "ablation", measure)
-        found = table[table.unit.isin(TRUTH.tolist())]
+        found = table[table.unit.isin(ABLATED.tolist())]
         np.testing.assert_allclose(matrix(found), score.numpy(), rtol=1e-6)
 
 
@@ -160,17 +229,17 @@ def test_q_of_labels_and_clusters_is_within_their_kind_and_query(tables):
             np.testing.assert_allclose(rows.q_value, benjamini_hochberg(rows.p_value.to_numpy()))
 
 
-@pytest.mark.parametrize("background", [0.0, 0.5])
-def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, data, background):
-    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_similarity(tensors, data, share):
+    tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
-    words, near = CODE.codewords(torch.arange(N)), nearness(distance)
-    weighted = near * along_own(tensors["denoised"], data.unit_images)
-    others = Background(words, near, background)
+    codewords, near = CODE.codewords(torch.arange(N)), similarity(distance)
+    weighted = near * distinctive(tensors["denoised"], data.unit_images)
+    gls = LeaveOneOutGLS(codewords, near, share)
 
     def expected(units: torch.Tensor) -> np.ndarray:
-        answers = others.discount_sets(weighted, units[None])[:, 0]
-        scores = contrast(words[units]) * answers.permute(1, 2, 0)  # (queries, units, members)
+        answers = gls.adjust_sets(weighted, units[None])[:, 0]
+        scores = contrast(codewords[units]) * answers.permute(1, 2, 0)  # (queries, units, members)
         return -scores.sum((1, 2)).numpy()
 
     for kind, which in data.partitions().items():
@@ -179,57 +248,61 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_nearness(tensors, d
             held = (which == s).nonzero()[:, 0].expand(Q, -1)
             np.testing.assert_allclose(rows.score, expected(held), rtol=1e-5, atol=1e-6)
             assert (rows["size"] == held.shape[1]).all()
-            if not background:
+            if not share:
                 plain = matrix(of(tables, "denoised", "pull")) * near.numpy()
                 np.testing.assert_allclose(rows.score, plain[held[0].tolist()].sum(0), rtol=1e-5, atol=1e-6)
     order = baselines.pixel(tensors["factual"], data.unit_images).argsort(0, descending=True)
-    for size in OPTIONS["neighbourhoods"]:
+    for size in SETTINGS.neighbourhoods:
         rows = tables.sets[tables.sets.set == f"nearest:{size}"].sort_values("query")
         np.testing.assert_allclose(rows.score, expected(order[:size].T), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["posterior", "denoised_posterior"])
-def test_what_is_expected_is_made_of_the_discounted_pull_of_its_tensor(tables, tensors, data, method):
+@pytest.mark.parametrize("method", ["jvp_posterior", "denoised_posterior"])
+def test_what_is_expected_is_made_of_the_adjusted_pull_of_its_tensor(tables, tensors, data, method):
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
-    words = CODE.codewords(torch.arange(N))
+    codewords = CODE.codewords(torch.arange(N))
     along = {
-        "posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-        "denoised_posterior": along_own(tensors["denoised"], data.unit_images),
+        "jvp_posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
+        "denoised_posterior": distinctive(tensors["denoised"], data.unit_images),
     }[method]
-    answers = Background(words, nearness(distance), OPTIONS["background"]).discount(along)
-    deviation = significance.null_deviation(answers, CODE)
-    expected = posterior(influence.pull(answers, words), deviation, distance)
+    answers = LeaveOneOutGLS(codewords, similarity(distance), SETTINGS.gls_share).adjust(along)
+    deviation = significance.null_deviation(answers, codewords)
+    expected = posterior(influence.pull(answers, codewords), deviation, distance)
     np.testing.assert_allclose(matrix(of(tables, method, "pull")), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("background", [0.0, 0.5])
-def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(tensors, data, background):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(tensors, data, share):
     """`validate` asks about any picture what `attribute` asks about those that it made."""
-    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": background})
-    given = tensors["denoised"], tensors["factual"], data.unit_images
-    for method, score in of_denoising(*given, CODE, background).items():
+    tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
+    along = distinctive(tensors["denoised"], data.unit_images)
+    codewords = CODE.codewords(torch.arange(N))
+    estimator = Estimator.of_pictures(codewords, tensors["factual"], data.unit_images, share)
+    for method, score in estimator.estimate(along).named("denoised").items():
         np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
-    null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
-    along, distance = {"denoised_gls": along_own(given[0], given[2])}, -baselines.pixel(*given[1:]).double()
-    found = influence_by_pull(along, distance, CODE, null, background)["denoised_gls"]
-    for column, value in zip(("score", "z", "p_value"), found, strict=True):
+    null = CODE.sample_phantoms(SETTINGS.phantoms, SETTINGS.seed)
+    found = influence_by_pull({"denoised_gls": along}, estimator, null)
+    for column, value in zip(("score", "z", "p_value"), found["denoised_gls"], strict=True):
         np.testing.assert_allclose(matrix(of(tables, "denoised_gls", "pull"), column), value, rtol=1e-5, atol=1e-6)
+    expected = matrix(of(tables, "denoised_posterior", "pull"))
+    np.testing.assert_allclose(expected, found["denoised_posterior"].score, rtol=1e-5, atol=1e-6)
 
 
 def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tables, tensors, data):
-    plain = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"background": 0.0})
-    null = CODE.sample_phantoms(OPTIONS["phantoms"], OPTIONS["seed"])
+    plain = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=0.0))
+    codewords = CODE.codewords(torch.arange(N))
+    null = CODE.sample_phantoms(SETTINGS.phantoms, SETTINGS.seed)
     along = {
         "jvp": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-        "denoised": along_own(tensors["denoised"], data.unit_images),
+        "denoised": distinctive(tensors["denoised"], data.unit_images),
     }
-    for method, projected in along.items():
+    for method, answers in along.items():
         for measure in ("pull", "norm") if method == "jvp" else ("pull",):
             pd.testing.assert_frame_equal(of(tables, method, measure), of(plain, method, measure))
         score = matrix(of(plain, method, "pull"))
         np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull")), score, atol=1e-6)
         assert not np.allclose(matrix(of(tables, f"{method}_gls", "pull")), score)
-        _, p = significance.pull_significance(torch.from_numpy(score.copy()), projected, null, CODE)
+        _, p = significance.pull_significance(torch.from_numpy(score.copy()), answers, null, codewords)
         np.testing.assert_allclose(matrix(of(plain, f"{method}_gls", "pull"), "p_value"), p)
 
 
@@ -243,7 +316,7 @@ def test_a_neighbourhood_is_no_surer_than_any_larger_one(tables):
 
 def test_resolution_and_attributable_follow_from_the_other_tables(tensors, data):
     """At a level that some pass and some fail."""
-    tables = tabulate(tensors, TRUTH, CODE, data, **OPTIONS | {"level": 0.6})
+    tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, level=0.6))
     radius = tables.radius.set_index("query")
     assert radius.resolution.nunique() > 1
     best = of(tables, "denoised_gls", "pull").groupby("query").q_value.min()
@@ -260,8 +333,8 @@ def test_the_radius_is_the_largest_norm(tables):
 
 
 def test_a_method_that_moves_pictures_as_ablation_does_agrees_perfectly(tensors, data):
-    exact = tensors["factual"] + Response(tensors["jacobian"]).displacement(CODE.codewords(TRUTH))
-    tables = tabulate(tensors | {"ablations": exact}, TRUTH, CODE, data, **OPTIONS)
+    exact = tensors["factual"] + Response(tensors["jacobian"]).displacement(CODE.codewords(ABLATED))
+    tables = tabulate(tensors | {"ablations": exact}, ABLATED, CODE, data, SETTINGS)
     jvp = tables.agreement[tables.agreement.method == "jvp"]
     for statistic, value in {"pearson": 1, "spearman": 1, "cosine": 1, "relative_error": 0}.items():
         np.testing.assert_allclose(jvp[statistic], value, atol=2e-5)
@@ -269,8 +342,8 @@ def test_a_method_that_moves_pictures_as_ablation_does_agrees_perfectly(tensors,
 
 
 def test_reversing_a_displacement_reverses_pull_and_leaves_norm(tensors, data):
-    moved = Response(tensors["jacobian"]).displacement(CODE.codewords(TRUTH))
-    tables = tabulate(tensors | {"ablations": tensors["factual"] - moved}, TRUTH, CODE, data, **OPTIONS)
+    moved = Response(tensors["jacobian"]).displacement(CODE.codewords(ABLATED))
+    tables = tabulate(tensors | {"ablations": tensors["factual"] - moved}, ABLATED, CODE, data, SETTINGS)
     jvp = tables.agreement[tables.agreement.method == "jvp"].set_index("measure")
     np.testing.assert_allclose(jvp.loc["pull"].spearman, -1)
     np.testing.assert_allclose(jvp.loc["norm"].spearman, 1)
@@ -305,7 +378,7 @@ def test_queries_have_their_names_in_every_table(tables, tensors):
 def test_the_order_of_queries_changes_no_row(tables, tensors, data):
     order, queries_first = torch.tensor([2, 0, 3, 1]), {"seeds", "factual", "rotating_error"}
     shuffled = {name: value[order] if name in queries_first else value[:, order] for name, value in tensors.items()}
-    again = tabulate(shuffled, TRUTH, CODE, data, **OPTIONS)
+    again = tabulate(shuffled, ABLATED, CODE, data, SETTINGS)
     for name in ("influence", "sets", "agreement", "radius", "queries"):
         keys = [column for column in ("unit", "set", "method", "measure", "query") if column in getattr(tables, name)]
         one, other = (getattr(t, name).sort_values(keys, ignore_index=True) for t in (tables, again))
@@ -325,12 +398,12 @@ def test_a_query_s_label_is_the_one_that_most_of_its_ten_nearest_pictures_have(t
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     images = (order + 1)[:, None, None, None].expand(-1, *SHAPE) / 20  # from a picture of zeros
     near = UnitDataModule(Source(images.contiguous(), by_distance[order]), clusters=3)
-    tables = tabulate(tensors | {"factual": torch.zeros(Q, *SHAPE)}, TRUTH, CODE, near, **OPTIONS)
+    tables = tabulate(tensors | {"factual": torch.zeros(Q, *SHAPE)}, ABLATED, CODE, near, SETTINGS)
     assert (tables.queries.label == 2).all()
 
 
 def test_units_may_be_labels_or_carry_none(tensors, data):
     bare = UnitDataModule(Source(data.images, None), clusters=3)
-    tables = tabulate(tensors, TRUTH, CODE, bare, **OPTIONS)
+    tables = tabulate(tensors, ABLATED, CODE, bare, SETTINGS)
     assert not tables.sets.set.str.startswith("label:").any()
     assert len(tables.queries) == Q

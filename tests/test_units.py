@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.data import units as grouping
-from ddattr.data.sources import digits, first
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
 
 maps = st.lists(st.integers(0, 5), min_size=1, max_size=20)
 

@@ -1,5 +1,6 @@
-"""Ground truth by retraining: which models there are, and what each may see."""
+"""The plan: which models there are and what each may see; which units are the best, and what is left without them."""
 
+import itertools
 from collections import Counter
 from fractions import Fraction
 
@@ -8,24 +9,38 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.codebook import Codebook
-from ddattr.validation.methods import IN_PART, IN_PART_BESIDE_ONE, PEERS
-from ddattr.validation.retraining import Validation
+from ddattr.validation.plan import Plan, best, removals
 
 BOOK = Codebook(30, 8, 3)
 LABELS = torch.arange(30) % 5 + 2  # sets are named by any number
+ALONE, BESIDE = ([m.key for m in METHODS if m.few and ("full" in m.needs) is full] for full in (False, True))
 
 
-def plan(codebook: Codebook = BOOK, **sizes) -> Validation:
-    given = {"units": 5, "members": 3, "replicates": 2, "halves": 6, "tuning": 5, "removed": (5,), "seed": 0}
-    return Validation(codebook, {"label": LABELS[: codebook.units]}, **{**given, **sizes})
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plan(codebook: Codebook = BOOK, **sizes) -> Plan:
+    given = {
+        "retrained_units": 5,
+        "retrained_members": 3,
+        "replicates": 2,
+        "lds_subsets": 6,
+        "tuning_subsets": 5,
+        "removal_sizes": (5,),
+        "seed": 0,
+    }
+    return Plan(codebook, {"label": LABELS[: codebook.units]}, **{**given, **sizes})
 
 
 @given(units=st.integers(2, 40), halves=st.integers(5, 12), tuning=st.integers(4, 12), seed=st.integers(0, 2**63))
 def test_halves_are_halves(units, halves, tuning, seed):
     book = Codebook(units, 12, 5)
-    sizes = {"units": 0, "members": 2, "halves": halves, "tuning": tuning, "groups": None, "removed": ()}
-    masks = Validation(book, {}, seed, **sizes).half_masks()
+    sizes = {"lds_subsets": halves, "tuning_subsets": tuning}
+    sizes |= {"retrained_units": 0, "retrained_members": 2, "groups": None, "removal_sizes": ()}
+    masks = Plan(book, {}, seed, **sizes).half_masks()
     assert masks.shape == (halves + tuning, units)
     assert (masks.sum(1) == units // 2).all()
 
@@ -33,7 +48,7 @@ def test_halves_are_halves(units, halves, tuning, seed):
 def test_every_unit_is_in_half_of_the_halves():
     """1,000 halves: every one of 30 counts within 4.7 standard errors of 500, false-alarm rate 8e-5; and every pair of
     units is together as often as chance has it, 14 / 29 of the time that one of them is in (435 pairs: 5.2, 9e-5)."""
-    masks = plan(halves=1000).half_masks()[:1000].double()
+    masks = plan(lds_subsets=1000).half_masks()[:1000].double()
     assert ((masks.sum(0) - 500).abs() < 4.7 * 250**0.5).all()
     together = (masks.T @ masks)[torch.triu(torch.ones(30, 30), 1).bool()]
     share = 0.5 * 14 / 29
@@ -41,7 +56,7 @@ def test_every_unit_is_in_half_of_the_halves():
 
 
 def test_halves_for_tuning_are_others_than_those_for_the_score():
-    masks = plan(halves=20, tuning=20).half_masks()
+    masks = plan(lds_subsets=20, tuning_subsets=20).half_masks()
     assert len({tuple(mask.tolist()) for mask in masks}) == 40
     tuned = torch.stack([model.units for model in plan().tuning_models()])
     scored = torch.stack([model.units for model in plan().half_models(1)])
@@ -51,38 +66,40 @@ def test_halves_for_tuning_are_others_than_those_for_the_score():
 def test_halves_have_an_address():
     """More of them changes none; another seed changes all."""
     masks = plan().half_masks()
-    assert torch.equal(plan(halves=9).half_masks()[:6], masks[:6])
+    assert torch.equal(plan(lds_subsets=9).half_masks()[:6], masks[:6])
     assert (plan(seed=2**32).half_masks() != masks).any(1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_truth_s_members_and_units_are_drawn_by_seed(seed):
     one, other = plan(seed=seed), plan(seed=seed)
-    assert one.truth_members == other.truth_members
-    assert torch.equal(one.truth_units, other.truth_units)
-    assert len(set(one.truth_members)) == 3
-    assert len(one.truth_units.unique()) == 5
-    assert len({tuple(plan(seed=s).truth_members) for s in range(20)}) > 5
+    assert one.retraining_members == other.retraining_members
+    assert torch.equal(one.retraining_units, other.retraining_units)
+    assert len(set(one.retraining_members)) == 3
+    assert len(one.retraining_units.unique()) == 5
+    assert len({tuple(plan(seed=s).retraining_members) for s in range(20)}) > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_unit_of_the_truth_was_seen_by_a_member_of_the_truth(seed):
-    drawn = plan(seed=seed, members=2)
-    assert BOOK.codewords(drawn.truth_units)[:, drawn.truth_members].any(1).all()
-    assert all(drawn.unit(unit) for unit in drawn.truth_units.tolist())
+    drawn = plan(seed=seed, retrained_members=2)
+    assert BOOK.codewords(drawn.retraining_units)[:, drawn.retraining_members].any(1).all()
+    assert all(drawn.unit(unit) for unit in drawn.retraining_units.tolist())
 
 
 def test_all_units_that_were_seen_can_be_asked_for_and_not_one_more():
-    one, other = (BOOK.subset(member) for member in plan(members=2).truth_members)
+    one, other = (BOOK.subset(member) for member in plan(retrained_members=2).retraining_members)
     seen = int((one | other).sum())
-    assert len(plan(members=2, units=seen).truth_units) == seen
-    with pytest.raises(ValueError, match=rf"units={seen + 1}, but 2 members saw {seen}\. Set validation.members"):
-        _ = plan(members=2, units=seen + 1).truth_units
+    assert len(plan(retrained_members=2, retrained_units=seen).retraining_units) == seen
+    with pytest.raises(
+        ValueError, match=rf"retrained_units={seen + 1}, but 2 members saw {seen}\. Set validation.retrained_members"
+    ):
+        _ = plan(retrained_members=2, retrained_units=seen + 1).retraining_units
 
 
 def test_a_model_without_a_unit_is_its_member_less_that_unit():
     """One for every member that saw it and every seed; those that did not see it need none."""
-    drawn = plan(members=8)
+    drawn = plan(retrained_members=8)
     for unit in range(30):
         models = drawn.unit(unit)
         saw = [k for k in range(8) if BOOK.contains(unit, k)]
@@ -93,7 +110,7 @@ def test_a_model_without_a_unit_is_its_member_less_that_unit():
 
 
 def test_a_model_without_a_set_is_its_member_less_that_set():
-    drawn = plan(members=8)
+    drawn = plan(retrained_members=8)
     for model in drawn.set("label:4"):
         assert torch.equal(model.units, BOOK.subset(model.member) & (LABELS != 4))
     assert {model.member for model in drawn.set("label:4")} == set(range(8))
@@ -125,17 +142,17 @@ def test_a_unit_that_does_not_exist_is_refused(unit):
 
 def test_a_member_must_keep_some_data():
     """Of three units and three members each saw one."""
-    drawn = plan(Codebook(3, 3, 1), members=3, units=0, removed=(), groups=None)
+    drawn = plan(Codebook(3, 3, 1), retrained_members=3, retrained_units=0, removal_sizes=(), groups=None)
     with pytest.raises(ValueError, match=r"^retrain: without unit-00001 member \d has no data left\. [^\n]*weight\.$"):
         drawn.unit(1)
 
 
 def test_several_units_are_removed_at_once_and_bear_a_name_of_their_own():
-    drawn, names = plan(members=8), set()
+    drawn, names = plan(retrained_members=8), set()
     for units in ([3, 17], [17, 3], [3], [3, 16]):
         models = drawn.several(units)
         removed = torch.isin(torch.arange(30), torch.tensor(units))
-        seen = [k for k in drawn.truth_members if BOOK.subset(k)[removed].any()]
+        seen = [k for k in drawn.retraining_members if BOOK.subset(k)[removed].any()]
         assert [(m.member, m.replicate) for m in models] == [(k, r) for k in seen for r in (0, 1)]
         assert all(torch.equal(m.units, BOOK.subset(m.member) & ~removed) for m in models)
         names.add(models[0].name.rpartition("/")[0])
@@ -151,7 +168,9 @@ def test_several_units_that_are_none_are_refused(units):
 def test_bases_are_the_members_themselves_at_other_seeds():
     """At the first seed the members are there already."""
     drawn = plan(replicates=3)
-    assert [(m.member, m.replicate) for m in drawn.bases()] == [(k, r) for r in (1, 2) for k in drawn.truth_members]
+    assert [(m.member, m.replicate) for m in drawn.bases()] == [
+        (k, r) for r in (1, 2) for k in drawn.retraining_members
+    ]
     assert all(torch.equal(m.units, BOOK.subset(m.member)) for m in drawn.bases())
     assert plan(replicates=1).bases() == []
 
@@ -170,7 +189,7 @@ def test_the_models_are_all_there_once_and_seed_by_seed():
     models = drawn.models()
     names = [model.name for model in models]
     assert len(set(names)) == len(names)
-    seen = int(BOOK.codewords(drawn.truth_units)[:, drawn.truth_members].sum())
+    seen = int(BOOK.codewords(drawn.retraining_units)[:, drawn.retraining_members].sum())
     assert Counter(m.replicate for m in models) == {
         0: 5 + 1 + 6 + 5 + seen,
         **dict.fromkeys((1, 2), 1 + 6 + 5 + 3 + seen),
@@ -210,7 +229,7 @@ def test_halves_for_tuning_are_trained_only_for_a_peer_that_is_tuned(peers, tune
 def test_models_of_one_name_are_one_model_whatever_else_is_asked():
     """Names are folders: another plan of the same seed may only add to them."""
     few = {m.name: m for m in plan().models()}
-    many = {m.name: m for m in plan(replicates=3, halves=9, groups=None).models()}
+    many = {m.name: m for m in plan(replicates=3, lds_subsets=9, groups=None).models()}
     common = {name for name in few.keys() & many.keys() if not name.startswith("tuning")}
     assert len(common) > 20
     assert all(torch.equal(few[name].units, many[name].units) for name in common)
@@ -220,24 +239,24 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("members", 9, "expected 1 to 8"),
-        ("members", 0, "expected 1 to 8"),
-        ("units", 31, "expected 0 to 30"),
-        ("units", -1, "expected 0 to 30"),
+        ("retrained_members", 9, "expected 1 to 8"),
+        ("retrained_members", 0, "expected 1 to 8"),
+        ("retrained_units", 31, "expected 0 to 30"),
+        ("retrained_units", -1, "expected 0 to 30"),
         ("replicates", 0, "expected 1 to 100"),
-        ("halves", -1, "expected 0 to 10000"),
-        ("tuning", 3, "expected 4 to 10000"),
-        ("real", -1, "expected 0 to"),
+        ("lds_subsets", -1, "expected 0 to 10000"),
+        ("tuning_subsets", 3, "expected 4 to 10000"),
+        ("held_out_queries", -1, "expected 0 to"),
         ("removal_queries", -1, "expected 0 to"),
-        ("orders", 0, "expected 1 to"),
+        ("ensemble_orders", 0, "expected 1 to"),
         ("draws", 0, "expected 1 to"),
-        ("removed", (5, 30), "expected 1 to 29"),
-        ("removed", (0,), "expected 1 to 29"),
-        ("members_sizes", (2,), "expected 3 to 1024"),
-        ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(PEERS)}"),
+        ("removal_sizes", (5, 30), "expected 1 to 29"),
+        ("removal_sizes", (0,), "expected 1 to 29"),
+        ("ensemble_sizes", (2,), "expected 3 to 1024"),
+        ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(keys(Family.PEER))}"),
         ("groups", "cluster", "expected unit, label, null"),
-        ("removal_methods", ("jvp", "astrology"), "expected some of jvp, .* loss@affordable"),
-        ("removal_methods", ("jvp@affordable",), "expected some of jvp, .* loss@affordable"),
+        ("removal_methods", ("jvp", "astrology"), "expected some of jvp, .* loss@equal_cost"),
+        ("removal_methods", ("jvp@equal_cost",), "expected some of jvp, .* loss@equal_cost"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, expected):
@@ -245,25 +264,40 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, ex
         plan(**{key: value})
 
 
-NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}
+NOTHING = {"retrained_units": 0, "lds_subsets": 0, "groups": None, "removal_queries": 0, "peers": ()}
 
 
 @pytest.mark.parametrize(
-    ("sizes", "queries", "held_out", "told"),
+    ("sizes", "queries", "held_out", "said"),
     [
-        ({"units": 4}, 9, 0, "validation: units=4 is too few for an interval, expected 5 or more, or 0"),
-        ({"units": 1}, 9, 0, "validation: units=1 is too few for an interval, expected 5 or more, or 0"),
-        ({"halves": 4}, 9, 0, "validation: halves=4 is too few for an interval, expected 5 or more, or 0"),
+        (
+            {"retrained_units": 4},
+            9,
+            0,
+            "validation: retrained_units=4 is too few for an interval, expected 5 or more, or 0",
+        ),
+        (
+            {"retrained_units": 1},
+            9,
+            0,
+            "validation: retrained_units=1 is too few for an interval, expected 5 or more, or 0",
+        ),
+        ({"lds_subsets": 4}, 9, 0, "validation: lds_subsets=4 is too few for an interval, expected 5 or more, or 0"),
         ({"removal_queries": 4}, 9, 0, "validation: removal_queries=4 is too few .*, expected 5 or more, or 0"),
         ({}, 4, 0, "attribution: queries=4 is too few for an interval, expected 5 or more"),
         ({}, 5, 4, "data: holdout=4 is too few for an interval, expected 5 or more, or 0"),
-        ({"real": 3}, 5, 90, "validation: real=3 is too few for an interval, expected 5 or more, or 0"),
-        ({"members": 1}, 5, 0, "validation: members=1 is too few for an interval: .* 2 or more"),
+        (
+            {"held_out_queries": 3},
+            5,
+            90,
+            "validation: held_out_queries=3 is too few for an interval, expected 5 or more, or 0",
+        ),
+        ({"retrained_members": 1}, 5, 0, "validation: retrained_members=1 is too few for an interval: .* 2 or more"),
     ],
 )
-def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(sizes, queries, held_out, told):
+def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(sizes, queries, held_out, said):
     drawn = plan(**{"removal_queries": 5, **sizes})
-    with pytest.raises(ValueError, match=rf"^{told}\.( Set [^\n]*\.)?$"):
+    with pytest.raises(ValueError, match=rf"^{said}\.( Set [^\n]*\.)?$"):
         drawn.check_intervals(queries, held_out)
 
 
@@ -272,9 +306,9 @@ def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(size
     [
         ({}, 5, 0),
         ({}, 5, 5),
-        ({"real": 0}, 5, 4),
-        (NOTHING | {"members": 1}, 1, 1),
-        ({"units": 0, "members": 1}, 5, 0),
+        ({"held_out_queries": 0}, 5, 4),
+        (NOTHING | {"retrained_members": 1}, 1, 1),
+        ({"retrained_units": 0, "retrained_members": 1}, 5, 0),
         (NOTHING | {"peers": ("gradient_dot",)}, 1, 1),
     ],
 )
@@ -293,8 +327,8 @@ def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is
     ("given", "expected"),
     [
         ({}, 5),  # tuned on 4, and one that scores
-        ({"tuning": 6}, 7),
-        ({"tuning": 7}, 0),  # eight are the whole ensemble
+        ({"tuning_subsets": 6}, 7),
+        ({"tuning_subsets": 7}, 0),  # eight are the whole ensemble
         ({"peers": ("dtrak",)}, 5),
         ({"peers": ("gradient_dot",)}, 0),  # one training is no ensemble
         ({"peers": ()}, 0),
@@ -307,39 +341,127 @@ def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is
 )
 def test_a_tuned_peer_s_trainings_buy_as_many_members(given, expected):
     """Never more than they cost, and one more would be."""
-    found = plan(**{"tuning": 4, **given})
-    assert found.affordable("loss") == expected
+    found = plan(**{"tuning_subsets": 4, **given})
+    assert found.equal_cost("loss") == expected
     if expected:
         share, base = (1, 0) if found.fork is None else (found.fork, 1)
         assert base + expected * share <= len(found.scored_by()) < base + (expected + 1) * share
 
 
-@pytest.mark.parametrize("given", [{}, {"fork": Fraction(2, 3)}, {"tuning": 5, "fork": Fraction(3, 4)}])
+@pytest.mark.parametrize("given", [{}, {"fork": Fraction(2, 3)}, {"tuning_subsets": 5, "fork": Fraction(3, 4)}])
 def test_members_beside_the_model_of_all_units_cost_no_more_together(given):
     """And one more would."""
-    found = plan(**{"tuning": 4, **given})
-    assert len({found.affordable(method) for method in IN_PART}) == 1
+    found = plan(**{"tuning_subsets": 4, **given})
+    assert len({found.equal_cost(method) for method in ALONE}) == 1
     share, base = (1, 0) if found.fork is None else (found.fork, 1)
-    for members in {found.affordable(method) for method in IN_PART_BESIDE_ONE}:
+    for members in {found.equal_cost(method) for method in BESIDE}:
         assert base + 1 + members * share <= len(found.scored_by()) < base + 1 + (members + 1) * share
 
 
 @pytest.mark.parametrize("given", [{"fork": Fraction(4, 3)}, {"peers": ("gradient_dot",)}])
 def test_two_members_beside_the_model_of_all_units_are_no_ensemble(given):
-    assert plan(tuning=4, **given).affordable("datamodel_both") == 0
+    assert plan(tuning_subsets=4, **given).equal_cost("datamodel_both") == 0
 
 
 def test_a_removal_by_members_at_a_peer_s_cost_has_their_number_in_its_name():
-    asked = ("loss@affordable", "jvp", "loss", "loss@affordable", "trak", "datamodel_both@affordable")
-    assert plan(removal_methods=asked, tuning=4).removed_by() == ["loss@5", "jvp", "loss", "trak", "datamodel_both@4"]
-    assert plan(removal_methods=asked, tuning=4, fork=Fraction(2, 3)).removed_by()[0] == "loss@6"
+    asked = ("loss@equal_cost", "jvp", "loss", "loss@equal_cost", "trak", "datamodel_both@equal_cost")
+    assert plan(removal_methods=asked, tuning_subsets=4).removed_by() == [
+        "loss@5",
+        "jvp",
+        "loss",
+        "trak",
+        "datamodel_both@4",
+    ]
+    assert plan(removal_methods=asked, tuning_subsets=4, fork=Fraction(2, 3)).removed_by()[0] == "loss@6"
 
 
-@pytest.mark.parametrize("given", [{"peers": ("gradient_dot",)}, {"tuning": 7}])
+@pytest.mark.parametrize("given", [{"peers": ("gradient_dot",)}, {"tuning_subsets": 7}])
 def test_a_removal_by_members_that_are_no_part_of_the_ensemble_is_left_out(given):
-    assert plan(removal_methods=("loss@affordable", "jvp"), **given).removed_by() == ["jvp"]
+    assert plan(removal_methods=("loss@equal_cost", "jvp"), **given).removed_by() == ["jvp"]
 
 
 def test_the_largest_sizes_that_can_be_are_taken():
-    drawn = plan(members=8, units=30, removed=(1, 29), members_sizes=(3, 8), real=0, removal_queries=0, peers=PEERS)
-    assert len(drawn.truth_units) == 30
+    drawn = plan(
+        retrained_members=8,
+        retrained_units=30,
+        removal_sizes=(1, 29),
+        ensemble_sizes=(3, 8),
+        held_out_queries=0,
+        removal_queries=0,
+        peers=keys(Family.PEER),
+    )
+    assert len(drawn.retraining_units) == 30
+
+
+# -- the best units, and models without them
+
+
+@given(units=st.integers(2, 30), share=st.floats(0, 1), seed=st.integers(0, 10**6))
+def test_the_best_are_as_many_as_asked_for_and_none_that_stays_is_better(units, share, seed):
+    size = 1 + int(share * (units - 2))
+    score = randn(units, seed=seed).round(decimals=1)  # with ties
+    mask = best(score, size)
+    assert mask.sum() == size
+    assert score[mask].min() >= score[~mask].max()
+
+
+def test_larger_sets_hold_the_smaller_ones():
+    score = randn(20)
+    masks = [best(score, size) for size in range(1, 20)]
+    assert all((small <= large).all() for small, large in itertools.pairwise(masks))
+
+
+def test_the_order_of_units_changes_nothing():
+    score, order = randn(20), torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(best(score[order], 5), best(score, 5)[order])
+
+
+@pytest.mark.parametrize("size", [0, -1, 20, 21])
+def test_nothing_and_everything_cannot_be_removed(size):
+    with pytest.raises(
+        ValueError, match=rf"^removal: {size} of 20 units, expected 1 to 19\. Set validation\.removal_sizes\.$"
+    ):
+        best(randn(20), size)
+
+
+def test_every_method_size_and_query_gets_a_model_of_all_other_units():
+    scores = {"jvp": randn(20, 3), "pixel": randn(20, 3, seed=1)}
+    found = removals(scores, [4, 0, 9], [2, 5])
+    assert {(r.method, r.size, r.query) for r in found} == {
+        (method, size, query) for method in scores for size in (2, 5) for query in (4, 0, 9)
+    }
+    for removal in found:
+        column = scores[removal.method][:, [4, 0, 9].index(removal.query)]
+        assert torch.equal(removal.model.units, ~best(column, removal.size))
+
+
+def test_models_have_names_of_their_own_and_the_draws_of_the_full_one():
+    """The common draws at the first seed, so that the difference is the removed units'."""
+    found = removals({"jvp": randn(20, 3), "pixel": randn(20, 3, seed=1)}, [0, 1, 2], [2, 5])
+    assert len({removal.model.name for removal in found}) == len(found) == 12
+    assert all(removal.model.member is None and removal.model.replicate == 0 for removal in found)
+
+
+def test_the_same_units_are_one_model_whoever_names_them():
+    score = randn(20, 1)
+    found = removals({"jvp": score, "pixel": 3 * score.exp(), "random": -score}, [4], [2, 5])
+    names = {(removal.method, removal.size): removal.model.name for removal in found}
+    assert names["jvp", 2] == names["pixel", 2] != names["random", 2]
+    assert len({(removal.model.name, *removal.model.units.tolist()) for removal in found}) == 4
+
+
+def test_the_model_without_one_unit_is_that_of_its_group():
+    """Left out already, it is not trained again."""
+    plan = Plan(Codebook(20, 8, 3), {}, 0, groups="unit", removal_sizes=(1,))
+    groups = {model.name: model for model in plan.group_models(0)}
+    for removal in removals({"jvp": randn(20, 3)}, [0, 1, 2], [1]):
+        group = groups[removal.model.name]
+        assert torch.equal(removal.model.units, group.units)
+        assert removal.model[2:] == group[2:]
+
+
+def test_a_model_s_name_does_not_depend_on_what_else_is_removed():
+    scores = {"jvp": randn(20, 3), "pixel": randn(20, 3, seed=1)}
+    few = {r.model.name: r.model.units for r in removals({"pixel": scores["pixel"][:, 1:]}, [1, 2], [5])}
+    many = {r.model.name: r.model.units for r in removals(scores, [0, 1, 2], [2, 5])}
+    assert all(torch.equal(many[name], units) for name, units in few.items())
