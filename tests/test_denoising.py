@@ -2,13 +2,8 @@
 
 import pytest
 import torch
-<<<<<<< HEAD
-from ddattr.attribution.denoised import along_own, denoised
-
-=======
 
 from ddattr.attribution.denoising import denoised, distinctive
->>>>>>> h4
 from ddattr.attribution.influence import Response, displacement_scores, projections, pull
 from ddattr.attribution.loss import loss_draws
 from ddattr.codebook import Codebook, ablation

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-from ddattr.attribution.background import Background
 from hypothesis import given
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
-=======
 from ddattr.attribution.gls import LeaveOneOutGLS
->>>>>>> h4
 from ddattr.attribution.influence import pull
 from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook
