@@ -14,12 +14,11 @@ def worth_showing(names: Iterable[str]) -> list[str]:
 
 
 def means(rows: pd.DataFrame) -> str:
-    """Means of the methods that are shown, the largest first and with its interval; another training seed's last."""
+    """Means of the methods that are shown with their intervals, the largest first; another training seed's last."""
     table = rows.set_index("method")
     names = [name for name in worth_showing(table.index) if name != "another_seed"]
-    best, *others = table.loc[names].sort_values("mean", ascending=False, kind="stable").itertuples()
-    words = [f"{best.Index} {best.mean:.2f}{interval(best.low, best.high)}"]
-    words += [f"{row.Index} {row.mean:.2f}" for row in others]
+    found = table.loc[names].sort_values("mean", ascending=False, kind="stable").itertuples()
+    words = [f"{row.Index} {row.mean:.2f}{interval(row.low, row.high)}" for row in found]
     limit = f"; another training seed {table.loc['another_seed', 'mean']:.2f}" if "another_seed" in table.index else ""
     return ", ".join(words) + limit
 
