@@ -123,6 +123,8 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         (["train", "runs/digits_small", "sed=1"], ["key sed is unknown", "Did you mean seed?"]),
         (["train", "runs/digits_small", "training.stpes=1"], ["Did you mean training.steps?"]),
         (["train", "runs/digits_small"], ["Name one, or sweep them all: ddattr train runs/digits_small -m 'member"]),
+        (["status", "-m", "run=runs/a,runs/b"], ["run=runs/a,runs/b, expected one folder"]),
+        (["plan", "runs/digits_small", "sampler=ddim", "sampler.etta=1"], ["Did you mean sampler.eta?"]),
         (["runs/digits_small"], ["no verb 'runs/digits_small', expected one of"]),
     ],
 )

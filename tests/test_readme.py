@@ -12,6 +12,7 @@ from conftest import SMALL
 from diffusers import DDPMScheduler
 
 from ddattr import cli
+from ddattr.cli.primary import is_folder
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.unet import UNet
 
@@ -53,6 +54,9 @@ def typed(argv, root, ddattr, tmp_path):
     if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original
         overrides = [f"against=[{root}]" if a.startswith("against=") else a for a in overrides]
         root = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
+    by_folder = [a for a in overrides if is_folder(a)]
+    if by_folder:
+        return ddattr(argv[0], str(root), *(a for a in overrides if a not in by_folder))
     return ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
 
 

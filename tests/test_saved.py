@@ -11,7 +11,7 @@ from ddattr.artifacts import save_text
 from ddattr.ensemble.sampling import SamplingModule
 from ddattr.stages import evaluate, train
 from ddattr.stages.run import Run
-from ddattr.stages.saved import FORMAT, KEPT, PER_CALL, differs, named, read, text
+from ddattr.stages.saved import FORMAT, KEPT, PER_CALL, named, read, renewed, text
 
 EXPERIMENTS = sorted(path.stem for path in (Path(cli.conf()) / "experiment").glob("*.yaml"))
 
@@ -49,7 +49,7 @@ def test_what_is_kept_is_the_config_less_what_is_of_one_call(tmp_path, overrides
     save_text(tmp_path / "config.yaml", text(config))
     assert (tmp_path / "config.yaml").read_text().startswith(f"format: {FORMAT}\n")
     assert read(tmp_path) == {key: value for key, value in config.items() if key not in PER_CALL}
-    assert not differs(tmp_path, config)
+    assert renewed(tmp_path, config) is None
 
 
 def test_a_training_keeps_the_config_of_its_run(trained):
@@ -72,7 +72,18 @@ def test_a_training_keeps_the_config_of_its_run(trained):
     ],
 )
 def test_it_is_written_where_what_results_depend_on_differs(make_run, copy, override, written):
-    assert differs(copy, make_run(override).resolved()) == written
+    assert (renewed(copy, make_run(override).resolved()) is not None) == written
+
+
+def test_how_another_call_trains_and_where_it_is_tracked_is_not_kept_beside_what_it_changes(make_run, copy):
+    make_run(
+        "attribution.queries=3", "trainer=processes", "trainer.precision=bf16-mixed", "tracking=online"
+    ).save_config()
+    now = kept(copy)
+    assert now["attribution"]["queries"] == 3
+    assert now["trainer"]["devices"] == 1
+    assert now["trainer"]["precision"] == "bf16-mixed"
+    assert now["tracking"]["mode"] == "disabled"
 
 
 def test_a_call_that_is_refused_or_has_nothing_to_do_leaves_it(ddattr, copy):
@@ -238,3 +249,4 @@ def test_what_the_own_command_line_names_may_be_kept(ddattr, tmp_path):
 def test_constructors_of_a_command_line_are_found_however_they_are_written():
     words = ["a._target_=x.y", "+b._target_='x.z'", "c={_target_: m.n, d: {'_target_': o.p}}", "e=_target_", "f=1"]
     assert named(words) == {"x.y", "x.z", "m.n", "o.p"}
+    assert named(["run='./_target_=os.system'"]) == set()

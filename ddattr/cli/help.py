@@ -49,8 +49,8 @@ PAGES = {  # in the order in which a newcomer needs them
         (*RUN, "attribution", "sampler", "trainer", "tracking"),
         ("ddattr attribute", "ddattr attribute trainer=processes trainer.devices=2"),
     ),
-    "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small",)),
-    "status": Page(RUN, ("ddattr status experiment=digits_small",)),
+    "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),
+    "status": Page(RUN, ("ddattr status experiment=digits_small", "ddattr status runs/digits_small")),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
         ("ddattr validate experiment=digits_small",),

@@ -106,7 +106,9 @@ def _known() -> dict[str, Any]:
     """All keys, with the options that the command line chooses, whatever is wrong with its other words."""
     groups = [str(path.parent.relative_to(conf())) for path in Path(conf()).rglob("*.yaml")]
     try:
-        config = composed(["stage=plan", *(word for word in sys.argv[1:] if word.partition("=")[0] in groups)])
+        config = composed(
+            ["stage=plan", *(word for word in sys.argv[1:] if word.partition("=")[0] in (*groups, "run"))]
+        )
     except HydraException:
         config = composed(["stage=plan"])
     known = {"experiment": None, **plain(config), "hydra/launcher": None}

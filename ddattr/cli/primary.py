@@ -32,10 +32,18 @@ def override(folder: str) -> str:
 
 
 def folder_of(words: Sequence[str]) -> str | None:
-    """The folder that the overrides of a command line name; the last one counts."""
-    named = [word for word in words if word.startswith("run=")]
-    value = OverridesParser.create().parse_override(named[-1]).value() if named else None
-    return None if value is None else str(value)
+    """The folder that the overrides of a command line name; the last one counts.
+
+    Raises:
+        ValueError: it names several, as a sweep does.
+    """
+    given = [word for word in words if word.startswith("run=")]
+    if not given:
+        return None
+    parsed = OverridesParser.create().parse_override(given[-1])
+    if parsed.is_sweep_override():
+        raise ValueError(f"ddattr: {given[-1]}, expected one folder: every run has a config of its own. Name one.")
+    return None if parsed.value() is None else str(parsed.value())
 
 
 def primary(words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
 from ddattr.stages.builder import Builder
-from ddattr.stages.saved import NAME, differs, text
+from ddattr.stages.saved import NAME, renewed
 
 
 class Run(Builder):
@@ -126,8 +126,8 @@ class Run(Builder):
 
         Called where nothing can be refused any more.
         """
-        if first_process() and differs(self.root, self.resolved()):
-            save_text(self.root / NAME, text(self.resolved()))
+        if first_process() and (content := renewed(self.root, self.resolved())) is not None:
+            save_text(self.root / NAME, content)
 
     def make(self, artifact: Artifact, work: Callable[[], None], seed: int | None = None, wait: bool = True) -> bool:
         """Does the work of an artifact, unless it is done; see `Artifact.make`. A folder without a config gets one."""

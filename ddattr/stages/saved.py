@@ -36,32 +36,31 @@ def conf() -> str:
 
 
 def text(config: Mapping[str, Any]) -> str:
-    """What a folder keeps of a resolved config."""
+    """A config as a folder keeps it: less what is of one call."""
     kept = {key: value for key, value in config.items() if key not in PER_CALL}
     return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **kept})).rstrip()
 
 
-def differs(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether what results depend on is another than a folder keeps, or it keeps nothing that can be read.
+def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """What a folder is to keep of a resolved config from now on; None where it keeps that already.
 
-    How a call trains, and where it is tracked, may differ from call to call: a folder keeps what the first one said.
+    Where a call is tracked, and how its work is spread, no result depends on: a folder keeps what its first call said.
     """
     try:
         kept = _parsed(folder / NAME)
     except (OSError, ValueError):
-        return True
-    return _of_results(kept) != _of_results(_plain(text(config)))
-
-
-def _of_results(config: Mapping[str, Any]) -> dict[str, Any]:
-    trainer = config.get("trainer")
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    return {key: value for key, value in config.items() if key not in ("trainer", "tracking")} | {"trainer": precision}
+        return text(config)
+    wanted = dict(config)
+    if isinstance(kept.get("tracking"), dict) and isinstance(kept.get("trainer"), dict):
+        wanted["tracking"] = kept["tracking"]
+        wanted["trainer"] = kept["trainer"] | {"precision": config["trainer"].get("precision")}
+    return None if _plain(text(wanted)) == kept else text(wanted)
 
 
 def named(words: Collection[str]) -> set[str]:
-    """The constructors that the overrides of a command line name."""
-    return {target for word in words for target in _TARGETS.findall(word)}
+    """The constructors that the overrides of a command line name; not those in the name of a run's folder."""
+    own = (word for word in words if not word.startswith("run="))
+    return {target for word in own for target in _TARGETS.findall(word)}
 
 
 def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
