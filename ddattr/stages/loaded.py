@@ -128,9 +128,10 @@ class Loaded:
         support = pulls.score[pulls.method == SUPPORT].rename("support")
         tested = pulls.loc[pulls.method == TESTED, ["p_value", "q_value", "z"]]
         found = tested.join(support).nlargest(k, "support").reset_index()
-        if not (self._run.root / "units.parquet").is_file():
-            return found
-        return found.merge(self.units, on="unit", how="left")
+        if (self._run.root / "units.parquet").is_file():
+            found = found.merge(self.units[["unit", "name"]], on="unit", how="left")
+        columns = ["unit", "name", "support", "p_value", "q_value", "z"]
+        return found[[column for column in columns if column in found]]
 
     def _table(self, name: str) -> pd.DataFrame:
         return load_table(self._run.attribution_artifact.require().verified(name))
