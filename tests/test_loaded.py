@@ -33,7 +33,7 @@ def test_from_nothing_to_the_best_units_of_a_picture(attributed, tmp_path, monke
     near = run.data.images[best.unit[0]]
     # ends
     assert picture.shape == near.shape == (1, 8, 8)
-    assert list(best)[:5] == ["unit", "p_value", "q_value", "z", "support"]
+    assert list(best) == ["unit", "name", "support", "p_value", "q_value", "z"]
     assert len(best) == 3
     assert best.support.is_monotonic_decreasing
 
