@@ -316,6 +316,19 @@ def test_what_makes_no_interval_needs_no_number(sizes, queries, held_out):
     plan(**{"removal_queries": 5, **sizes}).check_intervals(queries, held_out)
 
 
+def test_what_is_left_out_needs_no_model():
+    codebook = Codebook(8, 6, 2)
+    assert Plan(codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING).models() == []
+    plan = Plan(codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING | {"lds_subsets": 5})
+    names = {model.name.partition("/")[0] for model in plan.models()}
+    assert names == {"full", "halves"}  # nothing is tuned
+    for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
+        plan = Plan(
+            codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING | {"lds_subsets": 5, "peers": (peer,)}
+        )
+        assert {model.name.partition("/")[0] for model in plan.models()} == names | more
+
+
 def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
     given = {"removal_methods": ("jvp", "trak"), "peers": ("dtrak",)}
     with pytest.raises(ValueError, match=r"^validation: removal_methods=trak, [^\n]*\. Add it to validation\.peers\.$"):
