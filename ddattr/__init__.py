@@ -20,6 +20,7 @@ _HOME = {
     "factual": "attribution.counterfactual",
     "first_order": "attribution.jacobian",
     "jacobian": "attribution.jacobian",
+    "load": "stages.loaded",
     "loss_draws": "attribution.loss",
     "noise_tape": "diffusion.noise",
     "norm": "attribution.influence",

@@ -17,6 +17,7 @@ KEYS = {
     "stage",
     "name",
     "root",
+    "run",
     "seed",
     "member",
     "unit",

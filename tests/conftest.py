@@ -266,6 +266,16 @@ def ddattr(monkeypatch, capsys, tmp_path) -> Callable[..., Said]:
     return call
 
 
+def refused(said: Said, *words: str) -> None:
+    """One line on stderr that says so, and exit status 2."""
+    assert said.status == 2, said
+    assert len(said.err.splitlines()) == 1, said.err
+    assert "hydra.cc" not in said.err
+    assert "Traceback" not in said.err
+    for word in words:
+        assert word in said.err
+
+
 def environment(home: Path) -> dict[str, str]:
     """Environment of a user without W&B account, key or settings, who started anywhere but in the checkout."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "PYTEST_", "HYDRA_", "COV_"))}

@@ -10,22 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, Said, answer, composed, contents, environment, spawn
+from conftest import TINY, answer, composed, contents, environment, refused, spawn
 
 from ddattr import cli
 from ddattr.stages import plan, processes
 from ddattr.stages.run import Run
-
-
-def refused(said: Said, *words: str) -> None:
-    """One line on stderr that says so, and exit status 2."""
-    assert said.status == 2, said
-    assert len(said.err.splitlines()) == 1, said.err
-    assert "hydra.cc" not in said.err
-    assert "Traceback" not in said.err
-    for word in words:
-        assert word in said.err
-
 
 # what is wrong, the command line, and words of the one line
 BAD = {

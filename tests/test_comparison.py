@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from ddattr.artifacts import load_table, save_json, save_table
-from ddattr.tracking.comparison import COLUMNS, ESTIMATES, compare, draw, growth
+from ddattr.tracking.comparison import COLUMNS, ESTIMATES, compare, growth
+from ddattr.tracking.figures.fig14_comparison import draw
 
 STATISTICS = ["spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest", "found_nearest"]
 
@@ -44,8 +45,8 @@ def test_training_is_every_member_s_and_the_base_s_once(make_run_folder):
 
 def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
     roots = [make_run_folder("one", 30, value=0.1), make_run_folder("other", 3000, {"steps": 5}, value=0.7)]
-    compare(pd.concat([growth(root) for root in roots]), tmp_path / "to")
-    table = load_table(tmp_path / "to" / "comparison.csv")
+    compare(pd.concat([growth(root) for root in roots]), tmp_path / "comparison")
+    table = load_table(tmp_path / "comparison" / "comparison.csv")
     for root, units in zip(roots, (30, 3000), strict=True):
         own = load_table(root / "validation" / "members.csv")
         part = table[table.run == root.name].reset_index(drop=True)
@@ -56,16 +57,16 @@ def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
 @pytest.mark.parametrize("sizes", [(6, 12), (5, 7)], ids=["with members shared", "with none"])
 def test_the_figure_is_drawn(make_run_folder, tmp_path, sizes):
     roots = [make_run_folder("one", 30), make_run_folder("other", 300, sizes=sizes)]
-    compare(pd.concat([growth(root) for root in roots]), tmp_path / "to")
-    pixels = matplotlib.image.imread(tmp_path / "to" / "fig14_comparison.png")[..., :3]
+    compare(pd.concat([growth(root) for root in roots]), tmp_path / "comparison")
+    pixels = matplotlib.image.imread(tmp_path / "comparison" / "fig14_comparison.png")[..., :3]
     assert min(pixels.shape[:2]) > 500
     assert pixels.std() > 0.02
-    assert (tmp_path / "to" / "fig14_comparison.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "comparison" / "fig14_comparison.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("score", ["posterior", "jvp_gls"])
+@pytest.mark.parametrize("score", ["jvp_posterior", "jvp_gls"])
 @pytest.mark.parametrize("runs", [("one", "other"), ("one",)])
-def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, score, runs):
+def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, tmp_path, score, runs):
     """Of the best estimate, where every run has it, or else of the first order."""
     tables = [growth(make_run_folder(name, 30)) for name in ("one", "other")]
     more = [
@@ -73,7 +74,8 @@ def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, score, ru
         for t in tables
         if t.run.iloc[0] in runs
     ]
-    figure = draw(pd.concat([*tables, *more]))
+    save_table(tmp_path / "comparison" / "comparison.csv", pd.concat([*tables, *more]))
+    figure, _ = draw(tmp_path)
     axis = figure.axes[2]
     everywhere = len(runs) == 2
     assert axis.get_ylabel().endswith(ESTIMATES[f"spearman_{score if everywhere else 'jvp'}"])

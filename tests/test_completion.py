@@ -24,6 +24,7 @@ from ddattr.cli.help import VERBS
         ("train -m member=0,1 seed=0 powe", ["power="]),
         ("train -m 'member=range(0,4)' hydra/launcher=p", ["hydra/launcher=processes"]),
         ("train sampler=ddim sampler.", ["sampler._target_=", "sampler.eta=", "sampler.steps="]),
+        ("status runs/digits codebook.m", ["codebook.members="]),
         ("codebook.m", ["codebook.members="]),
         ("plan --c", []),
         ("plan experiment=nosuch see", []),

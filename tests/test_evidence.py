@@ -1,12 +1,18 @@
 """Figures of a validation, from its tables alone: an interval that does not hold its mean stops none of them."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from ddattr.artifacts import save_table
-from ddattr.tracking import evidence, names
+from ddattr.artifacts import load_table, save_table
+from ddattr.attribution.methods import METHODS, label_of, shown
+from ddattr.tracking.figures import EVIDENCE, draw_evidence
+from ddattr.tracking.figures.fig9_removal import COLOURS
+from ddattr.tracking.figures.forest import reach
+from ddattr.tracking.figures.style import marks_of
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def folder(tmp_path):
                     f"{kind}_{which}{end}"
                     for kind in ("z", "found")
                     for which in ("nearest", "nearest:5")
-                    for end in ("", "_foretold")
+                    for end in ("", "_predicted")
                 ),
             )
         ],
@@ -70,61 +76,111 @@ def folder(tmp_path):
         ],
     }
     for name, table in tables.items():
-        save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
-    return tmp_path
+        save_table(tmp_path / "validation" / f"{name}.csv", pd.DataFrame(table))
+    return tmp_path / "validation"
 
 
-@pytest.mark.parametrize(
-    "name", ["fig7_retraining", "fig8_lds", "fig9_removal", "fig10_groups", "fig11_law", "fig12_cost", "fig13_planted"]
-)
+@pytest.mark.parametrize("name", EVIDENCE)
 def test_a_mean_outside_its_interval_is_drawn(folder, name):
-    figure = evidence.EVIDENCE[name](folder)
+    figure, table = EVIDENCE[name].draw(folder.parent)
     figure.canvas.draw()
     assert sum(len(axis.containers) for axis in figure.axes) > 0
+    assert len(table)
     plt.close(figure)
 
 
+def test_a_figure_is_written_beside_the_validation_with_the_numbers_behind_it(folder):
+    (folder / "planted_summary.csv").unlink()
+    draw_evidence(folder)
+    found = {path.name for path in (folder / "figures").iterdir()}
+    assert found == {f"{name}.{e}" for name in EVIDENCE if name != "fig13_planted" for e in ("png", "pdf", "csv")}
+
+
 def test_arms_are_never_negative_and_end_at_the_interval():
-    below, above = evidence._reach(np.array([0.2, 0.2]), np.array([0.1, 0.25]), np.array([0.4, 0.4]))
+    below, above = reach(np.array([0.2, 0.2]), np.array([0.1, 0.25]), np.array([0.4, 0.4]))
     assert below.tolist() == pytest.approx([0.1, 0.0])
     assert above.tolist() == pytest.approx([0.2, 0.2])
 
 
-def test_a_table_that_was_not_asked_for_has_no_figure(tmp_path):
-    assert all(draw(tmp_path) is None for draw in evidence.EVIDENCE.values())
+def test_methods_of_a_family_have_marks_of_their_own():
+    marks = marks_of(["jvp", "jvp_posterior", "denoised_posterior", "denoised_posterior@9", "pixel"])
+    assert marks == {
+        "jvp": "o",
+        "jvp_posterior": "s",
+        "denoised_posterior": "o",
+        "denoised_posterior@9": "s",
+        "pixel": "o",
+    }
 
 
-def test_methods_of_part_of_the_ensemble_are_named_and_follow_the_whole_one_s():
-    drawn = names.ordered(["random", "denoised@9", "pixel", "denoised", "jvp", "pixel"])
-    assert drawn == ["jvp", "denoised", "denoised@9", "pixel", "random"]
-    assert [names.named(m) for m in drawn[1:3]] == ["denoising", "denoising, 9 members"]
+EVERY = [method.key for method in METHODS if method.key != "another_seed"]
 
 
-def test_labels_of_points_of_like_cost_are_apart_and_each_near_its_own():
-    names, x = pd.Series(list("abcdef")), pd.Series([1.0, 1.0, 50.0, 2000.0, 2100.0, 1900.0])
-    y = pd.Series([0.1, 0.9, 0.5, 0.40, 0.41, 0.42])
-    placed = {name: (at, height) for name, at, height in evidence._labels(names, x, y, 0.05)}
-    assert set(placed) == set(names)
-    assert len({placed[name][0] for name in "def"}) == 1
-    assert (placed["d"][0] > 2100, placed["c"][0] < 50, placed["a"][0] > 1) == (True, True, True)
-    heights = [placed[name][1] for name in "def"]  # in the order of their points, the middle one where it is
-    assert np.diff(heights).tolist() == pytest.approx([0.05, 0.05])
-    assert heights[1] == pytest.approx(0.41)
-    assert [placed[name][1] for name in "abc"] == pytest.approx([0.1, 0.9, 0.5])  # nothing is in their way
+def many(folder, name: str, **columns):
+    """A summary of all methods, a third of them with a larger mean than the others, and of another training seed."""
+    rows = [
+        {"method": m, "mean": (7 * i % 31) / 31, "low": 0.0, "high": 1.0, "ceiling": 0.9, **columns}
+        for i, m in enumerate([*EVERY, "denoised_posterior@9", "dtrak_oracle", "another_seed"])
+    ]
+    save_table(folder / f"{name}.csv", table := pd.DataFrame(rows))
+    return table.set_index("method")["mean"]
 
 
-def test_labels_that_face_each_other_are_apart():
-    """Those right of the first points and left of the middle ones share the space between them."""
-    names, x, y = pd.Series(list("abc")), pd.Series([1.0, 100.0, 5000.0]), pd.Series([0.50, 0.51, 0.505])
-    placed = {name: (at, height) for name, at, height in evidence._labels(names, x, y, 0.1)}
-    assert placed["a"][0] < placed["b"][0] < placed["c"][0]
-    assert placed["b"][1] - placed["a"][1] == pytest.approx(0.1)
-    assert placed["c"][1] == pytest.approx(0.505)
+TABLES = {
+    "fig7_retraining": ("agreement_summary", {"measure": "pull", "statistic": "spearman"}),
+    "fig8_lds": ("lds_summary", {"kind": "transfer", "target": "loss", "queries": "generated", "statistic": "lds"}),
+    "fig9_removal": ("removal_summary", {"size": 5, "statistic": "l2"}),
+    "fig10_groups": ("groups_summary", {"target": "loss", "queries": "generated", "statistic": "top1"}),
+}
 
 
-def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
-    """All that there are, a line each, and on it a colour for every size; none over another."""
-    methods = ("random", *list(names.METHODS)[:12])
+@pytest.mark.parametrize("name", TABLES)
+def test_eight_rows_at_most_are_drawn_the_largest_on_top_and_the_others_are_in_the_table(folder, name):
+    summary, columns = TABLES[name]
+    means = many(folder, summary, **columns)
+    figure, table = EVIDENCE[name].draw(folder.parent)
+    axis = figure.axes[0]
+    drawn = shown(means.index)
+    assert len(drawn) == 8
+    wanted = means[drawn].sort_values(ascending=False, kind="stable")
+    assert [label.get_text() for label in axis.get_yticklabels()] == [label_of(name) for name in wanted.index]
+    assert axis.get_yticks().tolist() == list(range(8, 0, -1))
+    dots = [c.lines[0].get_xydata()[0] for c in axis.containers if len(c.lines[0].get_xdata())]
+    assert [x for x, _ in sorted(dots, key=lambda dot: -dot[1])] == pytest.approx(wanted.tolist())
+    assert set(table.method.dropna()) == set(means.index)
+    plt.close(figure)
+
+
+def test_ablation_and_the_ceiling_are_lines_and_no_rows(folder):
+    means = many(folder, "agreement_summary", measure="pull", statistic="spearman")
+    (folder / "members.csv").unlink()
+    figure, _ = EVIDENCE["fig7_retraining"].draw(folder.parent)
+    (axis,) = figure.axes
+    lines = {line.get_label(): line.get_xdata()[0] for line in axis.lines if not line.get_label().startswith("_")}
+    assert lines == {"ceiling: noise of the seeds": 0.9, "exact ablation": pytest.approx(means["ablation"])}
+    plt.close(figure)
+
+
+def test_costs_are_of_what_is_shown_and_each_is_named(folder):
+    columns = TABLES["fig8_lds"][1]
+    means = many(folder, "lds_summary", **columns)
+    table = load_table(folder / "lds_summary.csv")
+    save_table(folder / "lds_summary.csv", pd.concat([table, table.assign(target="distance")]))
+    save_table(folder / "cost.csv", pd.DataFrame({"method": means.index, "seconds": 10.0}))
+    figure, _ = EVIDENCE["fig12_cost"].draw(folder.parent)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [label_of(name) for name in shown(means.index)]
+    for axis in figure.axes:
+        places = sorted(c.lines[0].get_xdata()[0] for c in axis.containers)
+        assert len(places) == 8
+        assert places[0] == 10
+        assert min(b / a for a, b in pairwise(places)) > 1.1
+    plt.close(figure)
+
+
+def test_every_size_that_was_removed_has_a_colour(folder):
+    """A line a method, and on it a dot a size; none over another."""
+    methods = ("random", "jvp", "dtrak", "pixel")
     rows = [
         {"method": m, "size": size, "query": q, "l2": 1.0, "pull_first_order": 0.1, "pull_retraining": 0.2}
         for m in methods
@@ -137,32 +193,32 @@ def test_any_number_of_methods_can_be_removed_and_told_apart(tmp_path):
         for size in (1, 5)
         for s in ("l2", "l2_less_jvp")
     ]
-    save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
-    save_table(tmp_path / "removal_summary.csv", pd.DataFrame(means))
-    figure = evidence.removal(tmp_path)
+    save_table(folder / "removal.csv", pd.DataFrame(rows))
+    save_table(folder / "removal_summary.csv", pd.DataFrame(means))
+    figure, _ = EVIDENCE["fig9_removal"].draw(folder.parent)
     drawn = [c.lines[0] for c in figure.axes[0].containers if len(c.lines[0].get_xdata())]
-    assert len(drawn) == len({line.get_ydata()[0] for line in drawn}) == 26
+    assert len(drawn) == len({line.get_ydata()[0] for line in drawn}) == 8
     values = {
         size: {x for line in drawn if line.get_color() == colour for x in line.get_xdata()}
-        for size, colour in zip((1, 5), evidence.COLOURS, strict=False)
+        for size, colour in zip((1, 5), COLOURS, strict=False)
     }
-    assert values == {size: {size + k for k in range(13)} for size in (1, 5)}
+    assert values == {size: {size + k for k in range(4)} for size in (1, 5)}
     plt.close(figure)
 
 
-def test_a_removed_set_is_one_point_however_many_methods_name_it_and_chance_has_its_own(tmp_path):
+def test_a_removed_set_is_one_point_however_many_methods_name_it_and_chance_has_its_own(folder):
     """Of two queries: pull and pixels name the same set, D-TRAK another one, and chance that of pull for query 1."""
     rows = [
         {"method": m, "size": 5, "query": q, "l2": 1.0, "pull_first_order": pull + q, "pull_retraining": 0.2}
         for m, pulls in (("jvp", (1, 2)), ("pixel", (1, 2)), ("dtrak", (3, 4)), ("random", (0, 2)))
         for q, pull in enumerate(pulls)
     ]
-    save_table(tmp_path / "removal.csv", pd.DataFrame(rows))
+    save_table(folder / "removal.csv", pd.DataFrame(rows))
     means = [
         {"method": m, "size": 5, "statistic": "l2", "mean": 1.0, "low": 0.9, "high": 1.1} for m in ("jvp", "random")
     ]
-    save_table(tmp_path / "removal_summary.csv", pd.DataFrame(means))
-    figure = evidence.removal(tmp_path)
+    save_table(folder / "removal_summary.csv", pd.DataFrame(means))
+    figure, _ = EVIDENCE["fig9_removal"].draw(folder.parent)
     points = {str(drawn.get_label()): len(drawn.get_offsets()) for drawn in figure.axes[1].collections}
     assert points == {"best 5": 4, "random 5": 2}
     plt.close(figure)

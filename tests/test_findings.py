@@ -6,6 +6,9 @@ import pytest
 from ddattr.artifacts import save_table
 from ddattr.tracking.findings import findings, metrics
 
+COLUMNS = ["truth", "kind", "share", "copies", "target", "queries", "removed", "test", "level"]
+COLUMNS += ["method", "measure", "size", "statistic"]  # of summaries, in their order, before the numbers
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -23,7 +26,7 @@ def folder(tmp_path):
         ],
         "lds_summary": [
             r | {"kind": k, "target": "loss", "queries": "real", "ceiling": 0.7, "reliability": 0.49, "statistic": s}
-            for k, s, r in [("transfer", "lds", r) for r in rows(**few, loss=0.31, dtrak=0.45)]
+            for k, s, r in [("transfer", "lds", r) for r in rows(**few, loss=0.6, dtrak=0.45)]
             + [("transfer", "lds_less_dtrak", r) for r in rows(loss=-0.14)]
             + [("self", "lds", r) for r in rows(loss=0.97)]
         ],
@@ -34,7 +37,7 @@ def folder(tmp_path):
         ]
         + [
             r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
-            for r in rows(pixel=0.43, jvp_gls=0.52, another_seed=0.8)
+            for r in rows(pixel=0.43, jvp=0.52, jvp_gls=0.9, another_seed=0.8)
         ],
         "discoveries_summary": [
             {"method": "denoised_gls", "statistic": s, "mean": m, **interval}
@@ -52,6 +55,8 @@ def folder(tmp_path):
         "calibration_summary": [
             {"test": "unit", "level": 0.05, "statistic": "rejected", "mean": 0.049, "low": 0.04, "high": 0.06}
         ],
+        "sets": [{"set": "label:0", "query": 0, "pull_first_order": 0.1, "pull_retraining": 0.2}],
+        "removal": [{"method": "jvp", "size": 5, "query": 0, "pull_first_order": 0.1, "pull_retraining": 0.2}],
         "sets_summary": [{"statistic": "spearman", "mean": 0.55, "low": 0.35, "high": 0.67, "sets": 10}],
         "false_attribution_summary": [
             {"removed": r, "statistic": "unchanged", "mean": m, **interval}
@@ -63,28 +68,30 @@ def folder(tmp_path):
         ],
     }
     for name, table in tables.items():
-        save_table(tmp_path / f"{name}.csv", pd.DataFrame(table))
-    return tmp_path
+        frame = pd.DataFrame(table)
+        order = sorted(frame, key=lambda column: COLUMNS.index(column) if column in COLUMNS else len(COLUMNS))
+        save_table(tmp_path / "validation" / f"{name}.csv", frame[order])
+    return tmp_path / "validation"
 
 
 def test_lines_say_what_the_tables_say(folder):
     assert findings(folder) == [
-        "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37; ceiling 0.85, "
+        "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37 [0.10, 0.90]; ceiling 0.85, "
         "split-half reliability 0.72",
-        "LDS, loss of real pictures: loss 0.31 [0.10, 0.90], dtrak 0.45, denoised_posterior@9 0.41; ceiling 0.70, "
-        "split-half reliability 0.49",
+        "LDS, loss of real pictures: dtrak 0.45 [0.10, 0.90], denoised_posterior@9 0.41 [0.10, 0.90]; ceiling 0.70, split-half "
+        "reliability 0.49",
+        "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00 [0.10, 0.90]",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
-        "leave one group out, Spearman with its pull: jvp_gls 0.52 [0.10, 0.90], pixel 0.43, another_seed 0.80",
-        "33 units are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
-        "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00",
-        "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
+        "leave one group out, Spearman with its pull: jvp 0.52 [0.10, 0.90], pixel 0.43 [0.10, 0.90]; another training seed 0.80",
         "planted units found first, by their share of the data: loss 1/20 0.98; denoised_gls 1/20 0.90; "
         "denoised_toward 1/20 0.30",
+        "33 units are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
+        "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
     ]
 
 
-def test_metrics_have_the_method_in_the_key(folder):
+def test_metrics_have_text_and_whole_numbers_of_their_row_in_the_key(folder):
     found = metrics(folder)
     assert found["agreement/retraining/jvp/pull/spearman"] == 0.49
     assert found["lds/transfer/loss/real/dtrak"] == 0.45
@@ -92,13 +99,19 @@ def test_metrics_have_the_method_in_the_key(folder):
     assert found["lds/self/loss/real/loss"] == 0.97
     assert found["groups/loss/generated/loss/ndcg3"] == 0.75
     assert found["removal/random/5/l2"] == 0.25
-    assert found["sets/pull/spearman"] == 0.55
+    assert found["sets/spearman"] == 0.55
     assert found["calibration/unit/rejected"] == 0.049
     assert found["false_attribution/random/unchanged"] == 0.84
-    assert found["planted/loss/116/recall_at_1"] == 0.98
+    assert found["planted/116/loss/recall_at_1"] == 0.98
     assert found["groups/pull/generated/another_seed/spearman"] == 0.8
-    assert found["discoveries/above_0_others"] == 0.59
-    assert len(found) == 3 + 6 + 5 + 5 + 4 + 1 + 1 + 2 + 3
+    assert found["discoveries/denoised_gls/above_0_others"] == 0.59
+    assert len(found) == 3 + 6 + 6 + 5 + 4 + 1 + 1 + 2 + 3
+
+
+def test_a_summary_of_any_name_has_metrics_and_norm_is_left_out_of_the_key(tmp_path):
+    table = {"measure": ["norm", "pull"], "share": [0.5, 0.25], "statistic": "top", "value": [1.0, 2.0], "low": 0.0}
+    save_table(tmp_path / "new_summary.csv", pd.DataFrame(table))
+    assert metrics(tmp_path) == {"new/top": 1.0, "new/pull/top": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -114,9 +127,9 @@ def test_metrics_have_the_method_in_the_key(folder):
     ],
 )
 def test_a_table_that_was_not_asked_for_has_no_line(folder, name):
-    whole, told = findings(folder), len(metrics(folder))
+    whole, count = findings(folder), len(metrics(folder))
     (folder / f"{name}.csv").unlink()
     part = findings(folder)
     assert len(part) == len(whole) - (2 if name == "groups_summary" else 1)
     assert set(part) < set(whole)
-    assert len(metrics(folder)) < told
+    assert len(metrics(folder)) < count

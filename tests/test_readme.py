@@ -6,14 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import SMALL
-from diffusers import DDPMScheduler
 
 from ddattr import cli
-from ddattr.diffusion.process import Process
-from ddattr.diffusion.unet import UNet
+from ddattr.cli.primary import is_folder
 
 HERE = Path(__file__).parent.parent
 PAGES = [HERE / "README.md", HERE / "sweeps" / "README.md"]
@@ -53,6 +50,9 @@ def typed(argv, root, ddattr, tmp_path):
     if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original
         overrides = [f"against=[{root}]" if a.startswith("against=") else a for a in overrides]
         root = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
+    by_folder = [a for a in overrides if is_folder(a)]
+    if by_folder:
+        return ddattr(argv[0], str(root), *(a for a in overrides if a not in by_folder))
     return ddattr(argv[0], *overrides, f"experiment={SMALL}", f"root={root}")
 
 
@@ -62,32 +62,23 @@ def test_every_device_of_a_command_has_work(argv, compose):
     assert config.trainer.devices <= -(-config.attribution.queries // config.attribution.batch)
 
 
-def test_the_notebook_example_runs():
-    """README's Python, with the names that it takes for granted, and 5 steps for its 50."""
+def test_the_python_example_runs_as_it_stands(reproduced, tmp_path, monkeypatch, capsys):
+    """From nothing to one picture's best units, and the picture without each, where a run is that it names."""
     code = re.search(r"```python\n(.*?)```", PAGES[0].read_text(), re.S).group(1)
-    assert code.count(" 50,") == code.count("(50)") == code.count("(100,") == 1
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
-    net = {
-        "sample_size": 4,
-        "in_channels": 1,
-        "out_channels": 1,
-        "norm_num_groups": 2,
-        "add_attention": False,
-        **blocks,
-    }
-    names = {
-        "images": torch.zeros(100, 1, 4, 4),
-        "networks": [UNet(**net) for _ in range(18)],
-        "seed": 0,
-        "unit": 3,
-        "shape": (1, 4, 4),
-        "process": Process(DDPMScheduler(1000)),
-    }
-    exec(code.replace(" 50,", " 5,").replace("(50)", "(5)").replace("(100,", "(3,"), names)
-    assert names["displacement"].shape == (1, 1, 1, 4, 4)
-    assert names["displacement"].abs().max() > 0
-    assert names["p"].shape == names["z"].shape == (100, 1)
-    assert ((names["p"] > 0) & (names["p"] <= 1)).all()
+    assert len(re.findall(r"^[^#\n]", code.partition("\n\n")[2], re.M)) <= 10
+    shutil.copytree(reproduced.root, tmp_path / "runs" / "digits", ignore=shutil.ignore_patterns("wandb"))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert names["best"].support.is_monotonic_decreasing
+    assert names["best"].name.str.startswith("picture ").all()
+    assert names["without"].shape == (5, 1, *names["run"].data.shape)
+    assert (names["without"] != names["without"][:1]).any()
+    assert capsys.readouterr().out.count("q_value") == 2
+
+
+def test_readme_is_read_in_two_minutes():
+    assert len(PAGES[0].read_text().split()) < 900
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)

@@ -6,6 +6,8 @@ import matplotlib.image
 import pytest
 import torch
 from conftest import SMALL, TINY, composed, contents, manifest
+from ddattr.tracking.evidence import EVIDENCE
+from ddattr.tracking.names import METHODS
 from ddattr.validation.methods import AFFORDABLE, IN_PART_BESIDE_ONE, KNOWN
 from ddattr.validation.retraining import Training
 
@@ -15,8 +17,6 @@ from ddattr.stages.run import Run
 from ddattr.stages.training import retrain
 from ddattr.stages.truth import removal_plan
 from ddattr.stages.validate import build
-from ddattr.tracking.evidence import EVIDENCE
-from ddattr.tracking.names import METHODS
 
 GRADIENTS = {
     "trak",

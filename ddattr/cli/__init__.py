@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from ddattr.cli import completion
 from ddattr.cli.help import VERBS, overview, page, version
 from ddattr.cli.keys import conf, meant_key
+from ddattr.cli.primary import is_folder, override, primary
 from ddattr.cli.refusal import Refusal, refusal
 from ddattr.cli.sweep import noted, reported
 from ddattr.spelling import meant, nearest
@@ -42,7 +43,9 @@ def main() -> None:
             return
         completion.teach()
         sys.argv[1:] = arguments(sys.argv[1:])
-        app = hydra.main(version_base="1.3", config_path=conf(), config_name="config")(job)
+        app = hydra.main(version_base="1.3", config_path=conf(), config_name=primary(parsed(sys.argv[1:]).overrides))(
+            job
+        )
         with reported(sys.argv[1:]) if parsed(sys.argv[1:]).multirun else nullcontext():
             app()
 
@@ -161,12 +164,12 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def worded(words: Sequence[str], optional: bool = False) -> list[str]:
-    """Overrides, before them the verb as one.
+    """Overrides, before them the verb as one; a run's folder is one as well.
 
     Raises:
-        Refusal: no verb, unless it is optional; one that does not exist; or a word that is no override.
+        Refusal: no verb, unless it is optional; one that does not exist; a word that is no override; or two folders.
     """
-    overrides = [word for word in words if word.startswith("~") or "=" in word[1:]]
+    overrides = [word for word in words if word.startswith("~") or ("=" in word[1:] and not is_folder(word))]
     bare = [word for word in words if word not in overrides]
     verbs = [word.partition("=")[2] for word in overrides if word.startswith("stage=")]
     if not verbs and bare:
@@ -177,10 +180,15 @@ def worded(words: Sequence[str], optional: bool = False) -> list[str]:
         raise Refusal(f"ddattr: no verb, {known} Example: ddattr plan")
     if verbs and (verb := verbs[-1]) not in VERBS:
         raise Refusal(f"ddattr: no verb {verb!r}, {known}{meant(nearest(verb, VERBS))}")
+    folders = [word for word in bare if is_folder(word)]
+    bare = [word for word in bare if word not in folders]
+    if len(folders) + sum(word.startswith("run=") for word in overrides) > 1:
+        raise Refusal(f"ddattr: {folders[0]!r} is one folder of several, expected one. Leave out the others.")
     if bare:
         keys = meant(*(f"{key}=" for key in meant_key(bare[0]))) or f" List the keys: ddattr {verb} --help"
         raise Refusal(f"ddattr: {bare[0]!r} is no override, expected key=value.{keys}")
-    return [f"stage={verb}" for verb in verbs[-1:]] + [word for word in overrides if not word.startswith("stage=")]
+    own = [f"stage={verb}" for verb in verbs[-1:]] + [override(folder) for folder in folders]
+    return own + [word for word in overrides if not word.startswith("stage=")]
 
 
 class _WithoutPreamble(io.TextIOBase):

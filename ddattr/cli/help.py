@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ddattr
 from ddattr.cli.keys import comments, composed, flat, options, plain
 
-RUN = ("experiment", "name", "root", "seed")
+RUN = ("experiment", "name", "root", "run", "seed")
 
 
 class Page(NamedTuple):
@@ -49,8 +49,8 @@ PAGES = {  # in the order in which a newcomer needs them
         (*RUN, "attribution", "sampler", "trainer", "tracking"),
         ("ddattr attribute", "ddattr attribute trainer=processes trainer.devices=2"),
     ),
-    "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small",)),
-    "status": Page(RUN, ("ddattr status experiment=digits_small",)),
+    "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),
+    "status": Page(RUN, ("ddattr status experiment=digits_small", "ddattr status runs/digits_small")),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
         ("ddattr validate experiment=digits_small",),
@@ -82,11 +82,13 @@ def overview() -> str:
     return "\n".join(
         [
             ddattr.__doc__.partition("\n")[0],
-            "\nusage: ddattr VERB [key=value ...]",
+            "\nusage: ddattr VERB [FOLDER] [key=value ...]",
             "\nverbs:",
             *lines,
             "\nexample, everything on a small scale in about a minute:",
             "  ddattr reproduce experiment=digits_small",
+            "\na run knows its config, and FOLDER is a run's:",
+            "  ddattr status runs/digits_small",
             "\nwhere to go on:",
             "  ddattr VERB --help                    the main keys of a verb",
             "  ddattr VERB --cfg job                 all keys",

@@ -14,17 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-import ddattr
+from ddattr.cli.primary import primary
 from ddattr.spelling import nearest
-
-
-def conf() -> str:
-    """The folder conf/: inside an installed package, beside the package in a checkout."""
-    package = Path(ddattr.__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"conf: no config.yaml in {package}/conf nor beside the package. Install ddattr again.")
+from ddattr.stages.saved import conf
 
 
 @contextmanager
@@ -36,8 +28,9 @@ def loader() -> Iterator[ConfigLoader]:
 
 def composed(overrides: Sequence[str] = ()) -> DictConfig:
     """The config of a command line, and under `hydra` what is Hydra's own."""
+    name = primary(overrides)
     with loader():
-        return hydra.compose("config", list(overrides), return_hydra_config=True)
+        return hydra.compose(name, list(overrides), return_hydra_config=True)
 
 
 def options(group: str) -> list[str]:
@@ -65,9 +58,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def comments(config: DictConfig) -> dict[str, str]:
     """What conf/ says beside the keys of a config; where the chosen file of a group is silent, another may speak."""
     folder, said = Path(conf()), _beside(Path(conf()) / "config.yaml", "")
-    for group, option in config.hydra.runtime.choices.items():
-        if group != "experiment" and not group.startswith("hydra/"):
-            for path in sorted(folder.glob(f"{group}/*.yaml"), key=lambda path: path.stem == option):
+    choices = config.hydra.runtime.choices
+    for group in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        if group not in ("experiment", "hydra"):
+            for path in sorted(folder.glob(f"{group}/*.yaml"), key=lambda path: path.stem == choices.get(group)):
                 said |= _beside(path, f"{group}.")
     return said
 
@@ -112,7 +106,9 @@ def _known() -> dict[str, Any]:
     """All keys, with the options that the command line chooses, whatever is wrong with its other words."""
     groups = [str(path.parent.relative_to(conf())) for path in Path(conf()).rglob("*.yaml")]
     try:
-        config = composed(["stage=plan", *(word for word in sys.argv[1:] if word.partition("=")[0] in groups)])
+        config = composed(
+            ["stage=plan", *(word for word in sys.argv[1:] if word.partition("=")[0] in (*groups, "run"))]
+        )
     except HydraException:
         config = composed(["stage=plan"])
     known = {"experiment": None, **plain(config), "hydra/launcher": None}

@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from ddattr.cli.keys import loader
+from ddattr.cli.primary import folder_of
 from ddattr.cli.refusal import Refusal, refusal
 
 NOTES = "DDATTR_SWEEP"
@@ -127,11 +128,13 @@ def jobs(argv: Sequence[str]) -> list[dict[str, str]]:
 def going_on(argv: Sequence[str], failed: Sequence[dict[str, str]]) -> str:
     """The command line of exactly these jobs of another; several, where they are no grid."""
     verb = [word.partition("=")[2] for word in argv if word.startswith("stage=")][-1]
-    words = [word for word in argv if not word.startswith("stage=")]
+    words = [word for word in argv if not word.startswith(("stage=", "run="))]
+    folder = folder_of(argv)
+    own = ["ddattr", verb] if folder is None else ["ddattr", verb, folder]
     lines = []
     for grid in grids(failed):
         given = [_set(word, grid) for word in words]
-        lines.append(shlex.join(["ddattr", verb, *given]))
+        lines.append(shlex.join([*own, *given]))
     return "; ".join(lines)
 
 

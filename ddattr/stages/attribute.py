@@ -13,12 +13,13 @@ from ddattr.tracking.wandb import log_panels
 
 def run(run: Run) -> None:
     """Attributes the queries and writes attribution/."""
-    if not run.attribution_artifact.make(run.seed, lambda: _attribute(run)):
+    if not run.make(run.attribution_artifact, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
 
 
 def _attribute(run: Run) -> None:
     run.warn()
+    run.write_units()
     artifact = run.attribution_artifact
     shards = artifact.folder / "shards" / artifact.fingerprint  # of this config: those of another are not taken up
     module = run.build(

@@ -2,13 +2,13 @@
 
 import logging
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ class Builder:
         self.seed = config.seed
         self.name = checked_name(config.name)
         self.root = checked_root(config.root)
-        self.overrides = [o for o in overrides if not o.startswith(("stage=", "member=", "unit="))]
+        self.folder = None if config.run is None else str(config.run)
+        self.overrides = [o for o in overrides if not o.startswith(("stage=", "run=", "member=", "unit="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         check_keys(config)
@@ -180,9 +181,14 @@ class Builder:
         """The whole config as plain containers."""
         return OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
+    def words(self, verb: str, *overrides: str) -> list[str]:
+        """The command line of a verb for this run: the folder, where it is one's that its config was taken from."""
+        folder = [] if self.folder is None else [self.folder]
+        return [verb, *folder, *overrides, *self.overrides]
+
     def command(self, verb: str, *overrides: str) -> str:
-        """The command line of a verb for this run."""
-        return " ".join(["ddattr", verb, *overrides, *map(quote, self.overrides)])
+        """The same, as it is typed."""
+        return shlex.join(["ddattr", *self.words(verb, *overrides)])
 
 
 def checked_name(name: Any) -> str:

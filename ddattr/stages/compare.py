@@ -19,7 +19,7 @@ def run(run: Run) -> None:
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
     parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}
     artifact = Artifact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
-    if not artifact.make(run.seed, lambda: _compare(run, artifact, table)):
+    if not run.make(artifact, lambda: _compare(run, artifact, table)):
         print("compare: already done", flush=True)
     print(f"compare: table and figure in {artifact.folder}")
 

@@ -6,7 +6,7 @@ from ddattr.stages.run import Run
 
 def run(run: Run) -> None:
     """Draws the pictures of every individual and ensemble, and writes quality/."""
-    if not run.quality_artifact.make(run.seed, lambda: _evaluate(run)):
+    if not run.make(run.quality_artifact, lambda: _evaluate(run)):
         print("evaluate: already done", flush=True)
 
 

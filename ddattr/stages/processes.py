@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from ddattr.stages.run import Run
+from ddattr.stages.saved import conf
 
 
 def cores() -> int:
@@ -31,7 +34,8 @@ def launched() -> int:
 def spread(run: Run) -> list[str]:
     """The override by which a stage uses two cores: where there is no accelerator, and nobody chose a trainer."""
     several = run.config.attribution.queries > run.config.attribution.batch
-    chosen = any(override.startswith("trainer") for override in run.overrides)
+    default = OmegaConf.load(Path(conf()) / "trainer" / "default.yaml")
+    chosen = run.config.trainer != default or any(override.startswith("trainer") for override in run.overrides)
     spread = several and not chosen and cores() > 1 and not torch.accelerator.is_available()
     return ["trainer=processes"] if spread else []
 
@@ -46,7 +50,7 @@ def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]
     children: list[subprocess.Popen] = []
     try:
         for step in steps:
-            arguments = [*step, *run.overrides]
+            arguments = run.words(*step)
             print(f"$ ddattr {shlex.join(arguments)}", flush=True)
             children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
         yield children

@@ -10,7 +10,7 @@ from ddattr.tracking.wandb import log_figures
 def run(run: Run) -> None:
     """Writes figures/ and report.html."""
     artifact = run.figures_artifact
-    if not artifact.make(run.seed, lambda: _draw(run)):
+    if not run.make(artifact, lambda: _draw(run)):
         print("report: already done", flush=True)
     print(f"report: {run.root / 'report.html'}, figures in {artifact.folder}")
     print("\n".join(summary(run.root)))
@@ -20,6 +20,7 @@ def _draw(run: Run) -> None:
     artifact = run.figures_artifact
     run.quality_artifact.require()
     run.attribution_artifact.require()
+    run.save_config()
     draw_all(run.root)
     save_text(artifact.folder / "summary.txt", "\n".join(summary(run.root)))
     write_report(run.root, run.name)

@@ -1,12 +1,13 @@
 """A run: the artifacts of its folder, and what is loaded from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddattr.artifacts import Artifact, fingerprint, load_tensors, save_json
+from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
 from ddattr.stages.builder import Builder
+from ddattr.stages.saved import NAME, renewed
 
 
 class Run(Builder):
@@ -120,6 +121,21 @@ class Run(Builder):
         parents = {"quality": self.quality_artifact.fingerprint, "attribution": self.attribution_artifact.fingerprint}
         return Artifact(self.root / "figures", {"name": self.name}, parents, self.command("report"))
 
+    def save_config(self) -> None:
+        """Keeps the config in the folder, where it differs from what is kept: `ddattr VERB FOLDER` takes it from there.
+
+        Called where nothing can be refused any more.
+        """
+        if first_process() and (content := renewed(self.root, self.resolved())) is not None:
+            save_text(self.root / NAME, content)
+
+    def make(self, artifact: Artifact, work: Callable[[], None], seed: int | None = None, wait: bool = True) -> bool:
+        """Does the work of an artifact, unless it is done; see `Artifact.make`. A folder without a config gets one."""
+        made = artifact.make(self.seed if seed is None else seed, work, wait)
+        if not (self.root / NAME).exists():
+            self.save_config()
+        return made
+
     def missing_members(self) -> list[int]:
         """Members that are not done."""
         return [k for k in range(self.codebook.members) if not self.member_artifact(k).done()]
@@ -138,7 +154,7 @@ class Run(Builder):
             first = self.member_artifact(missing[0])
             state = first.state()
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"'member=range(0,{n})'")
+            how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"member=range(0,{n})")
             raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")
         return Ensemble([self.load(self.member_artifact(k)) for k in range(n)])
 
@@ -160,19 +176,34 @@ class Run(Builder):
         return network
 
     def write_codebook(self) -> None:
-        """The codebook's artifact, by whichever stage comes first."""
+        """The codebook's artifact, and what its units are, by whichever stage comes first."""
         artifact = self.codebook_artifact
-        artifact.make(self.seed, lambda: save_json(artifact.folder / "codebook.json", artifact.config))
+
+        def work() -> None:
+            save_json(artifact.folder / "codebook.json", artifact.config)
+            self.write_units()
+
+        artifact.make(self.seed, work)
+
+    def write_units(self) -> None:
+        """units.parquet, unless it is there: a run that an older version began has none."""
+        if first_process() and not (path := self.root / "units.parquet").is_file():
+            save_table(path, self.data.unit_table())
 
     def predict(self, trainer, module, parts: int, key: str) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.
 
+        The config is kept once a first batch is through: until then a step may refuse what it says.
+
         Raises:
             ValueError: a device would have none.
         """
+        from lightning.pytorch.callbacks import LambdaCallback
+
         if trainer.world_size > parts:
             raise ValueError(
                 f"trainer: {trainer.world_size} devices for {parts} parts of work, expected no more than that. "
                 f"Set trainer.devices={parts}, or {key} to have more parts."
             )
+        trainer.callbacks.append(LambdaCallback(on_predict_batch_end=lambda *_: self.save_config()))
         trainer.predict(module, return_predictions=False)

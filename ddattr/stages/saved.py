@@ -36,32 +36,31 @@ def conf() -> str:
 
 
 def text(config: Mapping[str, Any]) -> str:
-    """What a folder keeps of a resolved config."""
+    """A config as a folder keeps it: less what is of one call."""
     kept = {key: value for key, value in config.items() if key not in PER_CALL}
     return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **kept})).rstrip()
 
 
-def differs(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether what results depend on is another than a folder keeps, or it keeps nothing that can be read.
+def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """What a folder is to keep of a resolved config from now on; None where it keeps that already.
 
-    How a call trains, and where it is tracked, may differ from call to call: a folder keeps what the first one said.
+    Where a call is tracked, and how its work is spread, no result depends on: a folder keeps what its first call said.
     """
     try:
         kept = _parsed(folder / NAME)
     except (OSError, ValueError):
-        return True
-    return _of_results(kept) != _of_results(yaml.safe_load(text(config)))
-
-
-def _of_results(config: Mapping[str, Any]) -> dict[str, Any]:
-    trainer = config.get("trainer")
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    return {key: value for key, value in config.items() if key not in ("trainer", "tracking")} | {"trainer": precision}
+        return text(config)
+    wanted = dict(config)
+    if isinstance(kept.get("tracking"), dict) and isinstance(kept.get("trainer"), dict):
+        wanted["tracking"] = kept["tracking"]
+        wanted["trainer"] = kept["trainer"] | {"precision": config["trainer"].get("precision")}
+    return None if _plain(text(wanted)) == kept else text(wanted)
 
 
 def named(words: Collection[str]) -> set[str]:
-    """The constructors that the overrides of a command line name."""
-    return {target for word in words for target in _TARGETS.findall(word)}
+    """The constructors that the overrides of a command line name; not those in the name of a run's folder."""
+    own = (word for word in words if not word.startswith("run="))
+    return {target for word in own for target in _TARGETS.findall(word)}
 
 
 def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
@@ -85,8 +84,7 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
             f"once, and they are kept: ddattr train member=0 experiment=NAME root={folder}"
         )
     config = _parsed(path)
-    if config.pop("format", None) != FORMAT:
-        found = yaml.safe_load(path.read_text()).get("format")
+    if (found := config.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format={found}, expected {FORMAT}. Use the ddattr that wrote it, or a newer one.")
     for key in sorted(set(config) - KEPT):
         raise ValueError(
@@ -95,6 +93,9 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
         )
     for key in sorted(KEPT - set(config)):
         raise ValueError(f"{path}: key {key} is missing. {_again(path)}")
+    for key in sorted(KEPT - {"name", "seed"}):
+        if not isinstance(config[key], dict) or "_target_" not in config[key]:
+            raise ValueError(f"{path}: {key} is {config[key]}, expected the keys of a constructor. {_again(path)}")
     for key, value in config.items():
         _vet(path, key, value, set(trusted) | _ours())
     return config
@@ -105,24 +106,34 @@ def _again(path: Path) -> str:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """Plain containers of a file; its interpolations stand as they are written."""
     try:
-        config = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+        return _plain(path.read_text())
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{path} is damaged: {said or type(error).__name__}. {_again(path)}") from None
+
+
+def _plain(text: str) -> dict[str, Any]:
+    """Plain containers of YAML; interpolations stand as they are written."""
+    config = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it has no keys. {_again(path)}")
+        raise ValueError("it has no keys")
     return {str(key): value for key, value in config.items()}
 
 
 def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
     """Raises ValueError at the first thing, at or below a key, that no saved config has."""
+    name = key.rpartition(".")[2]
+    if "${" in name or (name.startswith("_") and name not in ("_target_", "_partial_")):
+        raise ValueError(f"{path}: key {key} is of no saved config. Remove it from that file.")
+    if name == "_target_" and not (isinstance(value, str) and (value in targets or _DIFFUSERS.fullmatch(value))):
+        raise ValueError(
+            f"{path}: {key}={value} is no constructor of ddattr's: it could run anything. If you trust it, name it "
+            f"yourself: {key}={value}"
+        )
     if isinstance(value, dict):
-        for name, item in value.items():
-            if not isinstance(name, str) or "${" in name:
-                raise ValueError(f"{path}: key {key}.{name} is none, expected a word. Remove it from that file.")
-            _vet(path, f"{key}.{name}", item, targets)
+        for inner, item in value.items():
+            _vet(path, f"{key}.{inner}", item, targets)
     elif isinstance(value, list):
         for place, item in enumerate(value):
             _vet(path, f"{key}.{place}", item, targets)
@@ -130,11 +141,6 @@ def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
         raise ValueError(f"{path}: {key} is a {type(value).__name__}, expected plain text. Remove it from that file.")
     elif isinstance(value, str) and "${" in value:
         raise ValueError(f"{path}: {key}={value} is an interpolation, expected a value. Write the value in that file.")
-    elif key.rpartition(".")[2] == "_target_" and not (value in targets or _DIFFUSERS.fullmatch(str(value))):
-        raise ValueError(
-            f"{path}: {key}={value} is no constructor of ddattr's. It could run anything. If you trust it, name it "
-            f"yourself: {key}={value}"
-        )
 
 
 @cache

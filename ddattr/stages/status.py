@@ -36,6 +36,6 @@ def stages(run: Run) -> dict[str, Artifact]:
 def following(run: Run) -> str:
     """The command that goes on."""
     if run.missing_members():
-        return run.command("train", "-m", f"'member=range(0,{run.codebook.members})'")
+        return run.command("train", "-m", f"member=range(0,{run.codebook.members})")
     missing = [artifact.remedy for artifact in stages(run).values() if not artifact.done()]
     return missing[0] if missing else "nothing: all is done"

@@ -12,7 +12,7 @@ def run(run: Run) -> None:
     member = run.config.member
     n = run.codebook.members
     if member is None:
-        sweep = run.command("train", "-m", f"'member=range(0,{n})'")
+        sweep = run.command("train", "-m", f"member=range(0,{n})")
         raise ValueError(f"train: member is missing, expected 0 to {n - 1}. Name one, or sweep them all: {sweep}")
     run.codebook.check_member(member)
     run.check()

@@ -35,9 +35,11 @@ def _make(run: Run, artifact: Artifact, job: str, title: str, build: Callable[[]
     def work() -> None:
         run.warn()
         with run.tracking.run(run.root, run.name, job, artifact.fingerprint, run.resolved()) as loggers:
-            train(run, build(), artifact, title, loggers)
+            module = build()
+            run.save_config()
+            train(run, module, artifact, title, loggers)
 
-    made = artifact.make(run.seed, work)
+    made = run.make(artifact, work)
     (artifact.folder / "last.ckpt").unlink(missing_ok=True)
     return made
 
@@ -57,11 +59,14 @@ def retrain(run: Run, models: list[Training]) -> int:
 
 def _make_retrained(run: Run, model: Training, title: str, wait: bool) -> bool:
     artifact = run.retrained_artifact(model)
+    seed = run.seed + model.replicate
 
     def work() -> None:
-        train(run, module(run, model.units, model.member, run.seed + model.replicate), artifact, title)
+        built = module(run, model.units, model.member, seed)
+        run.save_config()
+        train(run, built, artifact, title)
 
-    made = artifact.make(run.seed + model.replicate, work, wait)
+    made = run.make(artifact, work, seed, wait)
     (artifact.folder / "last.ckpt").unlink(missing_ok=True)
     return made
 

@@ -14,8 +14,7 @@ from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save
 from ddattr.stages.processes import beside
 from ddattr.stages.run import Run
 from ddattr.stages.truth import check, removal_plan
-from ddattr.tracking.evidence import draw_evidence
-from ddattr.tracking.figures import draw_all
+from ddattr.tracking.figures import draw_all, draw_evidence
 from ddattr.tracking.findings import findings, metrics
 from ddattr.tracking.report import write_report
 from ddattr.tracking.wandb import log_figures
@@ -33,7 +32,8 @@ def run(run: Run) -> None:
     artifact = run.validation_artifact
     if not artifact.done():
         _check(run)
-    if not artifact.make(run.seed, lambda: _validate(run)):
+        run.save_config()
+    if not run.make(artifact, lambda: _validate(run)):
         print("validate: already done", flush=True)
     print(f"validate: tables in {artifact.folder}, figures in {artifact.folder / 'figures'}")
     print("\n".join(findings(artifact.folder)))

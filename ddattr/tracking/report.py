@@ -8,36 +8,11 @@ import pandas as pd
 
 from ddattr.artifacts import load_json, load_table, save_text
 from ddattr.ensemble.likeness import UNLIKE
-from ddattr.tracking.figures import FIGURES
+from ddattr.tracking.attributed import attributed, surest
+from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings
 
 WARNING = "WARNING"
-CAPTIONS = {
-    "fig0_samples": "Figure 0. What the ensemble draws, and pictures that it was trained on. Where they are not alike, "
-    "all that follows is about pictures of another kind.",
-    "fig1_codebook": "Figure 1. Encoded ensemble: member k trains on the units whose bit k is 1.",
-    "fig2_fid": "Figure 2. Quality of individual members and of ensembles, at equal numbers of pictures.",
-    "fig3_convergence": "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures).",
-    "fig4_correlation": "Figure 4. Agreement over units with exact ablation, and with retraining where it was "
-    "validated; a dot a query, means with 95 % bootstrap intervals. The denoising is along what is the unit's own, the "
-    "pull from picture to unit.",
-    "fig5_attribution": "Figure 5. Four queries, each with the unit of smallest q, by its denoising, and the unit of "
-    "largest norm; influence.parquet has all units.",
-    "fig6_resolution": "Figure 6. Significance of the k nearest units as a set, by the denoising; dots mark each "
-    "query's resolution.",
-}
-
-EVIDENCE_CAPTIONS = {
-    "fig7_retraining": "Figure 7. Agreement with retraining, by method and by number of members; ceiling: the noise of "
-    "training seeds.",
-    "fig8_lds": "Figure 8. Linear datamodelling scores against models of random halves, which no score was made with.",
-    "fig9_removal": "Figure 9. Remove the best units, retrain, and make the picture again.",
-    "fig10_groups": "Figure 10. Leave one group out: does a method name the group whose removal hurts most, and does "
-    "the first order foresee the whole group's pull?",
-    "fig11_law": "Figure 11. What more members would give, measured and predicted.",
-    "fig12_cost": "Figure 12. Accuracy against total cost.",
-    "fig13_planted": "Figure 13. Units whose influence is known, by their share of the pictures.",
-}
 
 
 def summary(root: Path) -> list[str]:
@@ -53,7 +28,8 @@ def summary(root: Path) -> list[str]:
         _agreement(root),
         f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
         f"{queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
-        f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}" + _sets(root, level),
+        f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}{surest(root)}"
+        f"{_sets(root, level)}",
         _resolution(radius),
     ]
     return [line for line in lines if line]
@@ -69,10 +45,10 @@ def warnings(root: Path, queries: pd.DataFrame) -> list[str]:
         )
     if queries.unlike_data.any():
         far = queries["query"][queries.unlike_data].tolist()
-        named = ", ".join(map(str, far[:8])) + (", ..." if len(far) > 8 else "")
+        some = ", ".join(map(str, far[:8])) + (", ..." if len(far) > 8 else "")
         found.append(
             f"{WARNING}: {len(far)} of {len(queries)} queries are farther from every training picture than 99 % of "
-            f"real pictures are: {named}"
+            f"real pictures are: {some}"
         )
     return found
 
@@ -119,8 +95,8 @@ def _sets(root: Path, level: float) -> str:
         text += f", to a {kind} {(best <= level).sum()} of {len(best)}"
         if kind == "label":
             first = rows.loc[rows.groupby("query").z.idxmax()].set_index("query").set
-            own = (first == "label:" + labels[first.index].astype(str)).sum()
-            text += f" (own label ranked first: {own})"
+            same = (first == "label:" + labels[first.index].astype(str)).sum()
+            text += f" (its nearest pictures' label ranked first: {same})"
     return text
 
 
@@ -136,22 +112,19 @@ def _resolution(radius: pd.DataFrame) -> str:
 
 def write_report(root: Path, name: str) -> None:
     """report.html: one self-contained page; with what the validation found, once there is one."""
-    figures = "".join(
-        _figure(root / "figures" / f"{figure}.png", CAPTIONS[figure], f"figures/{figure}.csv") for figure in FIGURES
-    )
-    validation = root / "validation"
-    evidence = "".join(
-        _figure(path, caption, "validation/")
-        for name, caption in EVIDENCE_CAPTIONS.items()
-        if (path := validation / "figures" / f"{name}.png").exists()
-    )
-    if found := findings(validation):
-        evidence = f"<h2>Is it true?</h2><ul>{_items(found)}</ul>{evidence}"
+    evidence, whose = _figures(root, [name for name in ALL if name in EVIDENCE]), attributed(root)
+    if found := findings(root / "validation"):
+        evidence = f"<ul>{_items(found)}</ul>{evidence}"
+    if evidence:
+        evidence = f'<h2 id="true">Is it true?</h2>{evidence}'
+    there = {"whose": bool(whose), "true": bool(evidence)}
     agreement = load_table(root / "attribution" / "agreement_summary.csv")
     page = _PAGE.format(
         name=html.escape(name),
+        contents="".join(f'<a href="#{key}">{words}</a>' for key, words in _CONTENTS.items() if there.get(key, True)),
         summary=_items(summary(root)),
-        figures=figures,
+        whose=whose,
+        figures=_figures(root, [name for name in ALL if name not in EVIDENCE]),
         evidence=evidence,
         provenance=_html(_provenance(root)),
         agreement=_html(agreement),
@@ -160,12 +133,18 @@ def write_report(root: Path, name: str) -> None:
     save_text(root / "report.html", page)
 
 
-def _figure(path: Path, caption: str, source: str) -> str:
-    text, picture = html.escape(caption), base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{picture}">'
-        f"<figcaption>{text} <small>{source}</small></figcaption></figure>"
-    )
+def _figures(root: Path, names: list[str]) -> str:
+    """Those of the named figures that were drawn, each with its caption and what is behind it."""
+    found = ""
+    for name in names:
+        path = root / folder_of(name) / f"{name}.png"
+        if path.exists():
+            text, picture = html.escape(ALL[name].CAPTION), base64.b64encode(path.read_bytes()).decode()
+            found += (
+                f'<figure><img alt="{text}" src="data:image/png;base64,{picture}">'
+                f"<figcaption>{text} <small>{folder_of(name)}/{name}.csv</small></figcaption></figure>"
+            )
+    return found
 
 
 def _items(lines: list[str]) -> str:
@@ -202,21 +181,36 @@ def _provenance(root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_CONTENTS = {
+    "whose": "Whose pictures",
+    "figures": "Figures",
+    "true": "Is it true?",
+    "tables": "Tables",
+    "provenance": "Provenance",
+}
 _PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>ddattr: {name}</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ddattr: {name}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption, small {{ color: #555; font-size: .85rem; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto 4rem; padding: 0 1rem; color: #222; }}
+nav {{ position: sticky; top: 0; background: #fffe; border-bottom: 1px solid #ddd; padding: .5rem 0; }}
+nav a {{ margin-right: 1.2rem; color: #0072b2; text-decoration: none; }} h2 {{ scroll-margin-top: 3rem; }}
+figure {{ margin: 2.5rem 0; }} img {{ max-width: 100%; }} figcaption, small {{ color: #555; font-size: .85rem; }}
 table {{ border-collapse: collapse; font-size: .8rem; }} th, td {{ padding: .15rem .6rem; text-align: left; }}
-.warning {{ color: #b00000; font-weight: bold; }}
+.warning {{ color: #b00000; font-weight: bold; }} .note {{ border-left: 3px solid #0072b2; padding-left: 1rem; }}
+.whose {{ font-size: .9rem; }} .whose td {{ vertical-align: top; padding: .5rem .6rem; }}
+.whose img {{ width: 4rem; image-rendering: pixelated; }} .whose ul {{ margin: 0; padding-left: 1.2rem; }}
+summary {{ color: #0072b2; cursor: pointer; padding-left: 1.2rem; }}
 tr:nth-child(even) {{ background: #f5f5f5; }} div {{ overflow-x: auto; }}
 </style>
+<nav>{contents}</nav>
 <h1>{name}: whose pictures does each picture owe itself to?</h1>
 <ul>{summary}</ul>
+{whose}
+<h2 id="figures">Figures</h2>
 {figures}
 {evidence}
-<h2>Agreement with exact ablation</h2><div>{agreement}</div>
+<h2 id="tables">Agreement with exact ablation</h2><div>{agreement}</div>
 <h2>Queries</h2><div>{radius}</div>
-<h2>Provenance</h2><div>{provenance}</div>
+<h2 id="provenance">Provenance</h2><div>{provenance}</div>
 </html>
 """

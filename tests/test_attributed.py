@@ -1,0 +1,65 @@
+"""Whose pictures: what the page and the summary say of single units that pass, by name."""
+
+import html
+import shutil
+
+import pandas as pd
+import pytest
+
+from ddattr.artifacts import save_table
+from ddattr.tracking.attributed import NO_SHARES, attributed
+from ddattr.tracking.report import summary, write_report
+from ddattr.tracking.units import unit_names
+
+ROWS = [(4, unit, rank, 0.001, 0.01 + rank / 1000, 3.0, 0.2) for rank, unit in enumerate([9, 7, 30, 2, 11, 5, 64], 1)]
+ROWS += [(1, 3, 2, 0.0001, 0.0002, 4.25, 0.3)]
+
+
+@pytest.fixture
+def root(reproduced, tmp_path):
+    """A run with two queries that have units that pass, whose names would be markup."""
+    root = tmp_path / "run"
+    shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb"))
+    columns = ["query", "unit", "rank", "p_value", "q_value", "z", "support"]
+    save_table(root / "attribution" / "attributions.parquet", pd.DataFrame(ROWS[::-1], columns=columns))
+    names = {"unit": range(128), "name": [f"label <{u}>" for u in range(128)], "pictures": [1, 1178] * 64}
+    save_table(root / "units.parquet", pd.DataFrame(names))
+    return root
+
+
+def test_units_are_named_by_the_table_or_else_by_their_numbers(root, tmp_path):
+    name = unit_names(root)
+    assert (name(2), name(3)) == ("label <2>", "label <3> (1,178 pictures)")
+    assert unit_names(tmp_path / "nowhere")(3) == "unit 3"
+
+
+def test_the_units_that_pass_are_listed_by_rank_and_queries_without_any_in_one_sentence(root):
+    text = html.unescape(attributed(root))
+    assert "label <3> (1,178 pictures) <small>rank 2, q < 0.001, z = 4.2</small>" in text
+    places = [text.index(f"<li>label <{unit}>") for _, unit, *_ in ROWS[:7]]
+    assert places == sorted(places)
+    assert text.index("2 more") < places[5]  # behind a click
+    assert "No single unit passes for 4 of 6 queries: 0, 2, 3, 5." in text
+    assert text.count('<img alt="query" src="data:image/png;base64,') == 2
+    assert NO_SHARES in text
+    assert len(NO_SHARES.split()) < 95
+
+
+def test_that_none_passes_is_said(root):
+    path = root / "attribution" / "attributions.parquet"
+    save_table(path, pd.read_parquet(path)[:0])
+    text = attributed(root)
+    assert "No single unit passes for any of the 6 queries." in text
+    assert "<tr>" not in text
+    assert "surest" not in "".join(summary(root))
+
+
+def test_the_summary_names_the_surest_and_the_page_has_the_section_once(root):
+    (line,) = [line for line in summary(root) if line.startswith("attributable")]
+    assert "(surest: query 1 to label <3> (1,178 pictures), q < 0.001)" in line
+    write_report(root, "x")
+    page = (root / "report.html").read_text()
+    assert page.count('<h2 id="whose">') == page.count('<a href="#whose">') == 1
+    assert page.index('<h2 id="whose">') < page.index('<h2 id="figures">')
+    assert page.count("100 %") == 1
+    assert "label <" not in page
