@@ -53,7 +53,7 @@ def test_strangers_are_rejected_at_the_level(table):
 
 
 def test_strangers_are_tested_as_units_are():
-    """Along each stranger's distinctive direction, the others discounted, sets by similarity; at a level that about half pass."""
+    """Along its distinctive direction, the others discounted, sets by similarity; at a level that about half pass."""
     response, factual, strangers = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2)
     sets, level = torch.arange(15) % 5, 0.5
     found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, 400, gls_share=0.8)

@@ -255,13 +255,13 @@ def test_units_that_are_found_are_held_against_those_that_are_not(make_study, sc
     pull = -(study.truth.group_displacements.mean(0).flatten(2) * toward).sum(-1)
     found = dict(tables(study))
     table, summary = found["discoveries"], found["discoveries_summary"]
-    for k, (query, row) in enumerate(table.set_index("query").iterrows()):
+    for k, (query, this) in enumerate(table.set_index("query").iterrows()):
         assert query == SEEDS[k]
         passed = q["denoised_gls"][:, k] <= level
-        assert row.units_found == passed.sum()
+        assert this.units_found == passed.sum()
         for side, of in (("found", pull[passed, k]), ("others", pull[~passed, k])):
-            assert row[f"pull_{side}"] == pytest.approx(of.mean().item(), nan_ok=True)
-            assert row[f"above_0_{side}"] == pytest.approx((of > 0).double().mean().item(), nan_ok=True)
+            assert this[f"pull_{side}"] == pytest.approx(of.mean().item(), nan_ok=True)
+            assert this[f"above_0_{side}"] == pytest.approx((of > 0).double().mean().item(), nan_ok=True)
     assert 0 < table.units_found[0] < 30
     assert table.units_found[1] == 0
     assert table.pull_found.isna().tolist() == [False, True, False]

@@ -119,9 +119,9 @@ def test_the_law_of_a_target_is_of_its_own_noise_on_the_generated_queries(make_s
     noise = noise_ratio(study.truth.half_targets[noisy][:, :, :3]).median().item()
     assert 0.1 < noise < 10
     found = curve(study)
-    for members in (5, 8):
-        assert found[members, f"law_{still}"] == pytest.approx((1 + 25 / members) ** -0.5)
-        assert found[members, f"law_{noisy}"] == pytest.approx(law(25, members, noise, SEEDS))
+    for size in (5, 8):
+        assert found[size, f"law_{still}"] == pytest.approx((1 + 25 / size) ** -0.5)
+        assert found[size, f"law_{noisy}"] == pytest.approx(law(25, size, noise, SEEDS))
 
 
 def test_what_is_found_has_z_beyond_the_one_sided_level():

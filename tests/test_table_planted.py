@@ -1,4 +1,4 @@
-"""planted.csv, units whose influence is known: found first when they matter, with a p that is uniform when they do not."""
+"""planted.csv: known units are found first when they matter, with a p that is uniform when they do not."""
 
 from collections.abc import Callable
 

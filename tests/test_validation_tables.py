@@ -44,7 +44,7 @@ def make_study(make_process):
         )
         ensemble = members()
         queries = asked(make_process(timestep_spacing="trailing"), ensemble)
-        group = torch.tensor([*range(30), 3, 4, -1, -1, -1])
+        group = torch.tensor([*[-1] * 28, 0, 1, 0, 1, -1, -1, -1])
         images, hidden = randn(35, *SHAPE, seed=1), torch.arange(35) >= 30
         data = UnitDataModule(Source(images, None, group, hidden), clusters=3)
         names = [(m.key, measure) for m in METHODS if m.scored_by_attribute for measure in ("pull", "norm")]
