@@ -30,12 +30,18 @@ BAD = {
     "member no integer": (["train", "member=1.5"], ["member=1.5 does not exist"]),
     "member no number": (["train", "member=one"], ["member=one does not exist"]),
     "sweep without -m": (["train", "member=range(0,3)"], ["member=range(0,3)", "requires --multirun"]),
-    "power of chance": (["plan", "power=0.05"], ["power=0.05, attribution.level=0.05", "Set power"]),
+    "power of chance": (["plan", "power=0.05"], ["power=0.05, significance.level=0.05", "Set power"]),
     "power no number": (["plan", "power=much"], ["power=much", "Set power"]),
-    "level above 1": (["plan", "attribution.level=2"], ["attribution.level=2, expected 0 < level < power < 1"]),
-    "removed no list": (["plan", "validation.removed=5"], ["removed=5, expected a list of int", "removed=[...]'"]),
-    "removed no numbers": (["plan", "validation.removed=[a]"], ["removed=['a'], expected a list of int"]),
-    "removed no whole numbers": (["plan", "validation.removed=[1.5]"], ["removed=[1.5], expected a list of int"]),
+    "level above 1": (["plan", "significance.level=2"], ["significance.level=2, expected 0 < level < power < 1"]),
+    "removed no list": (
+        ["plan", "validation.removal_sizes=5"],
+        ["removal_sizes=5, expected a list of int", "removal_sizes=[...]'"],
+    ),
+    "removed no numbers": (["plan", "validation.removal_sizes=[a]"], ["removal_sizes=['a'], expected a list of int"]),
+    "removed no whole numbers": (
+        ["plan", "validation.removal_sizes=[1.5]"],
+        ["removal_sizes=[1.5], expected a list of int"],
+    ),
     "peers null": (["plan", "validation.peers=null"], ["peers=None, expected a list of str"]),
     "one method and no list": (["plan", "validation.removal_methods=jvp"], ["removal_methods=jvp, expected a list"]),
     "sizes no list": (["plan", "quality.sizes=4"], ["quality.sizes=4, expected a list of int"]),
@@ -51,7 +57,11 @@ BAD = {
     "misspelt key before the verb": (["codebook.member=3", "plan"], ["Did you mean codebook.members?"]),
     "misspelt key in a misspelt group": (["plan", "trainig.stpes=1"], ["trainig.stpes", "mean training.steps?"]),
     "key of another option": (["plan", "sampler=ddim", "sampler.etta=1"], ["Did you mean sampler.eta?"]),
-    "key without its group": (["plan", "members=24"], ["Did you mean codebook.members or validation.members?"]),
+    "key without its group": (["plan", "members=24"], ["Did you mean codebook.members?"]),
+    "key of several groups": (
+        ["plan", "batch=4"],
+        ["Did you mean training.batch, quality.batch or attribution.batch?"],
+    ),
     "key like no other": (["plan", "zzz=1"], ["key zzz is unknown", "List the keys: ddattr plan --cfg job"]),
     "misspelt group": (["plan", "smapler=ddim"], ["smapler", "Did you mean sampler?"]),
     "misspelt group of experiments": (["plan", "experimnt=digits"], ["experimnt", "Did you mean experiment?"]),
@@ -62,7 +72,7 @@ BAD = {
     "option like no other": (["plan", "sampler=x"], ["sampler=x is unknown, expected one of ddim, ddpm. Set sampler."]),
     "misspelt experiment": (
         ["plan", "experiment=digit"],
-        ["experiment=digit is unknown, expected one of clusters_out", "Did you mean experiment=digits?"],
+        ["experiment=digit is unknown, expected one of clusters_removed", "Did you mean experiment=digits?"],
     ),
     "misspelt launcher": (["plan", "hydra/launcher=proceses"], ["Did you mean hydra/launcher=processes?"]),
     "option of the program that does not exist": (["plan", "--foo"], ["unrecognized arguments: --foo. List the"]),
@@ -128,7 +138,13 @@ BAD = {
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),
     "retraining a member that the truth leaves out": (
-        ["retrain", "member=0", "validation.members=2", "validation.removed=[1]", "attribution.queries=5"],
+        [
+            "retrain",
+            "member=0",
+            "validation.retrained_members=2",
+            "validation.removal_sizes=[1]",
+            "attribution.queries=5",
+        ],
         ["member 0 is not among the truth's members [", "choose one of them"],
     ),
     "subset that leaves a member no data": (
@@ -138,9 +154,9 @@ BAD = {
             "unit=0",
             "data.source.count=6",
             "codebook.weight=1",
-            "validation.removed=[1]",
-            "validation.units=0",
-            "validation.members=6",
+            "validation.removal_sizes=[1]",
+            "validation.retrained_units=0",
+            "validation.retrained_members=6",
         ],
         ["has no data left", "Remove less"],
     ),
@@ -192,19 +208,28 @@ BAD = {
     "rate that is no number": (["plan", "training.learning_rate=nan"], ["learning_rate=nan, expected 0 or more"]),
     "accelerator that is not there": (["plan", "trainer.accelerator=tpu"], ["trainer: ", "Check the keys of trainer"]),
     "no device": (["train", "root=new", "member=0", "trainer.devices=0"], ["trainer: ", "devices=0"]),
-    "more removed than there are": (["validate", "validation.removed=[12]"], ["removed=12, expected 1 to 11"]),
-    "too few members for an interval": (
-        ["validate", "validation.members=1", "attribution.queries=5"],
-        ["validation: members=1 is too few for an interval"],
+    "more removed than there are": (
+        ["validate", "validation.removal_sizes=[12]"],
+        ["removal_sizes=12, expected 1 to 11"],
     ),
-    "too few members of a part": (["validate", "validation.members_sizes=[2]"], ["members_sizes=2, expected 3 to"]),
-    "too few units for an interval to retrain": (["retrain", "validation.units=4"], ["units=4 is too few"]),
+    "too few members for an interval": (
+        ["validate", "validation.retrained_members=1", "attribution.queries=5"],
+        ["validation: retrained_members=1 is too few for an interval"],
+    ),
+    "too few members of a part": (["validate", "validation.ensemble_sizes=[2]"], ["ensemble_sizes=2, expected 3 to"]),
+    "too few units for an interval to retrain": (
+        ["retrain", "validation.retrained_units=4"],
+        ["retrained_units=4 is too few"],
+    ),
     "too few queries for an interval to retrain": (["retrain", "attribution.queries=4"], ["queries=4 is too few"]),
     "too few units for an interval": (
-        ["validate", "validation.units=4"],
-        ["units=4 is too few for an interval, expected 5 or more, or 0"],
+        ["validate", "validation.retrained_units=4"],
+        ["retrained_units=4 is too few for an interval, expected 5 or more, or 0"],
     ),
-    "too few subsets for an interval": (["validate", "validation.halves=4"], ["halves=4 is too few for an interval"]),
+    "too few subsets for an interval": (
+        ["validate", "validation.lds_subsets=4"],
+        ["lds_subsets=4 is too few for an interval"],
+    ),
     "too few queries for an interval": (
         ["validate", "attribution.queries=4"],
         ["attribution: queries=4 is too few for an interval, expected 5 or more"],
@@ -250,13 +275,13 @@ def test_too_few_pictures_or_the_same_over_and_over_are_one_line_with_the_number
 @pytest.mark.slow
 def test_the_smallest_number_of_pictures_works(ddattr, tmp_path):
     tiny = [override for override in TINY if not override.startswith("data.source.count")]
-    argv = [*tiny, "data.source.count=5", f"root={tmp_path / 'run'}", "attribution.truth_units=5"]
+    argv = [*tiny, "data.source.count=5", f"root={tmp_path / 'run'}", "attribution.ablation_units=5"]
     for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):
         said = ddattr(*verb, *argv)
         assert said.status == 0, said.err
 
 
-@pytest.mark.parametrize("asked", ["validation.removed=[12]", "validation.peers=[track]", "validation.peers=[]"])
+@pytest.mark.parametrize("asked", ["validation.removal_sizes=[12]", "validation.peers=[track]", "validation.peers=[]"])
 def test_a_validation_that_is_refused_leaves_not_even_a_folder(ddattr, tmp_path, asked):
     """The last of these for want of an attribution."""
     refused(ddattr("validate", *TINY, "root=new", "attribution.queries=5", asked))
@@ -394,8 +419,8 @@ def test_a_plan_says_on_a_terminal_what_it_is_doing_and_nowhere_else(ddattr, mon
 def test_plan_warns_of_too_few_phantoms_asked(ddattr):
     """128 units at level 0.05 take a null of 2,560, the unit itself among it; 14 members of weight 6 have that."""
     argv = ["plan", "experiment=digits_small", "codebook.members=14"]
-    said = ddattr(*argv, "attribution.phantoms=2000")
-    assert "against 2,000 phantoms: the smallest is 0.064. Set attribution.phantoms to 2,560 or more" in said.out
+    said = ddattr(*argv, "significance.phantoms=2000")
+    assert "against 2,000 phantoms: the smallest is 0.064. Set significance.phantoms to 2,560 or more" in said.out
     assert "no single unit" not in ddattr(*argv).out
     pinned = ddattr(*argv[:2], "codebook.weight=4").out
     assert "Set codebook.members to 14 or more and codebook.weight to null" in pinned

@@ -142,7 +142,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(ddattr, own, make_ru
 
 
 def test_a_run_made_with_another_config_is_not_compared(ddattr, own, make_run_folder):
-    argv = [f"root={own}", f"against=[{make_run_folder('other', 30)}]", "tracking=none", "validation.halves=6"]
+    argv = [f"root={own}", f"against=[{make_run_folder('other', 30)}]", "tracking=none", "validation.lds_subsets=6"]
     said = ddattr("compare", "experiment=digits_small", *argv)
     assert said.status == 2
-    assert "validation.halves=5 (now 6)" in said.err
+    assert "validation.lds_subsets=5 (now 6)" in said.err

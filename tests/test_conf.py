@@ -1,6 +1,7 @@
 """Every YAML file composes, and its keys are the constructor's; experiments are what they say they are."""
 
 import inspect
+import re
 import shlex
 import struct
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_the_default_is_digits_with_18_members_of_weight_8():
     assert (run.config.name, run.config.root, run.seed) == ("digits", "runs/digits", 0)
     assert (run.codebook.units, run.codebook.members, run.codebook.weight) == (1797, 18, 8)
     assert run.config.attribution.queries >= 16
-    assert run.config.attribution.truth_units == 64
+    assert run.config.attribution.ablation_units == 64
 
 
 def test_digits_clusters_is_a_hundred_units_of_64_members():
@@ -105,7 +106,7 @@ def test_members_is_one_dial_of_every_experiment(experiment, members):
 
 def test_an_experiment_that_pins_the_weight_says_so_in_its_file():
     for path in (CONF / "experiment").glob("*.yaml"):
-        assert "sizes:" not in path.read_text().replace("members_sizes:", "")
+        assert not re.search(r"\bsizes:", path.read_text())
         pinned = [line for line in path.read_text().splitlines() if "weight:" in line]
         assert all("pinned" in line for line in pinned)
 

@@ -68,7 +68,9 @@ def results(root: Path) -> dict[str, bytes]:
         pytest.param(evaluate, [], 6, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", "training.ema=null"], 12, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", "training=forked", "training.fork.steps=20"], 24, marks=pytest.mark.slow),
-        pytest.param(retrain, ["unit=0", f"member={SAW}", "validation.members=6"], 12, marks=pytest.mark.slow),
+        pytest.param(
+            retrain, ["unit=0", f"member={SAW}", "validation.retrained_members=6"], 12, marks=pytest.mark.slow
+        ),
     ],
     ids=["member", "extractor", "without average", "base and fork", "retrained"],
 )

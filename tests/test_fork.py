@@ -7,12 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TINY, manifest
-from ddattr.validation.bench import Bench
 
 from ddattr.artifacts import load_json, load_tensors
+from ddattr.validation.truth import Truth
 
 FORKED = ("training=forked", "training.fork.steps=7")
-SIZES = ("validation.removed=[2]", "validation.members=2", "validation.units=5", "validation.replicates=2")
+SIZES = (
+    "validation.removal_sizes=[2]",
+    "validation.retrained_members=2",
+    "validation.retrained_units=5",
+    "validation.replicates=2",
+)
 
 
 def test_without_a_fork_every_fingerprint_is_what_it_was_before_there_were_forks(make_run):
@@ -104,7 +109,7 @@ def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
     """One model of the truth, all steps of a whole training, in a run of forks."""
     argv = [*TINY, *FORKED, f"root={tmp_path / 'run'}", *SIZES]
     run = make_run(*FORKED, *SIZES)
-    member = run.validation.truth_members[0]
+    member = run.validation.retraining_members[0]
     unit = int(run.codebook.subset(member).nonzero()[0, 0])
     said = ddattr("retrain", *argv, f"unit={unit}", f"member={member}")
     assert said.status == 0, said.err
@@ -126,12 +131,12 @@ def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
     assert {m.name for m in plan.bases()} <= {m.name for m in plan.models()}
     shown = []
 
-    def pictures(networks) -> torch.Tensor:
+    def drawn_by(networks) -> torch.Tensor:
         shown.append([getattr(network, "name", "ensemble's own") for network in networks])
         return torch.zeros(1, 1, 2, 2)
 
-    bench = Bench.__new__(Bench)  # what its truth looks at, and no more
-    bench.plan, bench.network = plan, lambda model: model
-    bench.queries, bench.ensemble = SimpleNamespace(pictures=pictures), SimpleNamespace(members=["a member"] * 6)
-    assert bench.truth.shape == (2, 5, 1, 1, 2, 2)
+    truth = Truth.__new__(Truth)  # what its displacements look at, and no more
+    truth.plan, truth.network = plan, lambda model: model
+    truth.queries, truth.ensemble = SimpleNamespace(drawn_by=drawn_by), SimpleNamespace(members=["a member"] * 6)
+    assert truth.displacements.shape == (2, 5, 1, 1, 2, 2)
     assert any("ensemble's own" in models for models in shown) == (not forked)

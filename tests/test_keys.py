@@ -19,7 +19,8 @@ def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():
     ("wrong", "keys"),
     [
         ("member", ["member"]),
-        ("members", ["codebook.members", "validation.members"]),
+        ("members", ["codebook.members"]),
+        ("members_per_step", ["attribution.jacobian.members_per_step", "validation.members_per_step"]),
         ("codebok.weigth", ["codebook.weight"]),
         ("attribution.jacobian.tangent", ["attribution.jacobian.tangents"]),
         ("sampler.eta", []),

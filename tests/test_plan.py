@@ -264,6 +264,7 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(key, value, ex
         plan(**{key: value})
 
 
+TOO_FEW = "is too few for an interval, expected 5 or more"
 NOTHING = {"retrained_units": 0, "lds_subsets": 0, "groups": None, "removal_queries": 0, "peers": ()}
 
 
@@ -274,13 +275,13 @@ NOTHING = {"retrained_units": 0, "lds_subsets": 0, "groups": None, "removal_quer
             {"retrained_units": 4},
             9,
             0,
-            "validation: retrained_units=4 is too few for an interval, expected 5 or more, or 0",
+            "validation: retrained_units=4 is too few for .*, expected 5 or more, or 0",
         ),
         (
             {"retrained_units": 1},
             9,
             0,
-            "validation: retrained_units=1 is too few for an interval, expected 5 or more, or 0",
+            f"validation: retrained_units=1 {TOO_FEW}, or 0",
         ),
         ({"lds_subsets": 4}, 9, 0, "validation: lds_subsets=4 is too few for an interval, expected 5 or more, or 0"),
         ({"removal_queries": 4}, 9, 0, "validation: removal_queries=4 is too few .*, expected 5 or more, or 0"),
@@ -290,7 +291,7 @@ NOTHING = {"retrained_units": 0, "lds_subsets": 0, "groups": None, "removal_quer
             {"held_out_queries": 3},
             5,
             90,
-            "validation: held_out_queries=3 is too few for an interval, expected 5 or more, or 0",
+            f"validation: held_out_queries=3 {TOO_FEW}, or 0",
         ),
         ({"retrained_members": 1}, 5, 0, "validation: retrained_members=1 is too few for an interval: .* 2 or more"),
     ],
@@ -314,6 +315,19 @@ def test_too_few_for_an_interval_are_refused_in_one_line_that_names_the_key(size
 )
 def test_what_makes_no_interval_needs_no_number(sizes, queries, held_out):
     plan(**{"removal_queries": 5, **sizes}).check_intervals(queries, held_out)
+
+
+def test_what_is_left_out_needs_no_model():
+    codebook = Codebook(8, 6, 2)
+    assert Plan(codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING).models() == []
+    plan = Plan(codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING | {"lds_subsets": 5})
+    names = {model.name.partition("/")[0] for model in plan.models()}
+    assert names == {"full", "halves"}  # nothing is tuned
+    for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
+        plan = Plan(
+            codebook, {}, 0, retrained_members=3, removal_sizes=(), **NOTHING | {"lds_subsets": 5, "peers": (peer,)}
+        )
+        assert {model.name.partition("/")[0] for model in plan.models()} == names | more
 
 
 def test_a_removal_by_a_peer_that_is_not_asked_for_is_refused_before_anything_is_trained():
@@ -381,15 +395,8 @@ def test_a_removal_by_members_that_are_no_part_of_the_ensemble_is_left_out(given
 
 
 def test_the_largest_sizes_that_can_be_are_taken():
-    drawn = plan(
-        retrained_members=8,
-        retrained_units=30,
-        removal_sizes=(1, 29),
-        ensemble_sizes=(3, 8),
-        held_out_queries=0,
-        removal_queries=0,
-        peers=keys(Family.PEER),
-    )
+    sizes = {"retrained_members": 8, "retrained_units": 30, "removal_sizes": (1, 29), "ensemble_sizes": (3, 8)}
+    drawn = plan(**sizes, held_out_queries=0, removal_queries=0, peers=keys(Family.PEER))
     assert len(drawn.retraining_units) == 30
 
 

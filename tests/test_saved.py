@@ -165,8 +165,11 @@ FOREIGN = {
         {"data.source": {"_target_": "ddattr.data.sources.first.first", "source": EVIL}},
         "source.source",
     ),
-    "one in a list": ({"validation.removed": [5, EVIL]}, "validation.removed.1._target_=evil.make"),
-    "one in a list of lists": ({"validation.removed": [[EVIL]]}, "validation.removed.0.0._target_=evil.make"),
+    "one in a list": ({"validation.removal_sizes": [5, EVIL]}, "validation.removal_sizes.1._target_=evil.make"),
+    "one in a list of lists": (
+        {"validation.removal_sizes": [[EVIL]]},
+        "validation.removal_sizes.0.0._target_=evil.make",
+    ),
     "a partial one": ({"attribution.jacobian": {**EVIL, "_partial_": True}}, "attribution.jacobian._target_"),
     "one where anything goes": ({"trainer.plugins": EVIL}, "trainer.plugins._target_=evil.make"),
     "one that is a list": ({"sampler._target_": ["evil.make"]}, "sampler._target_"),

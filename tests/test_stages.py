@@ -148,7 +148,7 @@ def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
     assert set(table.method) == {
         "jvp",
         "jvp_gls",
-        "posterior",
+        "jvp_posterior",
         "denoised",
         "denoised_gls",
         "denoised_posterior",

@@ -6,24 +6,18 @@ import matplotlib.image
 import pytest
 import torch
 from conftest import SMALL, TINY, composed, contents, manifest
-from ddattr.tracking.evidence import EVIDENCE
-from ddattr.tracking.names import METHODS
-from ddattr.validation.methods import AFFORDABLE, IN_PART_BESIDE_ONE, KNOWN
-from ddattr.validation.retraining import Training
 
 from ddattr.artifacts import load_table, load_tensors
+from ddattr.attribution.methods import EQUAL_COST, METHODS, method_of, nameable
 from ddattr.attribution.power import expected_power
 from ddattr.stages.run import Run
 from ddattr.stages.training import retrain
 from ddattr.stages.truth import removal_plan
 from ddattr.stages.validate import build
+from ddattr.tracking.figures import EVIDENCE
+from ddattr.validation.plan import Training
 
-GRADIENTS = {
-    "trak",
-    "dtrak",
-    *IN_PART_BESIDE_ONE,
-    *(name + AFFORDABLE for name in IN_PART_BESIDE_ONE),
-}  # methods of the extra `peers`
+OF_GRADIENTS = {method.key for method in METHODS if "gradients" in method.needs}  # those of the extra `peers`
 TABLES = {
     "agreement": ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"],
     "agreement_summary": [
@@ -59,7 +53,7 @@ TABLES = {
     "sets": ["set", "size", "query", "pull_first_order", "pull_retraining"],
     "removal": ["method", "size", "query", "l2", "feature_distance", "pull_first_order", "pull_retraining"],
     "members": ["members", "order", "statistic", "value"],
-    "measures": ["measure", "z_nearest", "attributable", "weighting"],
+    "power": ["measure", "z_nearest", "attributable", "weighting"],
     "false_attribution": ["query", "removed", "unit", "unchanged", "moved"],
     "cost": ["method", "trainings", "training_steps", "training_seconds", "scoring_seconds", "memory_mb", "disk_mb"],
 }
@@ -77,9 +71,10 @@ def test_every_score_is_in_the_lds_table_with_random_among_them(validated):
     scores = load_tensors(validated.root / "validation" / "scores" / "scores.safetensors")
     generated = {name.partition("/")[2] for name in scores if name.startswith("generated/")}
     assert "random" in generated
-    assert {method.replace("@5", AFFORDABLE) for method in generated} == set(KNOWN) - GRADIENTS
+    expected = {name for name in nameable() if name.removesuffix(EQUAL_COST) not in OF_GRADIENTS}
+    assert {method.replace("@5", EQUAL_COST) for method in generated} == expected
     assert generated <= set(table.method)
-    assert {method.partition("@")[0] for method in table.method} <= set(METHODS)
+    assert all(method_of(method) in METHODS for method in table.method)
     assert set(table.kind) == {"self", "transfer"}
     assert {"real/denoised", "real/denoised_gls", "real/pixel", "real/loss"} <= set(scores)
     assert set(table.queries) == {"generated", "real"}
@@ -101,8 +96,8 @@ def test_any_picture_is_denoised_as_attribute_has_it(validated):
     """Another process, the same noise: a generated picture handed over as a real one has the same answer."""
     run = Run(composed("experiment=digits_small", f"root={validated.root}"))
     stored = load_tensors(run.attribution_artifact.folder / "denoised.safetensors")["denoised"]
-    bench = build(run)
-    torch.testing.assert_close(bench.queries.denoised(bench.ensemble, bench.queries.factual), stored)
+    answers = build(run).answers
+    torch.testing.assert_close(answers.queries.denoised(answers.ensemble, answers.queries.factual), stored)
 
 
 def test_methods_to_remove_by_ask_nothing_where_nothing_is_removed(validated):
@@ -113,7 +108,7 @@ def test_methods_to_remove_by_ask_nothing_where_nothing_is_removed(validated):
         removal_plan(Run(composed(*argv)))
 
 
-def test_the_first_order_foresees_the_reweighted_ensemble(validated):
+def test_the_first_order_predicts_the_reweighted_ensemble(validated):
     """The self LDS is the first order's own: it must be near 1 on whatever ensemble."""
     table = load_table(validated.root / "validation" / "lds_summary.csv").query("statistic == 'lds'")
     table = table.set_index(["kind", "target", "method"])
@@ -131,7 +126,7 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
     for target, method in (
         ("distance", "member_picture"),
         ("distance", "jvp"),
-        ("distance", "posterior"),
+        ("distance", "jvp_posterior"),
         ("distance", "denoised_posterior"),
         ("loss", "denoised_posterior"),
         ("loss", "denoised_gls"),
@@ -149,16 +144,16 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         assert ends[f"z_nearest:{size}"] == pytest.approx(sets[f"nearest:{size}"], abs=1e-5)
 
 
-def test_what_is_foretold_of_fewer_members_is_what_plan_would_say(validated):
+def test_what_is_predicted_of_fewer_members_is_what_plan_would_say(validated):
     """From all twelve: z by the root of the number, and the power that `plan` has of a neighbourhood."""
     table = load_table(validated.root / "validation" / "members.csv").set_index(["members", "order", "statistic"]).value
     sets = load_table(validated.root / "attribution" / "sets.parquet").set_index("set")
     for size in (2, 5, 10, 20, 50):
         z = torch.from_numpy(sets.z[f"nearest:{size}"].to_numpy(copy=True))
-        foretold = [table[5, order, f"{kind}_nearest:{size}_foretold"] for kind in ("z", "found") for order in (0, 1)]
-        told = z.mean().item() * (5 / 12) ** 0.5, expected_power(z, 5 / 12)
-        assert foretold == pytest.approx([told[0], told[0], told[1], told[1]], abs=1e-5)
-        assert table[12, 0, f"z_nearest:{size}_foretold"] == pytest.approx(table[12, 0, f"z_nearest:{size}"])
+        predicted = [table[5, order, f"{kind}_nearest:{size}_predicted"] for kind in ("z", "found") for order in (0, 1)]
+        by_z, by_power = z.mean().item() * (5 / 12) ** 0.5, expected_power(z, 5 / 12)
+        assert predicted == pytest.approx([by_z, by_z, by_power, by_power], abs=1e-5)
+        assert table[12, 0, f"z_nearest:{size}_predicted"] == pytest.approx(table[12, 0, f"z_nearest:{size}"])
 
 
 def test_members_at_a_peer_s_cost_are_held_against_all_that_it_is(validated):
@@ -224,7 +219,12 @@ def test_a_model_of_the_truth_says_how_it_was_made(validated):
 
 def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
     """A model depends on its address alone: trained in reverse order, resumed or not, the weights are the same."""
-    run = make_run("validation.units=5", "validation.members=2", "validation.replicates=1", "validation.removed=[1]")
+    run = make_run(
+        "validation.retrained_units=5",
+        "validation.retrained_members=2",
+        "validation.replicates=1",
+        "validation.removal_sizes=[1]",
+    )
     wanted = run.validation.models()[-3:]
     retrain(run, wanted)
     first = {m.name: load_tensors(run.retrained_artifact(m).folder / "member.safetensors") for m in wanted}
@@ -248,7 +248,7 @@ def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
 @pytest.mark.parametrize("unit", ["0", "[5,0]", "label:1"])
 def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
     """Exactly the truth's members that saw any of it, at every seed."""
-    sizes = ["validation.replicates=1", "validation.members=6", "validation.removed=[1]"]
+    sizes = ["validation.replicates=1", "validation.retrained_members=6", "validation.removal_sizes=[1]"]
     run = make_run(*sizes)
     said = ddattr("retrain", *TINY, f"root={copy}", f"unit={unit}", *sizes)
     assert said.status == 0, said.err
@@ -261,7 +261,7 @@ def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
 
 def test_units_and_sets_can_be_swept_over(ddattr, copy):
     """As members are; what one job has trained the next finds done."""
-    sizes = ["validation.replicates=1", "validation.members=6", "validation.removed=[1]"]
+    sizes = ["validation.replicates=1", "validation.retrained_members=6", "validation.removal_sizes=[1]"]
     argv = ["retrain", "-m", *TINY, f"root={copy}", "unit=0,label:1", *sizes]
     said = ddattr(*argv)
     assert said.status == 0, said.err

@@ -1,22 +1,17 @@
-"""The tables of a validation: every number again, from scipy or by the definition, one query at a time."""
+"""agreement.csv: every number again, from scipy or by the definition, one query at a time."""
 
-import pandas as pd
 import pytest
 import torch
-from conftest import row
-from ddattr.validation.ceiling import ceiling, reliability
-from ddattr.validation.evaluation import agreement_tables, group_tables, lds_tables
-from ddattr.validation.groups import ndcg
-from ddattr.validation.lds import joint_interval, joint_resamples, lds, lds_resamples, percentiles
+from conftest import joint, row
 from scipy import stats
 
-from ddattr.attribution.agreement import bootstrap_mean, pearson, spearman
+from ddattr.attribution.agreement import bootstrap_mean
 from ddattr.attribution.influence import displacement_scores
+from ddattr.validation.intervals import joint_resamples, percentiles
+from ddattr.validation.metrics import reliability
+from ddattr.validation.tables.agreement import CORRELATIONS, agreement_tables
 
 SHAPE, QUERIES = (1, 2, 2), [4, 0, 9]
-NAMES = {"generated": QUERIES, "real": [0, 1]}
-CORRELATIONS = {"pearson": pearson, "spearman": spearman}
-MASKS = torch.rand(10, 12, generator=torch.Generator().manual_seed(0)) < 0.5
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -127,7 +122,7 @@ def test_correlations_have_intervals_over_units_and_queries_at_once(retrained):
             for method, score in scores.items():
                 for name, correlation in CORRELATIONS.items():
                     found = row(summary, method=method, measure=measure, statistic=name)
-                    expected = joint_interval(score, target, seed, correlation=correlation)
+                    expected = joint(score, target, seed, correlation=correlation)
                     assert (found["mean"], found.low, found.high) == pytest.approx(expected)
                     intervals.add((found.low, found.high))
         assert len(intervals) == 6
@@ -198,168 +193,3 @@ def test_one_unreliable_query_does_not_take_away_the_ceiling_of_the_others(retra
     assert found.ceiling == pytest.approx((3 * r / (1 + 2 * r)) ** 0.5)
     norms = summary[(summary.measure == "norm") & summary.statistic.isin(CORRELATIONS)]
     assert (norms.ceiling >= 0.75**0.5).all()
-
-
-@pytest.fixture
-def halved():
-    """LDS cases on generated and real queries."""
-    scores = {"jvp": randn(12, 3), "pixel": randn(12, 3, seed=1)}
-    targets = MASKS.double() @ scores["jvp"] + randn(10, 3, seed=2) + 0.5 * randn(2, 10, 3, seed=3)
-    real = {method: score[:, :2] for method, score in scores.items()}
-    return [
-        ({"kind": "transfer", "target": "loss", "queries": "generated"}, scores, targets, MASKS),
-        ({"kind": "transfer", "target": "loss", "queries": "real"}, real, 7 * targets[:1, :, :2], MASKS),
-    ]
-
-
-def test_every_lds_is_that_of_its_query(halved):
-    table, summary = lds_tables(halved, NAMES, 0)
-    assert len(table) == 2 * 3 + 2 * 2
-    for name, scores, targets, masks in halved:
-        for method, score in scores.items():
-            sums = masks.double() @ score
-            for q, query in enumerate(NAMES[name["queries"]]):
-                found = row(table, **name, method=method, query=query)
-                assert found.lds == pytest.approx(stats.spearmanr(sums[:, q], targets.mean(0)[:, q]).statistic)
-            overall = row(summary, **name, method=method, statistic="lds")
-            assert (overall["mean"], overall.low, overall.high) == pytest.approx(joint_interval(sums, targets.mean(0)))
-            assert (overall.subsets, overall.seeds) == (10, len(targets))
-
-
-def test_the_lds_s_ceiling_is_that_of_its_targets_and_the_same_for_all_methods(halved):
-    _, summary = lds_tables(halved, NAMES, 0)
-    scores = summary[summary.statistic == "lds"]
-    generated, real = (scores[scores.queries == kind] for kind in ("generated", "real"))
-    expected = ceiling(halved[0][2], spearman)
-    assert generated.ceiling.tolist() == pytest.approx([expected] * 2)
-    assert 0 < expected < 1
-    assert generated.reliability.tolist() == pytest.approx([reliability(halved[0][2])] * 2)
-    assert (generated.corrected * expected).tolist() == pytest.approx(generated["mean"].tolist())
-    assert real[["reliability", "ceiling", "corrected"]].isna().all(axis=None)  # of one seed
-    assert summary[summary.statistic != "lds"][["reliability", "ceiling", "corrected"]].isna().all(axis=None)
-
-
-def test_lds_of_two_methods_are_compared_on_the_same_resamples(halved):
-    """Query by query, less a reference that is there: an interval far narrower than of what is not paired."""
-    name, scores, targets, masks = halved[0]
-    scores = {**scores, "like": scores["jvp"] + 0.01 * randn(12, 3, seed=9)}
-    _, summary = lds_tables([(name, scores, targets, masks)], NAMES, 4)
-    assert set(summary.statistic) == {"lds", "lds_less_jvp", "lds_less_pixel"}
-    for other in ("jvp", "pixel"):
-        rows = summary[summary.statistic == f"lds_less_{other}"]
-        assert set(rows.method) == set(scores) - {other}
-        for found in rows.itertuples():
-            one, two = (lds(scores[m], targets.mean(0), masks) for m in (found.method, other))
-            assert found.mean == pytest.approx((one - two).mean().item())
-            one, two = (lds_resamples(scores[m], targets.mean(0), masks, 4) for m in (found.method, other))
-            assert (found.low, found.high) == pytest.approx(percentiles(one - two))
-    alike, apart = row(summary, method="like", statistic="lds_less_jvp"), row(summary, method="like", statistic="lds")
-    assert alike.high - alike.low < 0.3 * (apart.high - apart.low)
-
-
-@pytest.fixture
-def left_out():
-    """Cases of groups 2, 3, 5 and 7, each of three units, on generated and real queries."""
-    group_of = torch.tensor([2, 3, 5, 7] * 3)
-    scores = {"jvp": randn(12, 3), "pixel": randn(12, 3, seed=1)}
-    effects = randn(2, 4, 3, seed=2).abs()  # removal hurts
-    real = {method: score[:, :2].flip(0) for method, score in scores.items()}
-    return [
-        ({"target": "loss", "queries": "generated"}, scores, effects),
-        ({"target": "loss", "queries": "real"}, real, effects[..., :2]),
-    ], group_of
-
-
-def test_groups_are_held_against_the_mean_effect_of_leaving_them_out(left_out):
-    cases, group_of = left_out
-    table, summary = group_tables(cases, group_of, NAMES, 0)
-    assert len(table) == 3 * (3 + 2)  # another seed is among the methods
-    for name, scores, effects in cases:
-        for method, score in scores.items():
-            summed, effect = torch.stack([score[group_of == g].sum(0) for g in (2, 3, 5, 7)]), effects.mean(0)
-            gains = ndcg(summed, effect)
-            for q, query in enumerate(NAMES[name["queries"]]):
-                found = row(table, **name, method=method, query=query)
-                assert found.top1 == float(summed[:, q].argmax() == effect[:, q].argmax())
-                assert found.ndcg3 == pytest.approx(gains[q].item())
-                assert found.spearman == pytest.approx(stats.spearmanr(summed[:, q], effect[:, q]).statistic)
-            part = table[(table.method == method) & (table.queries == name["queries"])]
-            for statistic in ("top1", "ndcg3", "spearman"):
-                found = row(summary, **name, method=method, statistic=statistic)
-                assert found["mean"] == pytest.approx(part[statistic].mean())
-
-
-def test_correlations_over_groups_have_intervals_over_groups_and_queries_at_once():
-    """The effects of 12 groups, and scores that err by group and not by query: over queries alone there is no doubt."""
-    effect, error = randn(12, 1).expand(-1, 20), randn(12, 1, seed=1)
-    scores = {"jvp": effect + error, "pixel": effect - error}
-    name, queries = {"target": "loss", "queries": "generated"}, {"generated": list(range(20))}
-    table, summary = group_tables([(name, scores, effect[None])], torch.arange(12), queries, 3)
-    low, high = {}, {}
-    for method, score in scores.items():
-        found = row(summary, method=method, statistic="spearman")
-        assert (found["mean"], found.low, found.high) == pytest.approx(joint_interval(score, effect, 3))
-        assert found.high - found.low > 0.1
-        low[method], high[method] = found.low, found.high
-    found = row(summary, method="pixel", statistic="spearman_less_jvp")
-    values = table.groupby("method").spearman.mean()
-    assert found["mean"] == pytest.approx(values.pixel - values.jvp)
-    assert low["pixel"] - high["jvp"] < found.low < found["mean"] < found.high < high["pixel"] - low["jvp"]
-    paired = joint_resamples(scores["pixel"], effect, 3) - joint_resamples(scores["jvp"], effect, 3)
-    assert (found.low, found.high) == pytest.approx(percentiles(paired))
-    found = row(summary, method="jvp", statistic="spearman_less_pixel")
-    assert (found.low, found.high) == pytest.approx(percentiles(-paired))
-
-
-def test_few_groups_have_no_interval_however_many_queries():
-    scores, effects = {"jvp": randn(4, 20)}, randn(1, 4, 20, seed=1)
-    name, queries = {"target": "loss", "queries": "generated"}, {"generated": list(range(20))}
-    _, summary = group_tables([(name, scores, effects)], torch.arange(4), queries, 0)
-    found = row(summary, statistic="spearman")
-    assert found.known == 20
-    assert pd.isna(found.low)
-    assert pd.isna(found.high)
-    assert summary[summary.statistic != "spearman"][["low", "high"]].notna().all(axis=None)
-
-
-def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
-    """By the name that the figure selects by."""
-    cases, group_of = left_out
-    _, summary = group_tables(cases, group_of, NAMES, 0)
-    assert set(summary.queries) == {"generated", "real"}
-
-
-def test_a_method_that_knows_the_effect_names_every_group(left_out):
-    ((name, _, effects), _), group_of = left_out
-    effects = effects.mean(0, keepdim=True)
-    known = effects[0][(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
-    table, _ = group_tables([(name, {"oracle": known}, effects)], group_of, NAMES, 0)
-    assert (table.top1 == 1).all()
-    assert table.ndcg3.tolist() == pytest.approx([1] * 3)
-    assert table.spearman.tolist() == pytest.approx([1] * 3)
-
-
-def test_another_seed_is_the_mean_of_each_seed_s_effect_against_all_others(left_out):
-    (name, scores, _), _ = left_out[0]
-    effects = randn(3, 4, 3, seed=2).abs()
-    table, summary = group_tables([(name, scores, effects)], left_out[1], NAMES, 0)
-    for q, query in enumerate(QUERIES):
-        found = row(table, method="another_seed", query=query)
-        others = [effects[[s for s in range(3) if s != r]].mean(0) for r in range(3)]
-        pairs = list(zip(effects, others, strict=True))
-        expected = sum(stats.spearmanr(one[:, q], other[:, q]).statistic for one, other in pairs) / 3
-        assert found.spearman == pytest.approx(expected)
-        assert found.ndcg3 == pytest.approx(sum(ndcg(one, other)[q].item() for one, other in pairs) / 3)
-        assert found.top1 == pytest.approx(sum(int(a[:, q].argmax() == b[:, q].argmax()) for a, b in pairs) / 3)
-    assert row(summary, method="another_seed", statistic="top1")["mean"] == pytest.approx(
-        table[table.method == "another_seed"].top1.mean()
-    )
-
-
-def test_seeds_that_agree_are_a_perfect_ceiling_and_one_seed_has_none(left_out):
-    (name, scores, effects), _ = left_out[0]
-    agreeing, _ = group_tables([(name, scores, effects[:1].expand(3, -1, -1))], left_out[1], NAMES, 0)
-    found = agreeing[agreeing.method == "another_seed"]
-    assert found[["top1", "ndcg3", "spearman"]].to_numpy() == pytest.approx(1)
-    alone, _ = group_tables([(name, scores, effects[:1])], left_out[1], NAMES, 0)
-    assert set(alone.method) == set(scores)

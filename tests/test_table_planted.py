@@ -1,10 +1,32 @@
-"""Units whose influence is known: found first when they matter, with a p that is uniform when they do not."""
+"""planted.csv: known units are found first when they matter, with a p that is uniform when they do not."""
+
+from collections.abc import Callable
 
 import pandas as pd
 import pytest
 import torch
+from additive import PLAN, asked, members, study_of
+from additive import randn as single
 from conftest import TINY_SIZES, LinearDenoiser, composed
-from ddattr.validation.planted import (
+from scipy import stats
+from torch import nn
+
+from ddattr.artifacts import load_table
+from ddattr.attribution.baselines import pixel
+from ddattr.attribution.datamodel import subset_means
+from ddattr.attribution.denoising import denoised, distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections, similarity
+from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.source import Source
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
+from ddattr.validation.intervals import wilson
+from ddattr.validation.plan import Plan
+from ddattr.validation.study import Study
+from ddattr.validation.tables.planted import (
     Scored,
     influence_by_length,
     influence_by_pull,
@@ -12,20 +34,8 @@ from ddattr.validation.planted import (
     planted_tables,
     ranks,
     summarise,
+    tables,
 )
-from ddattr.validation.retraining import Validation
-from ddattr.validation.summary import wilson
-from scipy import stats
-
-from ddattr.artifacts import load_table
-from ddattr.attribution.baselines import pixel
-from ddattr.attribution.denoising import denoised, distinctive
-from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections
-from ddattr.attribution.loss import loss_draws, residual_gram
-from ddattr.codebook import Codebook
-from ddattr.ensemble.ensemble import Ensemble
-from ddattr.stages.run import Run
-from ddattr.validation.scores import of_denoising
 
 SHAPE = (1, 2, 2)
 
@@ -44,10 +54,11 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
     return residual @ residual.mT / 40
 
 
-def influence_on_denoising(response, pictures, images, codebook, phantoms, background) -> dict[str, Scored]:
+def influence_on_denoising(response, pictures, images, codebook, phantoms, share) -> dict[str, Scored]:
     """As the table of planted units has it."""
     along = {"denoised_gls": distinctive(response, images), "denoised_toward": projections(response, pictures, images)}
-    return influence_by_pull(along, -pixel(pictures, images).double(), codebook, phantoms, background)
+    estimator = Estimator.of_pictures(codebook.codewords(torch.arange(codebook.units)), pictures, images, share)
+    return influence_by_pull(along, estimator, phantoms)
 
 
 @pytest.mark.parametrize("method", ["loss", "member_loss"])
@@ -90,8 +101,8 @@ def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
 
 
 @pytest.mark.parametrize("method", ["denoised_gls", "denoised_toward"])
-@pytest.mark.parametrize("background", [0.0, 0.5])
-def test_a_unit_towards_which_its_members_denoise_is_found_first(process, background, method):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_unit_towards_which_its_members_denoise_is_found_first(process, share, method):
     """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
     codewords, phantoms = everything(codebook)
@@ -99,28 +110,29 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, backgr
     ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
     times, noise = loss_draws(4, process, SHAPE, seed=0)
     response = denoised(ensemble, process, pictures, times, noise.double())
-    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, background)[method]
+    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, share)[method]
     assert (ranks(score, torch.full((3,), 7)) == 1).all()
     torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[7] > 2.5).all()
 
 
-@pytest.mark.parametrize("background", [0.0, 0.5])
-def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(background):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(share):
     """Against their definitions elsewhere; the pull is that of the displacement towards the unit's image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
     codewords, phantoms = everything(codebook)
     response = randn(12, 3, *SHAPE)
-    found = influence_on_denoising(response, pictures, images, codebook, phantoms, background)
+    found = influence_on_denoising(response, pictures, images, codebook, phantoms, share)
+    estimator = Estimator.of_pictures(codewords, pictures, images, share)
+    expected = estimator.estimate(distinctive(response, images)).named("denoised")
     for method in ("denoised_gls", "denoised_posterior"):
-        expected = of_denoising(response, pictures, images, codebook, background)[method]
-        torch.testing.assert_close(found[method].score, expected)
-    if not background:
+        torch.testing.assert_close(found[method].score, expected[method])
+    if not share:
         moved = displacement_scores(Response(response).displacement(codewords), pictures, images)
         torch.testing.assert_close(found["denoised_toward"].score, moved["pull"])
 
 
-def test_what_picture_and_unit_share_is_seen_along_the_unit_s_own_and_not_from_picture_to_unit():
+def test_what_picture_and_unit_share_is_seen_along_the_distinctive_direction_and_not_from_picture_to_unit():
     """The picture is unit 7's but for one pixel, and its members denoise towards all that the two have in common."""
     codebook, images, response = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), 0.02 * randn(12, 1, *SHAPE, seed=5)
     codewords, phantoms = everything(codebook)
@@ -151,14 +163,15 @@ def test_a_length_has_the_paper_s_score_and_a_p_that_is_uniform_when_codewords_a
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
 
-def test_only_what_is_named_has_a_posterior():
+def test_only_what_is_tested_with_others_discounted_has_a_posterior():
     """Of the displacement and of the denoising; along another direction there is a test and no more."""
-    codebook, along = Codebook(20, 12, 5), randn(12, 20, 3)
-    methods = ("jvp_gls", "denoised_gls", "denoised_toward", "jvp_own", "jvp_feature", "jvp_region")
-    _, phantoms = everything(codebook)
-    found = influence_by_pull(dict.fromkeys(methods, along), 1 + randn(20, 3).abs(), codebook, phantoms, 0.5)
-    assert set(found) == {*methods, "posterior", "denoised_posterior"}
-    assert [name for name, scored in found.items() if scored.p is None] == ["posterior", "denoised_posterior"]
+    along = randn(12, 20, 3)
+    methods = ("jvp_gls", "denoised_gls", "denoised_toward", "jvp_distinctive", "jvp_feature", "jvp_region")
+    codewords, phantoms = everything(Codebook(20, 12, 5))
+    estimator = Estimator(codewords, similarity(1 + randn(20, 3).abs()))
+    found = influence_by_pull(dict.fromkeys(methods, along), estimator, phantoms)
+    assert set(found) == {*methods, "jvp_posterior", "denoised_posterior"}
+    assert [name for name, scored in found.items() if scored.p is None] == ["jvp_posterior", "denoised_posterior"]
 
 
 def test_identical_members_find_nothing():
@@ -174,7 +187,7 @@ def test_ranks_count_ties_against_the_unit():
 
 
 @pytest.fixture
-def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+def made() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Six units; units 4 and 5 are planted, of 2 and 2 of 12 pictures, with two queries each."""
     p = torch.full((6, 4), 0.9, dtype=torch.float64)
     p[4, 0], p[4, 1], p[5, 2], p[0, 2] = 1e-4, 0.02, 1e-3, 1e-3
@@ -182,8 +195,8 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return planted_tables(methods, torch.tensor([4, 4, 5, 5]), torch.tensor([2] * 6), [7, 8, 9, 10], level=0.05)
 
 
-def test_the_table_has_a_row_a_query_and_method(tables):
-    table, _ = tables
+def test_the_table_has_a_row_a_query_and_method(made):
+    table, _ = made
     assert list(table) == [
         "query",
         "pattern",
@@ -212,8 +225,8 @@ def test_the_table_has_a_row_a_query_and_method(tables):
     assert table[table.method == "pixel"][["z", "p_value", "q_value", "others"]].isna().all(axis=None)
 
 
-def test_the_summary_counts_queries_and_has_intervals_over_patterns(tables):
-    summary = tables[1].set_index(["method", "statistic"])
+def test_the_summary_counts_queries_and_has_intervals_over_patterns(made):
+    summary = made[1].set_index(["method", "statistic"])
     assert set(summary.loc["pixel"].index) == {"recall_at_1"}
     loss = summary.loc["loss"]
     assert (loss.patterns == 2).all()
@@ -256,18 +269,74 @@ def test_shares_are_summarised_apart():
     assert wide.loc[1].to_dict() == {"mean_z": 1, "median_q": 0.05, "others": 4, "recall_at_1": 1, "significant": 1}
 
 
-NOTHING = {"units": 0, "halves": 0, "groups": None, "removal_queries": 0, "peers": ()}
+# -- of a whole study
 
 
-def test_what_is_left_out_needs_no_model():
-    codebook = Codebook(8, 6, 2)
-    assert Validation(codebook, {}, 0, members=3, removed=(), **NOTHING).models() == []
-    plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5})
-    names = {model.name.partition("/")[0] for model in plan.models()}
-    assert names == {"full", "halves"}  # nothing is tuned
-    for peer, more in (("gradient_dot", set()), ("trak", {"tuning"})):
-        plan = Validation(codebook, {}, 0, members=3, removed=(), **NOTHING | {"halves": 5, "peers": (peer,)})
-        assert {model.name.partition("/")[0] for model in plan.models()} == names | more
+@pytest.fixture
+def make_study(make_process) -> Callable[..., Study]:
+    """Linear denoisers of known effects: eight members, thirty units, three generated and two real queries."""
+
+    def make(plan: Plan = PLAN, **given) -> Study:
+        ensemble = members()
+        return study_of(plan, asked(make_process(timestep_spacing="trailing"), ensemble), ensemble, **given)
+
+    return make
+
+
+class Linear(nn.Module):
+    """Features that are a linear map of the pixels."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.flatten(1) @ single(4, 3, seed=21)
+
+
+def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(make_study):
+    """Two patterns of two copies, two queries each; every score again, from what the members answer."""
+    pattern = torch.tensor([-1] * 28 + [0, 0, 0, 0, 1, 1, 1, 1])
+    hidden = torch.tensor([False] * 28 + [False, False, True, True] * 2)
+    data = UnitDataModule(Source(single(36, *SHAPE, seed=1), None, pattern, hidden), clusters=3)
+    study = make_study(data=data, extractor=Linear())
+    answers = study.answers
+    queries, ensemble = answers.queries, answers.ensemble
+    pictures, units, mine = data.held_out.images, data.unit_images, data.held_out_units
+    assert len(pictures) == 4
+    table = dict(tables(study))["planted"]
+
+    made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
+    denoised = queries.denoised(ensemble, pictures)
+    gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
+    estimator = Estimator.of_pictures(answers.codewords, pictures, units, answers.settings.gls_share)
+    assert (made - pictures).abs().max() > 0.1
+    bright = torch.cat(
+        [projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask) for q, mask in enumerate(made > 0)], 2
+    )
+    mapped = (single(4, 3, seed=21).T @ x.flatten(-3)[..., None] for x in (response, made, units))
+    along = {
+        "denoised_gls": distinctive(denoised, units),
+        "denoised_toward": projections(denoised, pictures, units),
+        "jvp_gls": projections(response, made, units),
+        "jvp_distinctive": distinctive(response, units),
+        "jvp_feature": projections(*(x[..., None] for x in mapped)),
+        "jvp_region": bright,
+    }
+    expected = {name: estimator.estimate(given).pull for name, given in along.items()}
+    for method in ("jvp", "denoised"):
+        expected[f"{method}_posterior"] = estimator.estimate(along[f"{method}_gls"]).posterior
+    for name, moved in (("jvp_norm", response), ("denoised_norm", denoised)):
+        expected[name] = Response(moved).displacement(answers.codewords).flatten(2).norm(dim=2)
+    expected |= {
+        "loss": loss_change(gram, answers.codewords),
+        "pixel": pixel(pictures, units),
+        "member_loss": subset_means(-gram.diagonal(dim1=1, dim2=2).T, answers.codewords),
+    }
+    assert set(table.method) == {*expected, "feature"}
+    for name, score in expected.items():
+        found = torch.tensor(table[table.method == name].score.tolist()).double()
+        torch.testing.assert_close(found, score[mine, torch.arange(4)].double(), rtol=1e-4, atol=1e-5)
+
+
+def test_without_pictures_whose_unit_is_known_there_is_no_table(make_study):
+    assert dict(tables(make_study())) == {}
 
 
 TINY_PLANTED = (
@@ -280,10 +349,10 @@ TINY_PLANTED = (
     "data.source.queries=2",
     "data.clusters=6",
     "attribution.queries=2",
-    "attribution.truth_units=3",
+    "attribution.ablation_units=3",
     "validation.draws=4",
-    "validation.members=3",
-    "validation.removed=[1]",
+    "validation.retrained_members=3",
+    "validation.removal_sizes=[1]",
 )
 
 
@@ -303,8 +372,8 @@ def test_every_verb_runs_on_a_tiny_planted_experiment_and_retrains_nothing(ddatt
         "denoised_toward",
         "denoised_norm",
         "jvp_gls",
-        "posterior",
-        "jvp_own",
+        "jvp_posterior",
+        "jvp_distinctive",
         "jvp_feature",
         "jvp_region",
         "jvp_norm",

@@ -1,20 +1,19 @@
-"""Cost: what the models that a method asks cost at the members' pace, and its scoring."""
+"""cost.csv: what the models that a method asks cost at the members' pace, and its scoring."""
 
 import json
 
 import pytest
 import torch
-from ddattr.validation.cost import costs
-from ddattr.validation.retraining import Validation
 
 from ddattr.codebook import Codebook
+from ddattr.validation.plan import Plan
+from ddattr.validation.tables.cost import costs
 
 
 @pytest.fixture
-def plan() -> Validation:
-    return Validation(
-        Codebook(12, 6, 2), {"label": torch.arange(12) % 3}, 0, units=5, members=2, tuning=4, removed=(1,)
-    )
+def plan() -> Plan:
+    labels, sizes = torch.arange(12) % 3, {"retrained_units": 5, "retrained_members": 2, "tuning_subsets": 4}
+    return Plan(Codebook(12, 6, 2), {"label": labels}, 0, removal_sizes=(1,), **sizes)
 
 
 @pytest.fixture

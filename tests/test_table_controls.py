@@ -1,16 +1,25 @@
-"""Controls: pictures that no member saw are found as often as the level says, and no oftener."""
+"""calibration.csv, false_attribution.csv: what no member saw is found as often as the level says, and no oftener."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from ddattr.validation.controls import calibration, false_attribution
+from additive import LABELS, PLAN, SHAPE, asked, members, study_of
+from additive import randn as single
 
+from ddattr.attribution import estimator
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.gls import LeaveOneOutGLS
 from ddattr.attribution.influence import pull, similarity
 from ddattr.attribution.significance import pull_significance, set_significance
 from ddattr.codebook import Codebook
-from ddattr.validation import controls
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.source import Source
+from ddattr.validation.plan import Plan
+from ddattr.validation.study import Study
+from ddattr.validation.tables.controls import calibration, false_attribution, tables
 
 CODE = Codebook(20, 14, 6)
 
@@ -44,21 +53,22 @@ def test_strangers_are_rejected_at_the_level(table):
 
 
 def test_strangers_are_tested_as_units_are():
-    """Along what is each stranger's own, the others discounted, sets by nearness; at a level that about half pass."""
+    """Along its distinctive direction, the others discounted, sets by similarity; at a level that about half pass."""
     response, factual, strangers = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2)
-    sets, level, phantoms = torch.arange(15) % 5, 0.5, 400
-    found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, phantoms, background=0.8)
+    sets, level = torch.arange(15) % 5, 0.5
+    found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, 400, gls_share=0.8)
     found = found.pivot(index="redraw", columns="test", values="rejected")
     near = similarity(-pixel(factual, strangers))
     for redraw in (0, 1):
         code = Codebook(15, 14, 6, CODE.seed + 1 + redraw)
         codewords, along = code.codewords(torch.arange(15)), distinctive(response, strangers)
-        others = LeaveOneOutGLS(codewords, near, 0.8)
-        answers = others.adjust(along)
-        _, p = pull_significance(pull(answers, codewords), answers, code.sample_phantoms(phantoms, redraw), code)
+        gls = LeaveOneOutGLS(codewords, near, 0.8)
+        answers = gls.adjust(along)
+        phantoms = code.sample_phantoms(400, redraw)
+        _, p = pull_significance(pull(answers, codewords), answers, phantoms, codewords)
         assert found.unit[redraw] == pytest.approx((p <= level).double().mean().item())
         groups = torch.stack([(sets == s).nonzero()[:, 0] for s in range(5)])[:, None].expand(-1, 4, -1)
-        _, _, p = set_significance(groups, others.adjust_sets(near * along, groups), code, 1000, redraw)
+        _, _, p = set_significance(groups, gls.adjust_sets(near * along, groups), code, 1000, redraw)
         assert found.label[redraw] == pytest.approx((p <= level).double().mean().item())
 
 
@@ -68,13 +78,13 @@ def test_discoveries_are_false_in_no_more_than_the_level(table):
 
 
 def test_p_values_that_are_too_small_do_not_pass(table, monkeypatch):
-    honest = controls.pull_significance
+    honest = estimator.pull_significance
 
     def eager(*given):
         z, p = honest(*given)
         return z, p / 2
 
-    monkeypatch.setattr(controls, "pull_significance", eager)
+    monkeypatch.setattr(estimator, "pull_significance", eager)
     response = randn(14, 4, 1, 3, 3)
     found = calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 150, 0.05, 400)
     rates = found[found.test == "unit"].rejected
@@ -126,3 +136,38 @@ def test_the_nearest_unit_that_stays_the_nearest_is_a_false_attribution():
     assert table.moved["nearest", 7] == 0
     assert table.moved["nearest", 8] == pytest.approx(0.9 * 2**0.5, rel=1e-6)
     assert table.moved["random", 8] == pytest.approx(0.1, rel=1e-5)
+
+
+# -- of a whole study
+
+
+@pytest.fixture
+def make_study(make_process) -> Callable[..., Study]:
+    """Linear denoisers of known effects: eight members, thirty units, three generated and two real queries."""
+
+    def make(plan: Plan = PLAN, **given) -> Study:
+        ensemble = members()
+        return study_of(plan, asked(make_process(timestep_spacing="trailing"), ensemble), ensemble, **given)
+
+    return make
+
+
+@pytest.fixture
+def study(make_study) -> Study:
+    return make_study()
+
+
+def test_the_random_control_of_false_attribution_is_never_the_nearest_unit_itself(study):
+    """Of three units one is the nearest, and either other one is drawn about as often: not all 40 times the same, but
+    for a chance of 2^-39."""
+    answers = study.answers
+    answers.queries = replace(answers.queries, seeds=list(range(40)), factual=single(40, *SHAPE, seed=3))
+    answers.data = UnitDataModule(Source(single(3, *SHAPE, seed=1), LABELS[:3]))
+    table = dict(tables(study))["false_attribution"]
+    wide = table.pivot(index="query", columns="removed", values="unit")
+    assert (wide["random"] != wide["nearest"]).all()
+    assert set((wide["random"] - wide["nearest"]) % 3) == {1, 2}
+
+
+def test_without_pictures_that_were_held_out_nothing_is_calibrated(study):
+    assert list(dict(tables(study))) == ["false_attribution", "false_attribution_summary"]
