@@ -83,7 +83,8 @@ def test_lines_say_what_the_tables_say(folder):
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00 [0.10, 0.90]",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
-        "leave one group out, Spearman with its pull: jvp 0.52 [0.10, 0.90], pixel 0.43 [0.10, 0.90]; another training seed 0.80",
+        "leave one group out, Spearman with its pull: jvp 0.52 [0.10, 0.90], pixel 0.43 [0.10, 0.90]; another "
+        "training seed 0.80",
         "planted units found first, by their share of the data: loss 1/20 0.98; denoised_gls 1/20 0.90; "
         "denoised_toward 1/20 0.30",
         "33 units are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
