@@ -165,7 +165,7 @@ class Artifact:
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         return (
             f"{self.folder.name}: {self.folder} was made with {differences}{more}. "
-            f"Choose another name=, or delete {self.discard}."
+            f"Choose another name= or root=, or delete {self.discard}."
         )
 
 
@@ -182,7 +182,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another process holds it, and `wait` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    with os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

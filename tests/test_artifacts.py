@@ -148,7 +148,7 @@ def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_
     assert "parents.codebook=1 (now 2)" in line
     assert "batch" not in line
     assert "seed" not in line
-    assert line.endswith("Choose another name=, or delete that folder.")
+    assert line.endswith("Choose another name= or root=, or delete that folder.")
 
 
 def test_a_mismatch_names_keys_that_only_one_side_has(tmp_path):

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import open_dict
 
-from ddattr import validation
 from ddattr.artifacts import load_json
 from ddattr.schema import check_keys
 from ddattr.stages.run import Run
-from ddattr.validation import scores
+from ddattr.validation import scores, tables
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "abc", True, None, 2**63])
@@ -39,7 +38,7 @@ def test_every_seed_seeds_and_0_is_one(make_run, seed):
     assert not torch.equal(run.codebook.codewords(torch.arange(12)), other.codebook.codewords(torch.arange(12)))
 
 
-@pytest.mark.parametrize(("module", "version"), [(scores, "SCORED"), (validation, "TABLED")])
+@pytest.mark.parametrize(("module", "version"), [(scores, "SCORED"), (tables, "TABLED")])
 def test_scores_and_tables_of_another_version_are_refused_and_trained_models_are_kept(
     make_run, tmp_path, monkeypatch, module, version
 ):
@@ -49,7 +48,7 @@ def test_scores_and_tables_of_another_version_are_refused_and_trained_models_are
     monkeypatch.setattr(module, version, getattr(module, version) + 1)
     new = make_run(*TINY, f"root={tmp_path}")
     assert (new.scores_artifact.fingerprint != old.scores_artifact.fingerprint) == (version == "SCORED")
-    kept = r"Choose another name=, or delete its manifest\.json and its folder scores/: trained models are kept\.$"
+    kept = r"or delete its manifest\.json and its folder scores/: trained models are kept\.$"
     with pytest.raises(ValueError, match=kept):
         new.validation_artifact.done()
     assert (

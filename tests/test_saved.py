@@ -7,7 +7,7 @@ import yaml
 from conftest import TINY, composed, contents, refused
 
 from ddattr import cli, load
-from ddattr.artifacts import save_text
+from ddattr.artifacts import locked, save_text
 from ddattr.ensemble.sampling import SamplingModule
 from ddattr.stages import evaluate, train
 from ddattr.stages.run import Run
@@ -48,7 +48,10 @@ def test_what_is_kept_is_the_config_less_what_is_of_one_call(tmp_path, overrides
     config = Run(composed(*overrides)).resolved()
     save_text(tmp_path / "config.yaml", text(config))
     assert (tmp_path / "config.yaml").read_text().startswith(f"format: {FORMAT}\n")
-    assert read(tmp_path) == {key: value for key, value in config.items() if key not in PER_CALL}
+    expected = {key: value for key, value in config.items() if key not in PER_CALL}
+    if expected["tracking"]["mode"] == "online":  # a folder sends nothing: whoever calls may
+        expected["tracking"]["mode"] = "offline"
+    assert read(tmp_path) == expected
     assert renewed(tmp_path, config) is None
 
 
@@ -196,6 +199,8 @@ FOREIGN = {
     "a verb": ({"stage": "train"}, "key stage is unknown"),
     "another folder": ({"root": "elsewhere"}, "key root is unknown"),
     "a misspelt key": ({"samplr": 1}, "Did you mean sampler?"),
+    "a name that leads elsewhere": ({"name": "../../elsewhere"}, "expected 1 to 100 letters"),
+    "an option of a Trainer": ({"trainer.fast_dev_run": True}, "key trainer.fast_dev_run is of no saved config"),
     "no group": ({"sampler": 3}, "sampler is 3, expected the keys of a constructor"),
     "a group without constructor": ({"sampler": {"steps": 3}}, "expected the keys of a constructor"),
 }
@@ -253,3 +258,28 @@ def test_constructors_of_a_command_line_are_found_however_they_are_written():
     words = ["a._target_=x.y", "+b._target_='x.z'", "c={_target_: m.n, d: {'_target_': o.p}}", "e=_target_", "f=1"]
     assert named(words) == {"x.y", "x.z", "m.n", "o.p"}
     assert named(["run='./_target_=os.system'"]) == set()
+
+
+def test_aliases_which_can_be_without_end_are_refused(copy):
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("sampler:", "sampler: &a\n  more: *a\n", 1))
+    with pytest.raises(ValueError, match=r"^[^\n]*is damaged: it has aliases[^\n]*$"):
+        read(copy)
+
+
+def test_a_trainer_s_further_options_are_of_their_call(copy, make_run):
+    """A folder keeps those that conf/ has, so that it can be read again."""
+    content = renewed(copy, make_run("+trainer.max_time=null", "trainer.precision=bf16-mixed").resolved())
+    assert "max_time" not in content
+    (copy / "config.yaml").write_text(content)
+    assert read(copy)["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic link"), locked(tmp_path / "run"):
+        pass
+    assert victim.read_text() == "kept"

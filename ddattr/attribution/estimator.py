@@ -129,7 +129,7 @@ class Estimator:
         discounted.
 
         Args:
-            answers: not adjusted; a set's background is without the whole set.
+            answers: not adjusted: what is discounted of a set is all units outside it.
             sets: units of every set for every query, padded with -1.
             draws: assignments of codewords that p counts.
         """

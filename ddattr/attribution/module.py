@@ -42,7 +42,7 @@ class AttributionModule(L.LightningModule):
         data: the units' images and the sets scored after the fact.
         settings: of the tests.
         folder: where shards go.
-        seed: of the truth's units, the random baseline and the draws of the nulls.
+        seed: of the ablated units and of the noise that pictures are denoised from.
         queries: number of queries.
         first_query: seed of the first; the others follow.
         batch: queries together.

@@ -34,8 +34,8 @@ PAGES = {  # in the order in which a newcomer needs them
             "data.units",
             "data.clusters",
             "training.steps",
-            "attribution.level",
-            "attribution.phantoms",
+            "significance.level",
+            "significance.phantoms",
             "power",
         ),
         ("ddattr plan", "ddattr plan codebook.members=24 codebook.weight=null"),
@@ -46,7 +46,7 @@ PAGES = {  # in the order in which a newcomer needs them
     ),
     "evaluate": Page((*RUN, "quality", "sampler", "trainer", "tracking"), ("ddattr evaluate",)),
     "attribute": Page(
-        (*RUN, "attribution", "sampler", "trainer", "tracking"),
+        (*RUN, "attribution", "significance", "sampler", "trainer", "tracking"),
         ("ddattr attribute", "ddattr attribute trainer=processes trainer.devices=2"),
     ),
     "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),
@@ -56,7 +56,7 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr validate experiment=digits_small",),
     ),
     "retrain": Page(
-        (*RUN, "unit", "member", "validation.members", "validation.replicates", "training"),
+        (*RUN, "unit", "member", "validation.retrained_members", "validation.replicates", "training"),
         ("ddattr retrain unit=3", "ddattr retrain unit=label:3"),
     ),
     "compare": Page(

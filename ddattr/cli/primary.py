@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ddattr.stages.saved import conf, named, read
 
 _SAVED = "saved_config"
-_PLAIN = re.compile(r"[A-Za-z./~_-][\w./~-]*")
+_PLAIN = re.compile(r"[A-Za-z./_-][\w./-]*", re.ASCII)
 
 
 def is_folder(word: str) -> bool:
@@ -27,7 +27,7 @@ def override(folder: str) -> str:
     """A folder as Hydra's override: processes that start from argv find it there."""
     if _PLAIN.fullmatch(folder) and folder.lower() not in ("null", "true", "false", "nan", "inf"):
         return f"run={folder}"
-    quoted = re.sub(r"(\\*)'", r"\1\1\\'", folder)
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), folder)
     return f"run='{quoted}'"
 
 

@@ -1,7 +1,6 @@
 """What a config builds: data, codebook, networks, a trainer. The only door to Hydra's `instantiate`."""
 
 import logging
-import re
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddattr.artifacts import first_process
 from ddattr.schema import check_keys, raised_here
-
-_NAME = re.compile(r"\w[\w.=+-]{0,99}")
+from ddattr.stages.saved import checked_name
 
 
 class Builder:
@@ -112,6 +110,7 @@ class Builder:
         network = self.network(None).eval()
         with torch.no_grad(), refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"):
             network(torch.zeros(1, *self.data.shape), torch.zeros(1, dtype=torch.long))
+        self.significance.check_units(self.codebook.units)
         self.trainer([])
 
     @property
@@ -189,19 +188,6 @@ class Builder:
     def command(self, verb: str, *overrides: str) -> str:
         """The same, as it is typed."""
         return shlex.join(["ddattr", *self.words(verb, *overrides)])
-
-
-def checked_name(name: Any) -> str:
-    """The run's name, of a folder and of a W&B group.
-
-    Raises:
-        ValueError: one that cannot be both.
-    """
-    if name is None or not _NAME.fullmatch(str(name)):
-        raise ValueError(
-            f"name={name}, expected 1 to 100 letters, digits, _ . = + or -, the first a letter, a digit or _. Set name."
-        )
-    return str(name)
 
 
 def checked_root(root: Any) -> Path:

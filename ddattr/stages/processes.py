@@ -13,6 +13,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+import ddattr
 from ddattr.stages.run import Run
 from ddattr.stages.saved import conf
 
@@ -40,6 +41,12 @@ def spread(run: Run) -> list[str]:
     return ["trainer=processes"] if spread else []
 
 
+def _environment() -> dict[str, str]:
+    """Of a child: it finds this package, and imports nothing from the folder that it is started in."""
+    paths = [str(Path(ddattr.__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
 @contextmanager
 def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]:
     """Command lines that run while the block does; its end waits for them.
@@ -52,7 +59,7 @@ def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]
         for step in steps:
             arguments = run.words(*step)
             print(f"$ ddattr {shlex.join(arguments)}", flush=True)
-            children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments]))
+            children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments], env=_environment()))
         yield children
         ended = [child.wait() for child in children]
     except BaseException:

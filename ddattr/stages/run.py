@@ -181,7 +181,7 @@ class Run(Builder):
 
         def work() -> None:
             save_json(artifact.folder / "codebook.json", artifact.config)
-            self.write_units()
+            save_table(self.root / "units.parquet", self.data.unit_table())
 
         artifact.make(self.seed, work)
 

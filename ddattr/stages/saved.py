@@ -18,6 +18,7 @@ import ddattr
 from ddattr.schema import KEYS
 from ddattr.spelling import meant, nearest
 
+_RUN = re.compile(r"\w[\w.=+-]{0,99}")
 FORMAT = 1  # raised when a key of an older one means something else, or is gone
 NAME = "config.yaml"
 PER_CALL = {"stage", "run", "root", "member", "unit", "power", "against"}  # of a command line, and of no run
@@ -45,7 +46,9 @@ def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
     """What a folder is to keep of a resolved config from now on; None where it keeps that already.
 
     Where a call is tracked, and how its work is spread, no result depends on: a folder keeps what its first call said.
+    Of a Trainer's options it keeps those that conf/ has.
     """
+    config = {**config, "trainer": {k: v for k, v in config["trainer"].items() if k in _trainer_keys()}}
     try:
         kept = _parsed(folder / NAME)
     except (OSError, ValueError):
@@ -98,7 +101,28 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
             raise ValueError(f"{path}: {key} is {config[key]}, expected the keys of a constructor. {_again(path)}")
     for key, value in config.items():
         _vet(path, key, value, set(trusted) | _ours())
+    try:
+        checked_name(config["name"])  # which is in the names of folders before anything is built
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for key in sorted(set(config["trainer"]) - _trainer_keys()):
+        raise ValueError(f"{path}: key trainer.{key} is of no saved config. Give it with each call: +trainer.{key}=...")
+    if config["tracking"].get("mode") == "online":  # a folder sends nothing: whoever calls may
+        config["tracking"]["mode"] = "offline"
     return config
+
+
+def checked_name(name: Any) -> str:
+    """The run's name, of a folder and of a W&B group.
+
+    Raises:
+        ValueError: one that cannot be both.
+    """
+    if name is None or not _RUN.fullmatch(str(name)):
+        raise ValueError(
+            f"name={name}, expected 1 to 100 letters, digits, _ . = + or -, the first a letter, a digit or _. Set name."
+        )
+    return str(name)
 
 
 def _again(path: Path) -> str:
@@ -114,7 +138,9 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _plain(text: str) -> dict[str, Any]:
-    """Plain containers of YAML; interpolations stand as they are written."""
+    """Plain containers of YAML; interpolations stand as they are written. No aliases, which can be without end."""
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it has aliases")
     config = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(config, dict):
         raise ValueError("it has no keys")
@@ -141,6 +167,13 @@ def _vet(path: Path, key: str, value: Any, targets: Collection[str]) -> None:
         raise ValueError(f"{path}: {key} is a {type(value).__name__}, expected plain text. Remove it from that file.")
     elif isinstance(value, str) and "${" in value:
         raise ValueError(f"{path}: {key}={value} is an interpolation, expected a value. Write the value in that file.")
+
+
+@cache
+def _trainer_keys() -> frozenset[str]:
+    """Options of a Trainer that a folder may set: those that conf/ does."""
+    files = (yaml.safe_load(path.read_text()) for path in (Path(conf()) / "trainer").glob("*.yaml"))
+    return frozenset(key for file in files for key in file if key != "defaults")
 
 
 @cache

@@ -32,6 +32,7 @@ def run(run: Run) -> None:
     artifact = run.validation_artifact
     if not artifact.done():
         _check(run)
+        run.validation.models()  # which refuses units and members that cannot be
         run.save_config()
     if not run.make(artifact, lambda: _validate(run)):
         print("validate: already done", flush=True)

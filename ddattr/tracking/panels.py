@@ -7,6 +7,7 @@ import torch
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
+from ddattr.attribution.methods import TESTED
 from ddattr.codebook import Codebook, contrast
 
 
@@ -27,7 +28,7 @@ def panels(folder: Path) -> list[dict[str, Any]]:
         part.set_index(["query", "measure", "unit"]).sort_index()
         for part in (
             table[table.method == "jvp"],
-            table[table.method == table.measure.map({"pull": "denoised_gls", "norm": "jvp"})],
+            table[table.method == table.measure.map({"pull": TESTED, "norm": "jvp"})],
         )
     )
     best, rows = len(tensors["refined_units"]) // 2, []

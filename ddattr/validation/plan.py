@@ -1,4 +1,4 @@
-"""Ground truth by retraining: which models to train, and what their difference says of a unit.
+"""Ground truth by retraining: which models to train.
 
 Common random numbers: a model that is retrained without a unit has the initialisation, noise, timesteps and candidate
 pictures of the model that saw it; only the removed unit's draws fall to the next candidate. The difference of their

@@ -20,7 +20,7 @@ class Truth:
     Args:
         plan: which models there are.
         queries: what they are asked.
-        ensemble: the members, which are the truth's own at the first training seed.
+        ensemble: the members, which are the truth's own at the first training seed unless they are forks.
         network: loads a model.
     """
 
