@@ -32,7 +32,7 @@ BAD = {
     "sweep without -m": (["train", "member=range(0,3)"], ["member=range(0,3)", "requires --multirun"]),
     "power of chance": (["plan", "power=0.05"], ["power=0.05, significance.level=0.05", "Set power"]),
     "power no number": (["plan", "power=much"], ["power=much", "Set power"]),
-    "level above 1": (["plan", "significance.level=2"], ["significance.level=2, expected 0 < level < power < 1"]),
+    "level above 1": (["plan", "significance.level=2.0"], ["significance: level=2.0, expected between 0 and 1"]),
     "removed no list": (
         ["plan", "validation.removal_sizes=5"],
         ["removal_sizes=5, expected a list of int", "removal_sizes=[...]'"],
@@ -60,7 +60,7 @@ BAD = {
     "key without its group": (["plan", "members=24"], ["Did you mean codebook.members?"]),
     "key of several groups": (
         ["plan", "batch=4"],
-        ["Did you mean training.batch, quality.batch or attribution.batch?"],
+        ["Did you mean training.batch or quality.batch or attribution.batch?"],
     ),
     "key like no other": (["plan", "zzz=1"], ["key zzz is unknown", "List the keys: ddattr plan --cfg job"]),
     "misspelt group": (["plan", "smapler=ddim"], ["smapler", "Did you mean sampler?"]),
