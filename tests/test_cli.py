@@ -581,7 +581,7 @@ def test_a_refusal_is_heard_though_nobody_reads_stdout(tmp_path):
 @pytest.mark.parametrize(("status", "raised"), [(128 + signal.SIGPIPE, BrokenPipeError), (2, ValueError), (0, None)])
 def test_what_reproduce_starts_ends_it(monkeypatch, status, raised):
     """A child that nobody reads is no failure: there is no line of its own that says why."""
-    monkeypatch.setattr("subprocess.Popen", lambda argv: SimpleNamespace(wait=lambda: status))
+    monkeypatch.setattr("subprocess.Popen", lambda argv, env: SimpleNamespace(wait=lambda: status))
     with nullcontext() if raised is None else pytest.raises(raised):
         processes.together([["evaluate"]], Run(composed(*TINY)))
 
