@@ -88,8 +88,8 @@ class Artifact:
             return "made with another config"
         if held(self.folder):
             return "running"
-        told = (load_json(self.folder / "status.json") or {}).get("state", "missing")
-        return "dead" if told == "running" else told
+        known = (load_json(self.folder / "status.json") or {}).get("state", "missing")
+        return "dead" if known == "running" else known
 
     def require(self) -> "Artifact":
         """Itself, if done.

@@ -96,7 +96,10 @@ def _data(data) -> list[tuple[str, str]]:
 def _cost(run: Run) -> list[tuple[str, str]]:
     """Estimates from a few steps of the configured network where the trainer would run it: for one process, and for
     all that `reproduce` starts."""
-    training, attribution, quality, fork = run.config.training, run.config.attribution, run.config.quality, run.fork
+    training = run.config.training
+    attribution = run.config.attribution
+    quality = run.config.quality
+    fork = run.fork
     device = _device(run)
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
@@ -161,11 +164,11 @@ def _power(run: Run) -> list[tuple[str, str]]:
     for name, rows in sets[sets.set.str.startswith("nearest:")].groupby("set", sort=False):
         z = torch.tensor(rows.z.to_numpy())
         need, now = members_needed(z, code.members, level, power), expected_power(z, 1.0, level)
-        told = f"n={max(fewest, math.ceil(need - 1e-6))}" if need < 1e5 else "no n"
+        wanted = f"n={max(fewest, math.ceil(need - 1e-6))}" if need < 1e5 else "no n"
         lines.append(
             (
                 f"power, {str(name).partition(':')[2]} nearest",
-                f"{now:.2f} now (mean z {z.mean():.2f}); {power:.2f} needs {told}",
+                f"{now:.2f} now (mean z {z.mean():.2f}); {power:.2f} needs {wanted}",
             )
         )
     return lines

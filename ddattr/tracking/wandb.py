@@ -77,7 +77,9 @@ class Tracking:
             raise ValueError(f"tracking: mode={mode}, expected {', '.join(MODES)}. Set tracking.mode.")
         if mode == "online" and not _has_key():
             raise ValueError("tracking: mode=online needs a key. Run `wandb login`, or set WANDB_API_KEY.")
-        self.mode, self.project, self.entity = mode, project, entity
+        self.mode = mode
+        self.project = project
+        self.entity = entity
 
     @contextmanager
     def run(

@@ -16,7 +16,12 @@ from ddattr.artifacts import atomic
 from ddattr.attribution.methods import Family, method_of
 
 # Okabe & Ito's colours: told apart by every kind of colour vision
-BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#56B4E9"
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+RED = "#D55E00"
+GREY = "#777777"
+SKY = "#56B4E9"
 PINK, BLACK = "#CC79A7", "#000000"
 WIDTH = 6.8  # inches of a figure that fills a slide, or a page
 STYLE: dict[Any, Any] = {
