@@ -12,7 +12,7 @@ from ddattr.tracking.wandb import log_panels
 
 
 def run(run: Run) -> None:
-    """Attributes the queries and writes attribution/."""
+    """Attributes the queries and writes attribution/default/."""
     if not run.make(run.attribution_artifact, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
 
@@ -38,7 +38,7 @@ def _attribute(run: Run) -> None:
         run.predict(trainer, module, len(module.batches), "attribution.batch")
         if trainer.is_global_zero:
             write(artifact.folder, module.tensors, module.tables)
-            log_panels(loggers, "attribution/panels", panels(artifact.folder))
+            log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder))
             shutil.rmtree(artifact.folder / "shards")
 
 

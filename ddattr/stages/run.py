@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
+from ddattr.attribution.queries import default_folder
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
 
@@ -84,11 +85,11 @@ class Run(Builder):
 
     @cached_property
     def attribution_artifact(self) -> Artifact:
+        """The run's own query set."""
         config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
-        return Artifact(
-            self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
-        )
+        parents = {"members": self.members_fingerprint}
+        return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
 
     @cached_property
     def scores_artifact(self) -> Artifact:
