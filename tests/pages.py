@@ -1,12 +1,13 @@
 """Runs that were made up: members answer noise, and effects of some units that are known; tables are the product's."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
-from ddattr.artifacts import load_table, save_json, save_table, save_tensors, save_text
+from ddattr.artifacts import load_table, load_tensors, save_json, save_table, save_tensors, save_text
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.tables import tabulate
 from ddattr.codebook import Codebook
@@ -74,6 +75,22 @@ def made(
     save_json(found.folder / "manifest.json", {"command": "ddattr attribute", "fingerprint": "0123456789abcdef"})
     _rest(found)
     return found
+
+
+def given_pictures(run: Made) -> None:
+    """A second set of queries, as pictures that were not inverted leave it behind."""
+    folder = run.root / "attribution" / "mine"
+    shutil.copytree(run.folder, folder)
+    for name in ("jacobian.safetensors", "agreement.csv", "agreement_summary.csv", "calibration.csv"):
+        (folder / name).unlink(missing_ok=True)
+    tensors = load_tensors(folder / "queries.safetensors")
+    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in ("seeds", "factual")})
+    queries = run.table("queries.csv")[["query", "label", "nearest", "unlike_data"]]
+    save_table(folder / "queries.csv", queries.assign(name=["a b.png", "<b>.png", "c.png"]))
+    save_table(folder / "radius.csv", run.table("radius.csv")[["query", "attributable", "resolution", "level"]])
+    table = run.table("influence.parquet")
+    save_table(folder / "influence.parquet", table[table.method.str.startswith("denoised") | (table.method == "pixel")])
+    save_json(folder / "manifest.json", {"command": "ddattr attribute runs/x 'queries.pictures=[a b.png]' seed=0"})
 
 
 def _rest(run: Made) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pages import Made, made
+from pages import Made, given_pictures, made
 
-from ddattr.artifacts import load_json, load_tensors, save_json, save_table, save_tensors
+from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades
 from ddattr.tracking.panels import panels
@@ -187,22 +187,6 @@ def test_the_page_says_all_of_the_summary_and_the_calibration(run, tmp_path):
     assert "pass at p ≤ 0.05 at a rate of 0.046 [0.040, 0.052] (unit)" in text
     assert "2 of 3 pictures have at least one label that passes the test at q ≤ 0.05" in text
     assert "for 60 steps of 32 pictures each" in text
-
-
-def given_pictures(run: Made) -> None:
-    """A second set of queries, as pictures that were not inverted leave it behind."""
-    folder = run.root / "attribution" / "mine"
-    shutil.copytree(run.folder, folder)
-    for name in ("jacobian.safetensors", "agreement.csv", "agreement_summary.csv", "calibration.csv"):
-        (folder / name).unlink(missing_ok=True)
-    tensors = load_tensors(folder / "queries.safetensors")
-    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in ("seeds", "factual")})
-    queries = run.table("queries.csv")[["query", "label", "nearest", "unlike_data"]]
-    save_table(folder / "queries.csv", queries.assign(name=["a b.png", "<b>.png", "c.png"]))
-    save_table(folder / "radius.csv", run.table("radius.csv")[["query", "attributable", "resolution", "level"]])
-    table = run.table("influence.parquet")
-    save_table(folder / "influence.parquet", table[table.method.str.startswith("denoised") | (table.method == "pixel")])
-    save_json(folder / "manifest.json", {"command": "ddattr attribute runs/x 'queries.pictures=[a b.png]' seed=0"})
 
 
 def test_pictures_that_were_given_have_no_counterfactuals_and_their_names(run, tmp_path):
