@@ -132,6 +132,9 @@ def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
     for where in ("#strip", "#list"):
         assert page.locator(f"{where} [role=option][tabindex='0']").count() == 1
         assert page.locator(f"{where} [aria-selected=true]").count() == 1
+    page.keyboard.press("j")
+    page.wait_for_selector("#query h3:text('seed 7')")
+    assert page.evaluate("document.activeElement.dataset.item") == str(best(run, 7)[0])  # and stays in the list
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('#list')") is None
 
@@ -151,7 +154,7 @@ def test_what_passes_stands_apart_and_methods_reorder(visit, run):
     page.select_option("#method", label="pixel similarity")
     assert units(page) == [unit for unit in best(run, 5, "pixel") if unit in units(page)]
     assert units(page) != [unit for unit in best(run, 5) if unit in units(page)]
-    page.select_option("#sort", "p")
+    page.select_option("#sort", label="p")
     table = run.table("influence.parquet").query("query == 5 and method == 'denoised_gls'").set_index("unit").p_value
     assert table[units(page)].is_monotonic_increasing
     page.check("#passes")
@@ -245,7 +248,8 @@ def test_an_address_leads_back(visit, run):
     other = visit(address)
     assert query(other) == "seed 6"
     assert other.text_content("#detail-name") == page.text_content("#detail-name")
-    assert query(visit("#/no%20such/9/9")) == "seed 5"
+    for broken in ("#/no%20such/9/9", "#/%", "#/default/99/x"):
+        assert query(visit(broken)) == "seed 5"
 
 
 def test_what_is_surest_leads_to_where_the_explorer_has_it(visit, run):

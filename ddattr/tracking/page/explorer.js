@@ -11,18 +11,11 @@ const UNTAPED = "This picture was given, and lies on no noise tape: no counterfa
 const NOT_REPLAYED = "It was not replayed without this unit. This does it:";
 const VIEWS = { factual: "factual", exact: "exact", first: "first order" };
 
+// What is looked at: `item` is a unit's number or a set's name, as text. How the list is made. How pictures are drawn.
 const chosen = {
-  set: 0,
-  query: 0,
-  item: null, // what is looked at: `item` is a unit's number or a set's name, as text
-  listed: "units",
-  method: null,
-  sort: "score",
-  text: "",
-  passes: false, // how the list is made
-  view: "factual",
-  amplify: 2,
-  colours: false, // how the pictures are drawn
+  ...{ set: 0, query: 0, item: null },
+  ...{ listed: "units", method: 0, sort: "score", text: "", passes: false },
+  ...{ view: "factual", amplify: 2, colours: false },
 };
 let turn = 0; // of queries shown: what was unpacked for an older one is dropped
 let rows = []; // of the list, in order
@@ -43,6 +36,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+const passing = (count, noun) => `${plural(count, noun)} pass${count === 1 ? "es" : ""}`;
 
 // Three digits; a minus and not a hyphen; small numbers as powers of ten.
 function number(value, digits = 3) {
@@ -129,7 +124,7 @@ function trained(place, words) {
     Float32Array.from(data.pictures.whole.subarray(place * size, (place + 1) * size), (v) => v / 127.5 - 1);
   const file = data.pictures.files[place];
   const alt = `training picture of ${words}${file ? `, ${file}` : ""}`;
-  return make("img", { src: address(`training ${place}`, shade), alt, title: file || alt });
+  return make("img", { src: address(`training ${place}`, shade), alt, title: file });
 }
 
 function generated(place, alt) {
@@ -179,15 +174,16 @@ function listedSets() {
   }));
 }
 
+// What has no number comes last.
+const ascending = (one, other) => (one ?? Infinity) - (other ?? Infinity) || 0;
+const descending = (one, other) => (other ?? -Infinity) - (one ?? -Infinity) || 0;
 const ORDERS = {
   score: (one, other) => descending(one.score, other.score),
-  p: (one, other) => -descending(one.p, other.p) || descending(one.score, other.score),
-  q: (one, other) => -descending(one.q, other.q) || descending(one.score, other.score),
+  p: (one, other) => ascending(one.p, other.p) || descending(one.score, other.score),
+  q: (one, other) => ascending(one.q, other.q) || descending(one.score, other.score),
   z: (one, other) => descending(one.z, other.z),
   name: (one, other) => one.name.localeCompare(other.name, "en", { numeric: true }),
 };
-
-const descending = (one, other) => (other ?? -Infinity) - (one ?? -Infinity) || 0;
 
 function matches(each) {
   const files = each.pictures.map((place) => data.pictures.files[place] ?? "");
@@ -197,19 +193,19 @@ function matches(each) {
 
 function showList() {
   const units = chosen.listed === "units";
+  const focused = at("list").contains(document.activeElement);
   const all = (units ? listedUnits() : listedSets()).sort(ORDERS[chosen.sort]);
   const found = all.filter(matches);
-  const [passing, others] = [found.filter((each) => passes(each.q)), found.filter((each) => !passes(each.q))];
-  rows = [...passing, ...others];
+  const [good, others] = [found.filter((each) => passes(each.q)), found.filter((each) => !passes(each.q))];
+  rows = [...good, ...others];
   if (!row()) chosen.item = rows[0]?.id ?? null;
-  const hidden = units ? query().passing - all.filter((each) => passes(each.q)).length : 0;
-  const count = plural(passing.length, units ? "unit" : "set");
-  const groups = [group("pass", `${count} pass the test (q ≤ ${set().level})`, passing, nonePasses(all, units))];
-  if (hidden)
-    groups.push(make("p", { class: "empty" }, `${hidden} more pass, of smaller support: they are not on this page.`));
+  const heading = `${passing(good.length, units ? "unit" : "set")} the test (q ≤ ${set().level})`;
+  const groups = [group("pass", heading, good, nonePasses(all, units))];
+  const left = units ? query().passing - all.filter((each) => passes(each.q)).length : 0;
+  if (left) groups.push(make("p", { class: "empty" }, `${left} more pass, of smaller support: not on this page.`));
   if (!chosen.passes) groups.push(group("not", "Do not pass: nothing may be claimed", others, "None."));
   at("list").replaceChildren(...groups);
-  mark();
+  mark(focused);
   at("method-choice").hidden = !units;
   const { passing: most, best } = data.sizes;
   at("listed").textContent = units
@@ -265,22 +261,29 @@ function option(each) {
 }
 
 // One of the list is chosen, and is what Tab goes to.
-function mark() {
+function mark(focused) {
   for (const element of at("list").querySelectorAll("[role=option]")) {
     const here = element.dataset.item === chosen.item;
     element.setAttribute("aria-selected", String(here));
     element.tabIndex = here ? 0 : -1;
+    if (here && focused) element.focus({ preventScroll: true });
   }
 }
 
 function choose(id, clicked = false) {
   chosen.item = id;
-  mark();
-  const element = at("list").querySelector("[aria-selected=true]");
-  element.focus({ preventScroll: true });
-  if (!clicked) element.scrollIntoView({ block: "nearest" });
+  mark(true);
+  if (!clicked) reveal(at("list").querySelector("[aria-selected=true]"), at("list"));
   showItem();
   if (clicked && matchMedia("(max-width: 46rem)").matches) at("detail").scrollIntoView();
+}
+
+// Scrolls a box, and not the page, as little as it takes.
+function reveal(element, box) {
+  const [inner, outer] = [element.getBoundingClientRect(), box.getBoundingClientRect()];
+  const margin = box === at("list") ? 48 : 8; // of the heading that stays
+  if (inner.top < outer.top + margin) box.scrollTop -= outer.top + margin - inner.top;
+  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
 }
 
 // ---- what is chosen of the list
@@ -502,25 +505,20 @@ async function showSet(asked = 0, item = null) {
 }
 
 async function turnTo(place, item = null) {
-  const focused = at("strip").contains(document.activeElement);
   chosen.query = clamp(place, 0, set().queries.length - 1);
   chosen.item = item;
   const mine = ++turn;
   const asked = query();
   await Promise.all([unpack(asked.first, Int8Array), unpack(asked.exact, Int8Array)]);
   if (mine !== turn) return;
+  const focused = at("strip").contains(document.activeElement);
   [...at("strip").children].forEach((element, i) => {
-    const here = i === chosen.query;
-    element.setAttribute("aria-selected", String(here));
-    element.tabIndex = here ? 0 : -1;
-    if (here && focused) element.focus({ preventScroll: true });
-    if (here)
-      at("strip").scrollTop = clamp(
-        at("strip").scrollTop,
-        element.offsetTop + element.offsetHeight - at("strip").offsetTop - at("strip").clientHeight,
-        element.offsetTop - at("strip").offsetTop,
-      );
+    element.setAttribute("aria-selected", String(i === chosen.query));
+    element.tabIndex = i === chosen.query ? 0 : -1;
   });
+  const here = at("strip").children[chosen.query];
+  reveal(here, at("strip"));
+  if (focused) here.focus({ preventScroll: true });
   showQuery();
   showList();
   showItem();
@@ -528,31 +526,22 @@ async function turnTo(place, item = null) {
 
 function showQuery() {
   const asked = query();
-  const line = (words, kind) => make("p", { class: kind }, words);
+  const { resolution } = asked;
   const told = [
-    line(
-      asked.passing
-        ? `${plural(asked.passing, "unit")} of ${data.units.toLocaleString("en")} pass` +
-            (asked.passing === 1 ? "es." : ".")
-        : `No single unit of ${data.units.toLocaleString("en")} passes.`,
-    ),
+    asked.passing
+      ? `${passing(asked.passing, "unit")}, of ${data.units.toLocaleString("en")}.`
+      : `No single unit of ${data.units.toLocaleString("en")} passes.`,
+    resolution > 0 && `Its ${plural(resolution, "nearest unit")} matter${resolution > 1 ? " together" : "s"}.`,
+    resolution === -1 && "No neighbourhood of nearest units is found to matter.",
+    asked.label != null && `Nearest label: ${asked.label}.`,
+    asked.jvp_error != null && `The first order is off by ${number(100 * asked.jvp_error, 2)} %.`,
   ];
-  if (asked.resolution > 0)
-    told.push(
-      line(`The ${plural(asked.resolution, "nearest unit")} matter${asked.resolution === 1 ? "s" : " together"}.`),
-    );
-  if (asked.resolution === -1) told.push(line("No neighbourhood of nearest units is found to matter."));
-  if (asked.label != null) told.push(line(`Nearest label: ${asked.label}.`));
-  if (asked.jvp_error != null) told.push(line(`The first order is off by ${number(100 * asked.jvp_error)} %.`));
-  if (asked.unlike)
-    told.push(line("Unlike the data: farther from every training picture than 99 % of real ones are.", "doubt"));
-  const button = (words, by, name) =>
-    make("button", { type: "button", "aria-label": name, onclick: () => turnTo(chosen.query + by) }, words);
-  at("query").replaceChildren(
+  const doubt = "Unlike the data: farther from every training picture than 99 % of real ones are.";
+  at("query-said").replaceChildren(
     generated(chosen.query, asked.name),
     make("h3", {}, asked.name),
-    ...told,
-    make("div", { class: "turn" }, button("←", -1, "Previous query"), button("→", 1, "Next query")),
+    ...told.filter(Boolean).map((words) => make("p", {}, words)),
+    ...(asked.unlike ? [make("p", { class: "doubt" }, doubt)] : []),
   );
 }
 
@@ -564,9 +553,17 @@ function keepAddress() {
   if (ready && location.hash !== wanted) history.replaceState(null, "", wanted);
 }
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // that somebody has cut short
+  }
+}
+
 function fromAddress() {
   if (!location.hash.startsWith("#/")) return null;
-  const [name, asked, item = null] = location.hash.slice(2).split("/").map(decodeURIComponent);
+  const [name, asked, item = null] = location.hash.slice(2).split("/").map(decoded);
   const found = data.sets.findIndex((each) => each.name === name);
   if (found < 0) return null;
   chosen.set = found;
@@ -620,51 +617,46 @@ function onKey(event) {
   turnTo(chosen.query + step);
 }
 
-function controls() {
-  const anew = () => {
-    showList();
-    showItem();
-  };
-  const orders = { score: "score", p: "p", q: "q", z: "z", name: "name" };
+function tabs() {
   radios("tabs", { units: "units", sets: "sets" }, "listed", () => {
     chosen.item = null;
     anew();
   });
+}
+
+function anew() {
+  showList();
+  showItem();
+}
+
+// What a control is set to is chosen, and shown.
+function heed(id, event, key, value, show) {
+  at(id).addEventListener(event, () => {
+    chosen[key] = value(at(id));
+    show();
+  });
+}
+
+function controls() {
+  const options = (names) => names.map((name, i) => make("option", { value: i }, name));
+  const orders = Object.keys(ORDERS);
+  tabs();
   radios("views", VIEWS, "view", showPictures);
-  at("sort").replaceChildren(...Object.entries(orders).map(([value, words]) => make("option", { value }, words)));
-  at("set").replaceChildren(...data.sets.map(({ name }, i) => make("option", { value: i }, name)));
+  at("sort").replaceChildren(...options(orders));
+  at("set").replaceChildren(...options(data.sets.map(({ name }) => name)));
   at("set").value = chosen.set;
   at("set-choice").hidden = data.sets.length < 2;
   at("colours-choice").hidden = channels !== 3;
   at("amplify").value = chosen.amplify;
-  at("set").addEventListener("change", () => {
-    chosen.set = +at("set").value;
-    showSet();
-  });
-  at("method").addEventListener("change", () => {
-    chosen.method = +at("method").value;
-    anew();
-  });
-  at("sort").addEventListener("change", () => {
-    chosen.sort = at("sort").value;
-    anew();
-  });
-  at("filter").addEventListener("input", () => {
-    chosen.text = at("filter").value;
-    anew();
-  });
-  at("passes").addEventListener("change", () => {
-    chosen.passes = at("passes").checked;
-    anew();
-  });
-  at("amplify").addEventListener("input", () => {
-    chosen.amplify = +at("amplify").value;
-    showPictures();
-  });
-  at("colours").addEventListener("change", () => {
-    chosen.colours = at("colours").checked;
-    showPictures();
-  });
+  heed("set", "change", "set", (it) => +it.value, showSet);
+  heed("method", "change", "method", (it) => +it.value, anew);
+  heed("sort", "change", "sort", (it) => orders[it.value], anew);
+  heed("filter", "input", "text", (it) => it.value, anew);
+  heed("passes", "change", "passes", (it) => it.checked, anew);
+  heed("amplify", "input", "amplify", (it) => +it.value, showPictures);
+  heed("colours", "change", "colours", (it) => it.checked, showPictures);
+  at("back").addEventListener("click", () => turnTo(chosen.query - 1));
+  at("on").addEventListener("click", () => turnTo(chosen.query + 1));
   at("list").addEventListener("keydown", along);
   document.addEventListener("keydown", onKey);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => row() && showPictures());
@@ -672,10 +664,7 @@ function controls() {
     const wanted = fromAddress();
     if (!wanted) return;
     at("set").value = chosen.set;
-    radios("tabs", { units: "units", sets: "sets" }, "listed", () => {
-      chosen.item = null;
-      anew();
-    });
+    tabs();
     await showSet(wanted.place, wanted.item);
     at("explorer").scrollIntoView();
   });
