@@ -22,6 +22,7 @@ from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import blocks
 from ddattr.ensemble.likeness import unusual
 
 MEASURES = ("pull", "norm")
@@ -297,7 +298,11 @@ def _queries(tensors: dict[str, Tensor], moved: Tensor, exact: Tensor, data: Uni
     error = agreement.relative_error(moved, exact)
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
-        nearest = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
+        nearest = (
+            torch.cat([baselines.pixel(factual, block) for block in blocks(data.images)])
+            .topk(min(10, len(data.images)), 0)
+            .indices
+        )
         labels = data.labels[nearest].mode(0).values
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(
