@@ -55,7 +55,12 @@ class Builder:
 
     @cached_property
     def data(self):
-        return self.build("data")
+        try:
+            return self.build("data")
+        except FileNotFoundError as error:
+            if self.config.fetch is None:
+                raise
+            raise FileNotFoundError(f"{error} To fetch it: {self.command('fetch')}") from None
 
     @cached_property
     def codebook(self):

@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+_OPTIONS = ["--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]  # or it waits for a minute
 
 
 class Package(NamedTuple):
@@ -26,19 +29,20 @@ def packed(package: Package, into: Path) -> Path:
     """
     wanted = f"{package.name}@{package.version}"
     if shutil.which("npm") is None:
-        raise FileNotFoundError(f"fetch: npm is missing, expected on PATH: it fetches {wanted}. Install Node.js's npm.")
+        raise FileNotFoundError(f"fetch: npm is not on PATH, expected it to bring {wanted}. Install npm (Node.js).")
     folder = into / package.name.replace("/", "-")
-    folder.mkdir(parents=True)
-    print(f"fetch: {wanted}, {package.megabytes} MB, from npm's registry", flush=True)
-    call = ["npm", "pack", wanted, "--silent", "--pack-destination", str(folder.resolve())]
-    ended = subprocess.run(call, cwd=folder, capture_output=True, text=True)
-    tarballs = list(folder.glob("*.tgz"))
-    if ended.returncode or len(tarballs) != 1:
-        said = [line for line in ended.stderr.splitlines() if line.strip()]
-        why = said[0].strip() if said else f"exit status {ended.returncode}"
-        raise ValueError(f"fetch: npm could not bring {wanted} ({why}). Is there a network? Run the same again.")
-    with tarballs[0].open("rb") as file:
+    folder.mkdir()
+    print(f"fetch: {wanted}, {package.megabytes} MB, by npm", flush=True)
+    ended = subprocess.run(["npm", "pack", wanted, *_OPTIONS], cwd=folder, capture_output=True, text=True)
+    tarball = next(folder.glob("*.tgz"), None)
+    if ended.returncode or tarball is None:
+        code = re.search(r"^npm \S+ code (\S+)", ended.stderr, re.MULTILINE)
+        why = code[1] if code else f"exit status {ended.returncode}"
+        raise ValueError(f"fetch: npm could not bring {wanted}: {why}. Is there a network? Then run the same again.")
+    with tarball.open("rb") as file:
         found = "sha512-" + base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
     if found != package.integrity:
-        raise ValueError(f"fetch: {wanted} has checksum {found}, expected {package.integrity}. Do not use it.")
-    return tarballs[0]
+        raise ValueError(
+            f"fetch: {wanted} is {found}, expected {package.integrity}. It was not used; ask who changed it."
+        )
+    return tarball

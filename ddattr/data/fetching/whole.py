@@ -16,7 +16,8 @@ _MADE = ".fetched.json"  # in the folder: what it was made of
 def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
     """An empty folder to fill, which takes its name when the block succeeds; None where it is filled already.
 
-    What a killed process left is done again.
+    What a killed process left is done again. The block writes whose the data is, and under which licence, into the
+    file LICENCES, which is printed.
 
     Args:
         made_of: what decides the content.
@@ -27,10 +28,11 @@ def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
     if os.path.lexists(folder):
         made = _read(folder / _MADE)
         if made is None:
-            raise ValueError(f"fetch: {folder} is there, and not from here. Delete it, or set fetch.folder to another.")
+            raise ValueError(f"fetch: {folder} is there, and was not fetched. Move it away, or set fetch.folder.")
         if made != wanted:
             raise ValueError(f"fetch: {folder} was made of {made}, now {wanted}. Delete it, or set fetch.folder.")
         yield None
+        _say(f"already done, {folder}", folder)
         return
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,7 @@ def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
         yield part
         (part / _MADE).write_text(wanted)
         os.replace(part, folder)
+        _say(f"done, {folder}", folder)
     except BlockingIOError:
         raise ValueError(f"fetch: another process is filling {folder}. Wait for it.") from None
     except BaseException:
@@ -48,6 +51,10 @@ def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
         raise
     finally:
         os.close(handle)
+
+
+def _say(what: str, folder: Path) -> None:
+    print(f"fetch: {what}\n{(folder / 'LICENCES').read_text().rstrip()}", flush=True)
 
 
 def _read(path: Path) -> str | None:
