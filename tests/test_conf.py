@@ -29,7 +29,7 @@ CONF = Path(cli.conf())
 GROUPS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
 OWN = "experiment/own"  # whose nulls a rule fills in: test_rule
 EXPERIMENTS = [name.partition("/")[2] for name in GROUPS if name.startswith("experiment/") and name != OWN]
-IDX = ("paper_mnist", "fashion")  # experiments on files that do not come with the product
+IDX = ("paper_mnist", "fashion", "fashion_small")  # experiments on files that do not come with the product
 SWEEPS = sorted((CONF.parent / "sweeps").glob("*.yaml"))
 
 
@@ -203,6 +203,7 @@ def test_experiments_on_idx_files_train_a_step_on_files_of_their_format(idx_file
             "training.batch=2",
             "training.epoch_steps=1",
             "data.clusters=30",
+            "data.holdout=0",
             "tracking=none",
         )
     )

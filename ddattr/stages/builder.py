@@ -58,7 +58,12 @@ class Builder:
 
     @cached_property
     def data(self):
-        return self.build("data", extractor=self.own_extractor)
+        try:
+            return self.build("data", extractor=self.own_extractor)
+        except FileNotFoundError as error:
+            if self.config.fetch is None:
+                raise
+            raise FileNotFoundError(f"{error} To fetch it: {self.command('fetch')}") from None
 
     def own_extractor(self, images: Any, labels: Any) -> Any:
         """What tells pictures apart by features: of these data and the seed alone."""
