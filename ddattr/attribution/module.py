@@ -144,7 +144,7 @@ class AttributionModule(L.LightningModule):
     def _refine(self, seeds: list[int], picture: Tensor, response: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""
         images = self.data.unit_images
-        estimator = Estimator.of_pictures(self.codewords, picture, images, self.settings.gls_share)
+        estimator = Estimator.of_distance(self.codewords, self.data.distance(picture), self.settings.gls_share)
         by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(made, images)))
         by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
         top = torch.cat([by_pull, by_norm])

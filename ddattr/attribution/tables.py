@@ -80,7 +80,7 @@ def tabulate(
     phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
     norm_null = influence.norm(influence.gram(jacobian), phantoms)
     tests = {("jvp", "norm"): significance.norm_significance(scores["jvp"]["norm"], norm_null)}
-    estimator = Estimator.of_pictures(codewords, factual, images, settings.gls_share)
+    estimator = Estimator.of_distance(codewords, data.distance(factual), settings.gls_share)
     answers = {
         "jvp": influence.projections(jacobian, factual, images),
         "denoised": distinctive(tensors["denoised"], images),
@@ -102,7 +102,7 @@ def tabulate(
     moved = {name: response.displacement(codewords[ablated]) for name, response in responses.items()}
     table = _agreement({name: _at(of, ablated) for name, of in scores.items()}, moved, truth, exact, seeds)
     z, p = tests[TESTED, "pull"]
-    sets, resolution = _sets(estimator, answers["denoised"], pixel, codebook, data, seeds, settings)
+    sets, resolution = _sets(estimator, answers["denoised"], data.distance(factual), codebook, data, seeds, settings)
     radius = _radius(scores["jvp"]["norm"], norm_null, codebook, seeds)
     best_q = significance.benjamini_hochberg(p).min(0).values
     radius = radius.assign(
@@ -187,7 +187,7 @@ def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, ab
 def _sets(
     estimator: Estimator,
     answers: Tensor,
-    pixel: Tensor,
+    distance: Tensor,
     codebook: Codebook,
     data: UnitDataModule,
     seeds: Tensor,
@@ -200,7 +200,7 @@ def _sets(
         total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names], sets, seeds, total, z, p, q))
-    sizes, sets = neighbourhoods(pixel, settings.neighbourhoods)
+    sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
     total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
