@@ -141,7 +141,7 @@ def test_the_training_loader_yields_as_many_ticks_as_an_epoch_has_steps(source):
 
 
 def test_units_of_another_name_are_refused(source):
-    with pytest.raises(ValueError, match="units=artist, expected image, label or cluster"):
+    with pytest.raises(ValueError, match="units=artist, expected image, label, cluster, near or a column"):
         UnitDataModule(source, "artist")
 
 

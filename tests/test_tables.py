@@ -13,7 +13,7 @@ from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import Response, similarity
+from ddattr.attribution.influence import Response, pixel_distance, similarity
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.replayed import summarise, tabulate
 from ddattr.attribution.significance import TestSettings
@@ -278,7 +278,7 @@ def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(ten
     tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
     along = distinctive(tensors["denoised"], data.unit_images)
     codewords = CODE.codewords(torch.arange(N))
-    estimator = Estimator.of_pictures(codewords, tensors["factual"], data.unit_images, share)
+    estimator = Estimator.of_distance(codewords, pixel_distance(tensors["factual"], data.unit_images), share)
     for method, score in estimator.estimate(along).named("denoised").items():
         np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
     null = CODE.sample_phantoms(SETTINGS.phantoms, SETTINGS.seed)

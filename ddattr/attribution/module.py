@@ -87,9 +87,7 @@ class AttributionModule(L.LightningModule):
         self.checked = self.asked.numbers[[i * count // check for i in range(check)]]
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.ablated = torch.from_numpy(order[: min(ablation_units, codebook.units)]).sort().values
-        self.replay = Replay(
-            ensemble, codebook, data.unit_images, settings, jacobian, self.ablated, min(refine, codebook.units)
-        )
+        self.replay = Replay(ensemble, codebook, data, settings, jacobian, self.ablated, min(refine, codebook.units))
         self.tables: tables.Tables | None = None
         self.tensors: dict[str, Tensor] = {}
 

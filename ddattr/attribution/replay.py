@@ -15,6 +15,7 @@ from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections, pull
 from ddattr.attribution.significance import TestSettings, null_deviation, pull_significance
 from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -26,7 +27,7 @@ class Replay:
     """How queries are replayed.
 
     Args:
-        images: of the units, (units, *image).
+        data: the units, and how far they are from pictures.
         settings: of the tests that choose the best units.
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         ablated: units that are ablated for all queries.
@@ -35,7 +36,7 @@ class Replay:
 
     ensemble: Ensemble
     codebook: Codebook
-    images: Tensor
+    data: UnitDataModule
     settings: TestSettings
     jacobian: partial
     ablated: Int[Tensor, "ablated"]
@@ -70,7 +71,7 @@ class Replay:
             "ablations": ablated(self.ensemble, codewords[self.ablated], tape, reverse),
             "refined_units": top,
             "refined": ablated(self.ensemble, codewords[top], tape, reverse),
-            "refined_images": self.images[top],
+            "refined_images": self.data.unit_images[top],
             "rotating_error": self._rotating_error(tape, reverse, response, checked),
         }
 
@@ -78,7 +79,7 @@ class Replay:
         self, picture: Float[Tensor, "q *image"], response: Float[Tensor, "n q *image"]
     ) -> Float[Tensor, "units q"]:
         """First-order pull of every unit."""
-        return pull(projections(response, picture, self.images), self._codewords)
+        return pull(projections(response, picture, self.data.unit_images), self._codewords)
 
     @cached_property
     def _codewords(self) -> Tensor:
@@ -94,8 +95,8 @@ class Replay:
 
     def _best(self, picture: Tensor, response: Tensor, denoised: Tensor) -> Int[Tensor, "best q"]:
         """Every query's best units, by p, then by norm."""
-        estimator = Estimator.of_pictures(self._codewords, picture, self.images, self.settings.gls_share)
-        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(denoised, self.images)))
+        estimator = Estimator.of_distance(self._codewords, self.data.distance(picture), self.settings.gls_share)
+        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(denoised, self.data.unit_images)))
         by_norm = norm(gram(response), self._codewords).topk(self.refine, 0).indices
         return torch.cat([by_pull, by_norm])
 

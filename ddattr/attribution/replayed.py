@@ -45,7 +45,7 @@ def tabulate(
         names: of the queries, in words; None for those of seeds.
     """
     seeds, factual, jacobian, images = tensors["seeds"], tensors["factual"], tensors["jacobian"], data.unit_images
-    scored = Scored(seeds, factual, images, codebook, settings)
+    scored = Scored(seeds, factual, data, codebook, settings)
     responses = baselines.responses(tensors, codebook.weight)
     for name, response in responses.items():
         scored.scores[name] = influence.scores(response, factual, images, scored.codewords)

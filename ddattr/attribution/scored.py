@@ -11,6 +11,7 @@ from ddattr.attribution import baselines, significance
 from ddattr.attribution.estimator import Estimate, Estimator
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
 
 Test = tuple[Tensor, Tensor]  # z and p, (units, q) each
 
@@ -21,18 +22,21 @@ class Scored:
     Args:
         seeds: names of the queries.
         factual: their pictures, (q, *image).
-        images: of the units, (units, *image).
+        data: the units, and how far they are from pictures.
         settings: of the tests.
     """
 
-    def __init__(self, seeds: Tensor, factual: Tensor, images: Tensor, codebook: Codebook, settings: TestSettings):
+    def __init__(
+        self, seeds: Tensor, factual: Tensor, data: UnitDataModule, codebook: Codebook, settings: TestSettings
+    ):
         self.seeds = seeds
         self.factual = factual
-        self.images = images
+        self.images = data.unit_images
+        self.distance = data.distance(factual)
         self.settings = settings
         self.codewords = codebook.codewords(torch.arange(codebook.units))
         self.phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
-        self.estimator = Estimator.of_pictures(self.codewords, factual, images, settings.gls_share)
+        self.estimator = Estimator.of_distance(self.codewords, self.distance, settings.gls_share)
         self.scores: dict[str, dict[str, Float[Tensor, "units q"]]] = {}
         self.tests: dict[tuple[str, str], Test] = {}
 

@@ -24,6 +24,7 @@ from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import blocks
 from ddattr.ensemble.likeness import unusual
 
 _PARQUET = ("attributions", "influence", "sets", "nulls")
@@ -80,7 +81,7 @@ def tabulate(
         tensors: seeds (Q,), factual (Q, C, H, W), denoised (n, Q, C, H, W).
         names: of the queries, in words; None for those of seeds.
     """
-    scored = Scored(tensors["seeds"], tensors["factual"], data.unit_images, codebook, settings)
+    scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings)
     scored.compare()
     return of_denoising(scored, tensors["denoised"], codebook, data, names)
 
@@ -98,8 +99,7 @@ def of_denoising(
     found = scored.estimate("denoised", answers)
     z, p = scored.tests[TESTED, "pull"]
     q = significance.benjamini_hochberg(p)
-    pixel = scored.scores["pixel"]["similarity"]
-    sets, resolution = _sets(scored.estimator, answers, pixel, codebook, data, seeds, settings)
+    sets, resolution = _sets(scored.estimator, answers, scored.distance, codebook, data, seeds, settings)
     radius = {
         "query": seeds.numpy(),
         "attributable": (q.min(0).values <= settings.level).numpy(),
@@ -144,7 +144,7 @@ def attributions(
 def _sets(
     estimator: Estimator,
     answers: Tensor,
-    pixel: Tensor,
+    distance: Tensor,
     codebook: Codebook,
     data: UnitDataModule,
     seeds: Tensor,
@@ -157,7 +157,7 @@ def _sets(
         total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names], sets, seeds, total, z, p, q))
-    sizes, sets = neighbourhoods(pixel, settings.neighbourhoods)
+    sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
     total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
@@ -188,7 +188,11 @@ def _queries(seeds: Tensor, factual: Tensor, data: UnitDataModule, names: Sequen
     """The label of every query's nearest pictures, whether it is like any, and its name."""
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
-        nearest = baselines.pixel(factual, data.images).topk(min(10, len(data.images)), 0).indices
+        nearest = (
+            torch.cat([baselines.pixel(factual, block) for block in blocks(data.images)])
+            .topk(min(10, len(data.images)), 0)
+            .indices
+        )
         labels = data.labels[nearest].mode(0).values
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(

@@ -33,7 +33,8 @@ class Stream(IntEnum):
     SUBSETS = 13
     LOSS = 14
     LIKENESS = 15
-    INVERSION = 16
+    FLIP = 16
+    INVERSION = 17
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):
@@ -116,6 +117,11 @@ class TrainingDraws:
             chosen = np.where(open_ & owned[candidate], candidate, chosen)
             attempt += 1
         return torch.from_numpy(chosen)
+
+    def flips(self, step: int) -> Bool[Tensor, "batch"]:
+        """Whether the picture of every slot is mirrored: one half of them are."""
+        draw = generator(self.seed, Stream.FLIP, self.member, step).random(self.batch)
+        return torch.from_numpy(draw < 0.5)
 
     def noise(self, step: int) -> Float[Tensor, "batch *image"]:
         """Standard normal noise of every slot."""

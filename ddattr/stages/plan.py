@@ -15,6 +15,9 @@ from ddattr.ensemble.quality import halvings
 from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
 
+_LARGEST = 3  # units that are named
+_COMPARED = 20_000  # pictures of which near-duplicates are sought
+
 
 def run(run: Run) -> None:
     """Prints the plan, each part when it is known; on a terminal, what is being done meanwhile."""
@@ -22,6 +25,8 @@ def run(run: Run) -> None:
     data = run.data
     run.check()
     code = run.codebook
+    if run.rule:
+        print(run.rule, flush=True)
     parts: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
         ("comparing codewords", lambda: describe(code)),
         ("looking for copies", lambda: _data(data)),
@@ -33,6 +38,8 @@ def run(run: Run) -> None:
         for name, value in part():
             print(f"{name:<28}{value}", flush=True)
     found = warnings(code, run.significance.level, run.significance.phantoms, data.duplicates)
+    if data.labelled_twice:
+        found.append(f"{data.labelled_twice} pictures are identical to one of another label.")
     for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
 
@@ -89,8 +96,33 @@ def _survivors(code: Codebook, removed: int, trials: int = 200) -> float:
 
 
 def _data(data) -> list[tuple[str, str]]:
-    size = "x".join(map(str, data.shape))
-    return [("data", f"{len(data.images):,} pictures of {size}, units by {data.kind}, {data.fingerprint}")]
+    size, sizes = "x".join(map(str, data.shape)), data.unit_of.bincount()
+    lines = [("data", f"{len(data.images):,} pictures of {size}, units by {data.kind}, {data.fingerprint}")]
+    if held := len(data.held_out.images):
+        lines.append(("held out", f"{held:,} pictures that no member sees"))
+    if data.units < len(data.images):
+        largest = data.unit_table().nlargest(_LARGEST, "pictures")
+        named = ", ".join(f"{name} ({count:,})" for name, count in zip(largest.name, largest.pictures, strict=True))
+        lines.append(("pictures of a unit", f"{int(sizes.min()):,} to {int(sizes.max()):,}; the largest: {named}"))
+    if data.kind == "cluster" or not data.is_small:
+        lines.append(("pictures are compared by", data.similarity.name))
+    if len(data.images) <= _COMPARED:
+        pairs = data.near_duplicates.pairs
+        apart = data.unit_of[pairs[:, 0]] != data.unit_of[pairs[:, 1]]
+        shown = "".join(f"; {_pair(data, pair)}" for pair in pairs[apart][:3].tolist())
+        lines.append(("near-duplicates", f"{len(pairs):,} pairs, {int(apart.sum()):,} of two units{shown}"))
+    if data.flips:
+        lines.append(("flips", "a picture and its mirror are one: both are removed, and owed to, together"))
+    lines += [("pictures", note) for note in data.source.notes]
+    if data.source.broken:
+        lines.append(("left out", f"{len(data.source.broken):,} files that cannot be read"))
+    return lines
+
+
+def _pair(data, places: list[int]) -> str:
+    """Two pictures by their files, or their rows in the source."""
+    table = data.kept.table
+    return " = ".join(str(int(data.rows[at])) if table is None else table["file"].iloc[at] for at in places)
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:

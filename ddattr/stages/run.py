@@ -1,18 +1,44 @@
 """A run: the artifacts of its folder, and what is loaded from them."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
+from ddattr.artifacts import (
+    Artifact,
+    fingerprint,
+    first_process,
+    load_tensors,
+    save_json,
+    save_table,
+    save_tensors,
+    save_text,
+)
 from ddattr.attribution.queries import default_folder
+from ddattr.data.pictures import content_of
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
 
 
 class Run(Builder):
     """What a config builds, and the folder that holds what its stages have made."""
+
+    def features_artifact(self, images: Any, labels: Any) -> Artifact:
+        """The extractor of features that pictures are compared by, made before the codebook."""
+        content = hashlib.sha256(content_of(images) + (b"" if labels is None else labels.numpy().tobytes()))
+        config = {"seed": self.seed, "steps": self.config.quality.extractor_steps, "data": content.hexdigest()[:16]}
+        return Artifact(self.root / "features", config, remedy=self.command("train", "member=0"))
+
+    def own_extractor(self, images: Any, labels: Any) -> Any:
+        """The extractor that the run keeps, once a first stage has written it."""
+        from ddattr.ensemble.extractor import restored
+
+        artifact = self.features_artifact(images, labels)
+        if not artifact.done():
+            return super().own_extractor(images, labels)
+        return restored(load_tensors(artifact.verified("extractor.safetensors")), images.shape[2:])
 
     @cached_property
     def codebook_artifact(self) -> Artifact:
@@ -185,6 +211,10 @@ class Run(Builder):
             save_table(self.root / "units.parquet", self.data.unit_table())
 
         artifact.make(self.seed, work)
+        if self.data.compared_by == "features":
+            features, embed = self.features_artifact(self.data.images, self.data.labels), self.data.similarity.embed
+            path = features.folder / "extractor.safetensors"
+            features.make(self.seed, lambda: save_tensors(path, embed.state_dict()))
 
     def write_units(self) -> None:
         """units.parquet, unless it is there: a run that an older version began has none."""

@@ -33,7 +33,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         table = calibration(
             answers.denoised,
             answers.queries.factual,
-            held.images,
+            held.images[:],
             labels,
             study.plan.codebook,
             _REDRAWS,
