@@ -21,7 +21,7 @@ def root(reproduced, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb"))
     columns = ["query", "unit", "rank", "p_value", "q_value", "z", "support"]
-    save_table(root / "attribution" / "attributions.parquet", pd.DataFrame(ROWS[::-1], columns=columns))
+    save_table(root / "attribution" / "default" / "attributions.parquet", pd.DataFrame(ROWS[::-1], columns=columns))
     names = {"unit": range(128), "name": [f"label <{u}>" for u in range(128)], "pictures": [1, 1178] * 64}
     save_table(root / "units.parquet", pd.DataFrame(names))
     return root
@@ -46,7 +46,7 @@ def test_the_units_that_pass_are_listed_by_rank_and_queries_without_any_in_one_s
 
 
 def test_that_none_passes_is_said(root):
-    path = root / "attribution" / "attributions.parquet"
+    path = root / "attribution" / "default" / "attributions.parquet"
     save_table(path, pd.read_parquet(path)[:0])
     text = attributed(root)
     assert "No single unit passes for any of the 6 queries." in text

@@ -39,7 +39,7 @@ def page(reproduced) -> Page:
 
 
 def table(reproduced, name: str):
-    return load_table(reproduced.root / "attribution" / name)
+    return load_table(reproduced.root / "attribution" / "default" / name)
 
 
 def test_the_page_is_self_contained(page, reproduced):
@@ -65,7 +65,7 @@ def test_its_contents_lead_to_what_is_on_it(page):
 
 def test_the_page_says_where_its_numbers_come_from(page, reproduced):
     words = "".join(page.text)
-    for folder in ("members/000", "quality", "attribution"):
+    for folder in ("members/000", "quality", "attribution/default"):
         manifest = load_json(reproduced.root / folder / "manifest.json")
         assert manifest["fingerprint"] in words
         assert str(manifest["commit"]) in words
@@ -101,13 +101,16 @@ def test_the_summary_counts_what_is_attributable(reproduced, tmp_path):
     """On tables that say so: all queries to one unit and to their own label, and a resolution of 5."""
     root = tmp_path / "run"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures"))
-    radius, sets = load_table(root / "attribution/radius.csv"), load_table(root / "attribution/sets.parquet")
-    labels = load_table(root / "attribution/queries.csv").set_index("query").label
+    radius, sets = (
+        load_table(root / "attribution/default/radius.csv"),
+        load_table(root / "attribution/default/sets.parquet"),
+    )
+    labels = load_table(root / "attribution/default/queries.csv").set_index("query").label
     radius["attributable"], radius["resolution"] = True, 5
     own = sets.set == "label:" + labels[sets["query"]].astype(str).to_numpy()
     sets.loc[own, ["z", "q_value"]] = [99.0, 0.001]
-    radius.to_csv(root / "attribution/radius.csv", index=False)
-    sets.to_parquet(root / "attribution/sets.parquet", index=False)
+    radius.to_csv(root / "attribution/default/radius.csv", index=False)
+    sets.to_parquet(root / "attribution/default/sets.parquet", index=False)
     words = "\n".join(summary(root))
     assert "to one image 6 of 6" in words
     assert "to a label 6 of 6 (its nearest pictures' label ranked first: 6)" in words
@@ -127,8 +130,8 @@ def doubted(root, unlike: float, queries: list[bool]) -> list[str]:
     """The summary's first lines, of a run with this unlikeness and these queries that are unlike the data."""
     likeness = load_table(root / "quality" / "likeness.csv").assign(unlikeness=unlike)
     save_table(root / "quality" / "likeness.csv", likeness)
-    table = load_table(root / "attribution" / "queries.csv").assign(unlike_data=queries)
-    save_table(root / "attribution" / "queries.csv", table)
+    table = load_table(root / "attribution" / "default" / "queries.csv").assign(unlike_data=queries)
+    save_table(root / "attribution" / "default" / "queries.csv", table)
     write_report(root, "x")
     lines = summary(root)
     loud = [line for line in lines if line.startswith(WARNING)]

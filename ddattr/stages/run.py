@@ -16,6 +16,7 @@ from ddattr.artifacts import (
     save_tensors,
     save_text,
 )
+from ddattr.attribution.queries import default_folder
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import content_of
 from ddattr.data.tables import near_table, unit_table
@@ -112,11 +113,11 @@ class Run(Builder):
 
     @cached_property
     def attribution_artifact(self) -> Artifact:
+        """The run's own query set."""
         config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
-        return Artifact(
-            self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
-        )
+        parents = {"members": self.members_fingerprint}
+        return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
 
     @cached_property
     def scores_artifact(self) -> Artifact:

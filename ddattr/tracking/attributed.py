@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from ddattr.artifacts import load_table, load_tensors
+from ddattr.attribution.queries import default_folder
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.units import unit_names
 
@@ -24,12 +25,12 @@ _FIRST = 5  # units of a query that are seen before one clicks
 
 def attributed(root: Path) -> str:
     """HTML of the section; nothing in a run without the table."""
-    path = root / "attribution" / "attributions.parquet"
+    path = default_folder(root) / "attributions.parquet"
     if not path.exists():
         return ""
     table, name = load_table(path), unit_names(root)
-    level = load_table(root / "attribution" / "radius.csv").level.iloc[0]
-    stored = load_tensors(root / "attribution" / "queries.safetensors")
+    level = load_table(default_folder(root) / "radius.csv").level.iloc[0]
+    stored = load_tensors(default_folder(root) / "queries.safetensors")
     pictures = dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
     lines = []
     for query, rows in table.sort_values(["query", "rank"]).groupby("query"):
@@ -45,7 +46,7 @@ def attributed(root: Path) -> str:
 
 def surest(root: Path) -> str:
     """The query and unit of smallest q among those that pass; nothing where none does, or without the table."""
-    path = root / "attribution" / "attributions.parquet"
+    path = default_folder(root) / "attributions.parquet"
     table = load_table(path) if path.exists() else pd.DataFrame()
     if table.empty:
         return ""

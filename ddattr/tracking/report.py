@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddattr.artifacts import load_json, load_table, save_text
+from ddattr.attribution.queries import default_folder, query_sets
 from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.attributed import attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
@@ -18,7 +19,7 @@ WARNING = "WARNING"
 def summary(root: Path) -> list[str]:
     """What a run says, in at most eight lines: warnings, quality, agreement, how many queries owe something to what."""
     code = load_json(root / "codebook" / "codebook.json") or {}
-    radius, queries = (load_table(root / "attribution" / f"{name}.csv") for name in ("radius", "queries"))
+    radius, queries = (load_table(default_folder(root) / f"{name}.csv") for name in ("radius", "queries"))
     count, level = len(radius), radius.level.iloc[0]
     unit = code["unit"]
     lines = [
@@ -70,10 +71,10 @@ def _quality(root: Path) -> str:
 
 
 def _agreement(root: Path) -> str:
-    table = load_table(root / "attribution" / "agreement_summary.csv")
+    table = load_table(default_folder(root) / "agreement_summary.csv")
     rows = table[(table.truth == "ablation") & (table.statistic == "spearman") & (table.measure == "norm")]
     means = rows.set_index("method")
-    queries = load_table(root / "attribution" / "agreement.csv").query("method == 'jvp' and measure == 'norm'")
+    queries = load_table(default_folder(root) / "agreement.csv").query("method == 'jvp' and measure == 'norm'")
     worst = queries.spearman.min()
     jvp = means.loc["jvp"]
     others = ", ".join(f"{m} {means.loc[m, 'mean']:.2f}" for m in means.index if m not in ("jvp", "random"))
@@ -84,8 +85,8 @@ def _agreement(root: Path) -> str:
 
 
 def _sets(root: Path, level: float) -> str:
-    sets = load_table(root / "attribution" / "sets.parquet")
-    labels = load_table(root / "attribution" / "queries.csv").set_index("query").label
+    sets = load_table(default_folder(root) / "sets.parquet")
+    labels = load_table(default_folder(root) / "queries.csv").set_index("query").label
     text = ""
     for kind in ("cluster", "label"):
         rows = sets[sets.set.str.startswith(f"{kind}:")]
@@ -118,7 +119,7 @@ def write_report(root: Path, name: str) -> None:
     if evidence:
         evidence = f'<h2 id="true">Is it true?</h2>{evidence}'
     there = {"whose": bool(whose), "true": bool(evidence)}
-    agreement = load_table(root / "attribution" / "agreement_summary.csv")
+    agreement = load_table(default_folder(root) / "agreement_summary.csv")
     page = _PAGE.format(
         name=html.escape(name),
         contents="".join(f'<a href="#{key}">{words}</a>' for key, words in _CONTENTS.items() if there.get(key, True)),
@@ -128,7 +129,7 @@ def write_report(root: Path, name: str) -> None:
         evidence=evidence,
         provenance=_html(_provenance(root)),
         agreement=_html(agreement),
-        radius=_html(load_table(root / "attribution" / "radius.csv")),
+        radius=_html(load_table(default_folder(root) / "radius.csv")),
     )
     save_text(root / "report.html", page)
 
@@ -158,16 +159,23 @@ def _html(table: pd.DataFrame) -> str:
 
 def _provenance(root: Path) -> pd.DataFrame:
     """Where every number comes from: a row for the base, if any, for the members together and for each stage."""
+    sets = {f"attribution/{name}": [folder] for name, folder in query_sets(root).items()}
+    folders = {
+        "base": [root / "base"],
+        "members": sorted((root / "members").glob("*")),
+        "quality": [root / "quality"],
+        **sets,
+        "validation": [root / "validation"],
+    }
     rows = []
-    for folder in ("base", "members", "quality", "attribution", "validation"):
-        paths = sorted(root.glob(f"{folder}/*/manifest.json" if folder == "members" else f"{folder}/manifest.json"))
-        manifests = [load_json(path) or {} for path in paths]
+    for name, parts in folders.items():
+        manifests = [found for folder in parts if (found := load_json(folder / "manifest.json"))]
         if not manifests:
             continue
         first = manifests[0]
         rows.append(
             {
-                "artifact": folder,
+                "artifact": name,
                 "command": first.get("command"),
                 "commit": first.get("commit"),
                 "seed": first.get("seed"),
