@@ -43,10 +43,11 @@ class UnitDataModule(L.LightningDataModule):
         flips: whether members see every picture mirrored half of the time: then it is a picture and its mirror that are
             removed together, and that a picture owes something to.
         on_error: whether files that are no pictures are refused, or left out and counted.
-        similarity: of clusters and near units: `pixels`, `features` of the run's own extractor, or the file of a
-            TorchScript module. None: pixels below 16 x 16, else features.
+        similarity: of clusters and near units: `pixels`, `features` of the run's own extractor, or a file: a
+            TorchScript module, or a run's extractor.safetensors. None: pixels below 16 x 16, else features.
         near: of near-duplicates: `hash`, or `similarity`.
         extractor: what trains the run's own extractor, of pictures and labels; None where only pixels are at hand.
+        restore: what makes an extractor of its weights, for pictures of (H, W); None where there are none.
     Raises:
         ValueError: files that are no pictures; units of another name, labels, clusters or held-out pictures that the
             source cannot give.
@@ -64,7 +65,8 @@ class UnitDataModule(L.LightningDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         similarity: str | None = None,
         near: Literal["hash", "similarity"] = "hash",
-        extractor: Callable[[Images, Tensor | None], Callable[[Tensor], Tensor]] | None = None,
+        extractor: Callable[[Images, Tensor | None], alike.Embedding] | None = None,
+        restore: alike.Restore | None = None,
     ):
         super().__init__()
         if source.broken and on_error == "raise":
@@ -88,6 +90,9 @@ class UnitDataModule(L.LightningDataModule):
         self.near_by = near
         self._similarity = similarity
         self._extractor = extractor
+        self._restore = restore
+        if self.compared_by not in ("pixels", OWN):
+            _ = self.similarity  # refused here, not when it is needed
         self.kind = _usual(self.kept) if units is None else units
         self.epoch_steps = 1
         for column in self.sets:
@@ -137,16 +142,22 @@ class UnitDataModule(L.LightningDataModule):
             return self._similarity
         return "pixels" if alike.is_small(self.shape) or self._extractor is None else OWN
 
+    @property
+    def compared_name(self) -> str:
+        """The same in words; that of `similarity`, which may have to be trained."""
+        own = {"pixels": PIXELS.name, OWN: "features of the run's extractor"}
+        return own.get(self.compared_by) or alike.named(self.compared_by)
+
     @cached_property
     def similarity(self) -> Similarity:
         """By what pictures are alike."""
         if self.compared_by == "pixels":
             return PIXELS
         if self.compared_by != OWN:
-            return alike.of_file(self.compared_by, self.shape)
+            return alike.of_file(self.compared_by, self.shape, self._restore)
         if self._extractor is None:
             raise ValueError("data: similarity=features, but no extractor was given. Set data.similarity=pixels.")
-        return Similarity("features of the run's extractor", self._extractor(self.images, self.labels))
+        return Similarity(self.compared_name, self._extractor(self.images, self.labels))
 
     @cached_property
     def unit_points(self) -> Float[Tensor, "units d"]:

@@ -1,11 +1,13 @@
 """By what two pictures are alike: clusters, near units and near-duplicates are made of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ddattr.data.pictures import Images, blocks
@@ -53,23 +55,43 @@ def is_small(shape: tuple[int, ...]) -> bool:
     return min(shape[1:]) < _SMALL
 
 
-def of_file(path: str, shape: tuple[int, ...]) -> Similarity:
-    """By the features of a TorchScript module, (batch, C, H, W) in [-1, 1] -> (batch, d).
+Embedding = Callable[[Tensor], Tensor]
+Restore = Callable[[Mapping[str, Tensor], Sequence[int]], Embedding]  # of weights, for pictures of (H, W)
 
+
+def named(file: str) -> str:
+    """By the features of a file's module, in words."""
+    return f"features of {Path(file).name}"
+
+
+def of_file(path: str, shape: tuple[int, ...], restore: Restore | None = None) -> Similarity:
+    """By the features of a module, (batch, C, H, W) in [-1, 1] -> (batch, d).
+
+    Args:
+        path: of TorchScript; or, ending in .safetensors, of weights that `restore` makes a module of.
     Raises:
-        FileNotFoundError, ValueError: there is no such file; it is no TorchScript, or takes no such pictures.
+        FileNotFoundError, ValueError: there is no such file; it is no module, or takes no such pictures.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"data: {path} is missing, expected a TorchScript module. Set data.similarity.")
+        raise FileNotFoundError(
+            f"data: similarity={path}, expected pixels, features, or a module's file: there is none of that name. "
+            "Set data.similarity."
+        )
     try:
-        module = torch.jit.load(path, map_location="cpu").eval()
+        module = _module(path, shape, restore)
         with torch.no_grad():
             made = module(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         said = " ".join(str(error).split())[-200:]
         size = " x ".join(map(str, shape))
         raise ValueError(f"data: {path} is no module of pictures of {size}: {said}. Set data.similarity.") from None
     if not (isinstance(made, Tensor) and made.dim() == 2 and len(made) == 2):
         got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise ValueError(f"data: {path} makes {got} of 2 pictures, expected (2, features). Set data.similarity.")
-    return Similarity(f"features of {Path(path).name}", module)
+    return Similarity(named(path), module)
+
+
+def _module(path: str, shape: tuple[int, ...], restore: Restore | None) -> Embedding:
+    if path.endswith(".safetensors") and restore is not None:
+        return restore(load_file(path), shape[1:])
+    return torch.jit.load(path, map_location="cpu").eval()

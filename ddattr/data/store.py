@@ -7,13 +7,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
-from ddattr.data.pictures import Pictures
+from ddattr.data.pictures import Pictures, digests_of
 
+_PARTS = 4  # of a block, hashed side by side
 _FORMAT = 1  # raised when the same files would be decoded to other bytes
 
 
@@ -40,12 +43,13 @@ class Writer:
         self._file.write(content)
         self._digests += hashlib.sha256(content).digest()[:16]
 
-    def close(self, folder: Path, notes: dict[str, Any]) -> None:
+    def close(self, folder: Path) -> tuple[int, ...] | None:
+        """Writes what is left; returns the shape of a picture, None where there is none."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         (folder / "digests").write_bytes(self._digests)
-        (folder / "notes.json").write_text(json.dumps({"shape": self.shape, **notes}))
+        return self.shape
 
 
 def cache_folder(given: str | None) -> Path:
@@ -61,33 +65,81 @@ def stored(cache: Path, signature: Iterable[Any], make: Callable[[Writer], dict[
 
     Args:
         signature: all that their bytes depend on: names, sizes and times of files, and how they are decoded.
-        make: writes the pictures, and returns what is to be noted. Two processes may do so at once: the first to end
-            is kept.
+        make: writes the pictures, and returns what is to be noted.
     Raises:
-        OSError: the disk does not take them.
+        ValueError: the cache cannot be written.
     """
-    key = hashlib.sha256(json.dumps([_FORMAT, *signature]).encode()).hexdigest()[:24]
-    folder = cache / "pictures" / key
-    if not (folder / "notes.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
-        try:
-            writer = Writer(part)
-            notes = make(writer)
-            writer.close(part, notes)
-            os.replace(part, folder)
-        except OSError:
-            if not (folder / "notes.json").is_file():  # else another process was first
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    notes = json.loads((folder / "notes.json").read_text())
+
+    def write(folder: Path) -> dict[str, Any]:
+        writer = Writer(folder)
+        notes = make(writer)
+        return {"shape": writer.close(folder), **notes}
+
+    folder, notes = _kept(cache / "pictures", signature, write)
     shape = notes.pop("shape")
     if shape is None:
         return Store(Pictures(np.empty((0, 1, 1, 1), np.uint8)), notes)
-    digests = np.fromfile(folder / "digests", np.uint8).reshape(-1, 16)
+    digests = _digests(folder)
     pixels = np.memmap(folder / "pixels", np.uint8, "r", shape=(len(digests), *shape))
     return Store(Pictures(pixels, digests), notes)
+
+
+def digested(
+    cache: Path, signature: Iterable[Any], pictures: UInt8[np.ndarray, "n c h w"], blocks: Iterable[np.ndarray]
+) -> Pictures:
+    """Pictures that stay in the file they are mapped from; of them, digests alone are kept.
+
+    Args:
+        signature: the file, its size and time.
+        blocks: the pictures again, some at a time: read, not mapped, so that they do not stay in memory.
+    Raises:
+        ValueError: the cache cannot be written.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        done, progress = 0, Progress("data: fingerprinting pictures", len(pictures))
+        with (folder / "digests").open("wb") as file, ThreadPoolExecutor() as threads:  # hashed outside Python's lock
+            for block in blocks:
+                for part in threads.map(digests_of, np.array_split(block, _PARTS)):
+                    file.write(part.tobytes())
+                done += len(block)
+                progress(done)
+        return {}
+
+    return Pictures(pictures, _digests(_kept(cache / "digests", signature, write)[0]))
+
+
+def _digests(folder: Path) -> UInt8[np.ndarray, "n 16"]:
+    return np.fromfile(folder / "digests", np.uint8).reshape(-1, 16)
+
+
+def _kept(
+    cache: Path, signature: Iterable[Any], write: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that a signature stands for, written if it is not there, and its notes.
+
+    Two processes may do so at once: the first to end is kept.
+    """
+    key = hashlib.sha256(json.dumps([_FORMAT, *signature]).encode()).hexdigest()[:24]
+    folder = cache / key
+    try:
+        if not (folder / "notes.json").is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=cache))
+            try:
+                (part / "notes.json").write_text(json.dumps(write(part)))
+                os.replace(part, folder)
+            except OSError:
+                if not (folder / "notes.json").is_file():  # else another process was first
+                    raise
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        return folder, json.loads((folder / "notes.json").read_text())
+    except OSError as error:
+        raise ValueError(
+            f"data: the cache {cache} cannot be used: {str(error.strerror).lower()}. "
+            "Set data.source.cache to a folder that you may write to, and that has room."
+        ) from None
 
 
 class Progress:
@@ -97,8 +149,10 @@ class Progress:
         self.what = what
         self.total = total
         self.every = max(1, min(1000, total // 100))
+        self.said = 0
 
     def __call__(self, done: int) -> None:
-        if sys.stderr.isatty() and (done % self.every == 0 or done == self.total):
+        if sys.stderr.isatty() and (done // self.every > self.said or done == self.total):
+            self.said = done // self.every
             end = "\n" if done == self.total else ""
             print(f"\r{self.what}: {done:,} of {self.total:,}", end=end, file=sys.stderr, flush=True)

@@ -91,9 +91,9 @@ def majority(values: Int[Tensor, "images"], units: Int[Tensor, "images"]) -> Int
 
 def duplicates(images: Images, groups: Int[Tensor, "images"]) -> int:
     """Pictures that are identical to one of another group: of units, removing either leaves a copy behind."""
-    same = by_image(images)
-    pairs = torch.unique(torch.stack([same, groups]), dim=1)
-    return int((torch.bincount(pairs[0]) - 1).clamp_min(0).sum())
+    same, of = by_image(images), torch.unique(groups, return_inverse=True)[1]
+    pairs = torch.unique(same * (len(groups) + 1) + of)  # one number a pair: far faster than rows
+    return int((torch.bincount(pairs // (len(groups) + 1)) - 1).clamp_min(0).sum())
 
 
 def means(images: Images, units: Int[Tensor, "images"]) -> Float[Tensor, "units c h w"]:

@@ -58,8 +58,10 @@ class Builder:
 
     @cached_property
     def data(self):
+        from ddattr.ensemble.extractor import restored
+
         try:
-            return self.build("data", extractor=self.own_extractor)
+            return self.build("data", extractor=self.own_extractor, restore=restored)
         except FileNotFoundError as error:
             if self.config.fetch is None:
                 raise

@@ -18,6 +18,7 @@ from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
 
 _LARGEST = 3  # units that are named
+_TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
 
 
 def run(run: Run) -> None:
@@ -106,7 +107,7 @@ def _data(data) -> list[tuple[str, str]]:
         named = ", ".join(f"{name} ({count:,})" for name, count in zip(largest.name, largest.pictures, strict=True))
         lines.append(("pictures of a unit", f"{int(sizes.min()):,} to {int(sizes.max()):,}; the largest: {named}"))
     if data.kind == "cluster" or not data.is_small:
-        lines.append(("pictures are compared by", data.similarity.name))
+        lines.append(("pictures are compared by", data.compared_name))
     if len(data.images) <= COMPARED:
         near = near_table(data)
         apart = near[near.first_unit != near.second_unit]
@@ -130,9 +131,11 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     device = _device(run)
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
-    step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))
+    most = max(1, _TIMED // torch.Size(run.data.shape).numel())
+    batch = torch.zeros(min(training.batch, most), *run.data.shape, device=device)
+    step = _seconds(lambda: _train_step(run, network, batch)) * training.batch / len(batch)
     ensemble, queries = Ensemble([network]), attribution.queries
-    seen = torch.zeros(256, *run.data.shape, device=device)
+    seen = torch.zeros(min(256, most), *run.data.shape, device=device)
     picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
     m = attribution.jacobian.members_per_step or n
     replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)

@@ -1,22 +1,18 @@
 """A tree of image files."""
 
+import itertools
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from annotated_types import Ge, Interval
 
-from ddattr.data.decode import SUFFIXES, Fit, Frame, Header, header, picture
+from ddattr.data.decode import SUFFIXES, Fit
+from ddattr.data.decoded import Wanted, decoded
 from ddattr.data.source import Source, coded
-from ddattr.data.store import Progress, Writer, cache_folder, stored
-
-_LARGEST = 32  # side of pictures whose size nobody gave
 
 
 class File(NamedTuple):
@@ -62,10 +58,10 @@ def folder(
     """
     root = Path(path)
     files, broken = found(root)
-    wanted = (size, channels, background, fit)
-    signature = [str(root.resolve()), *wanted, [(file.name, *_stat(file)) for file in files]]
-    kept, made = stored(cache_folder(cache), signature, lambda to: _decoded(files, *wanted, to))
-    failed = {name: why for name, why in [*broken, *made["broken"]]}
+    signature = [str(root.resolve()), [(file.name, *_stat(file)) for file in files]]
+    wanted = Wanted(size, channels, fit, background)
+    made = decoded(len(files), lambda place: files[place].path, wanted, cache, signature)
+    failed = dict(broken) | {files[place].name: why for place, why in made.broken.items()}
     files = [file for file in files if file.name not in failed]
     if not files:
         raise ValueError(f"data: {root} has no picture that can be read. {_first(failed)}Check data.source.path.")
@@ -76,13 +72,13 @@ def folder(
     labels = table["label"].tolist() if "label" in table else tops if len(set(tops)) > 1 else None
     codes, names = (None, None) if labels is None else coded(labels)
     return Source(
-        kept,
+        made.pictures,
         codes,
         label_names=names,
         table=table,
-        frame=Frame(**made["frame"]),
+        frame=made.frame,
         broken=sorted(failed.items()),
-        notes=made["notes"],
+        notes=made.notes,
     )
 
 
@@ -94,12 +90,17 @@ def found(root: Path) -> tuple[list[File], list[tuple[str, str]]]:
     Raises:
         FileNotFoundError, ValueError: there is no such folder, or no image file in it.
     """
-    if not root.exists():
+    if not os.path.exists(root):
         raise FileNotFoundError(f"data: {root} is missing, expected a folder of pictures. Set data.source.path.")
     if not root.is_dir():
         raise ValueError(f"data: {root} is a file, expected a folder of pictures. Set data.source.path to its folder.")
     broken: list[tuple[str, str]] = []
     files = sorted(_walk(root, "", (), broken))
+    for one, other in itertools.pairwise(files):
+        if one.name == other.name:
+            raise ValueError(
+                f"data: {one.path} and {other.path} have one name in composed Unicode, expected two. Rename one."
+            )
     if not files and not broken:
         raise ValueError(
             f"data: {root} has no image file ({', '.join(sorted(SUFFIXES))}) in it or below. Check data.source.path."
@@ -145,46 +146,6 @@ def _stat(file: File) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _decoded(
-    files: Sequence[File], size: int | None, channels: int | None, background: int, fit: Fit, to: Writer
-) -> dict[str, Any]:
-    """Writes all pictures that can be read; notes those that cannot, and what all were made into."""
-    headers, progress = [], Progress("data: looking at files", len(files))
-    for done, file in enumerate(files, 1):
-        with suppress(ValueError):  # which decoding meets again
-            headers.append(header(file.path))
-        progress(done)
-    frame = _frame(headers, size, channels, background, fit)
-    broken, progress = [], Progress("data: decoding pictures", len(files))
-
-    def read(file: File) -> np.ndarray | str:
-        try:
-            return picture(file.path, frame)
-        except ValueError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as threads:  # Pillow decodes outside Python's lock
-        for start in range(0, len(files), 1024):  # so that few pictures wait to be written
-            part = files[start : start + 1024]
-            for done, (file, made) in enumerate(zip(part, threads.map(read, part), strict=True), start + 1):
-                if isinstance(made, str):
-                    broken.append((file.name, made))
-                else:
-                    to.add(made)
-                progress(done)
-    return {"broken": broken, "frame": frame._asdict(), "notes": _notes(frame, headers, size is None)}
-
-
-def _frame(headers: Sequence[Header], size: int | None, channels: int | None, background: int, fit: Fit) -> Frame:
-    """What all pictures are made into: as it is asked for, else as they are."""
-    if size is None:
-        smallest = min((min(head.width, head.height) for head in headers), default=_LARGEST)
-        size = max(4, min(_LARGEST, smallest) // 4 * 4)
-    if channels is None:
-        channels = 1 if all(head.grey for head in headers) else 3
-    return Frame(size, size, channels, background, fit)
-
-
 def _csv(root: Path, columns: str | None) -> Path | None:
     given = root / "pictures.csv" if columns is None else Path(columns)
     if columns is None and not given.is_file():
@@ -213,24 +174,6 @@ def _joined(table: pd.DataFrame, path: Path, failed: set[str]) -> pd.DataFrame:
         raise ValueError(f"data: {name} has no row in {path}, expected one for every picture. Add it.")
     own = [column for column in table if column == "file" or column not in given]
     return table[own].merge(given, on="file", how="left", validate="one_to_one")
-
-
-def _notes(frame: Frame, headers: Sequence[Header], sized: bool) -> list[str]:
-    """How pictures were made, as far as it was not asked for."""
-    notes = []
-    square = [head for head in headers if head.width == head.height]
-    if len(square) < len(headers):
-        aspects = [head.width / head.height for head in headers]
-        done = "their middle is taken" if frame.fit == "crop" else "they are stretched"
-        notes.append(
-            f"{len(headers) - len(square):,} of {len(headers):,} pictures are no squares (width / height "
-            f"{min(aspects):.2f} to {max(aspects):.2f}): {done}"
-        )
-    if sized and any((head.height, head.width) != (frame.height, frame.width) for head in headers):
-        notes.append(f"pictures are made {frame.width} x {frame.height}; set data.source.size for another")
-    if animated := sum(head.frames > 1 for head in headers):
-        notes.append(f"{animated:,} pictures are animated: the first frame is taken")
-    return notes
 
 
 def _first(failed: dict[str, str]) -> str:
