@@ -23,6 +23,7 @@ KEYS = {
     "unit",
     "power",
     "against",
+    "fetch",
     "data",
     "codebook",
     "diffusion",

@@ -1,10 +1,13 @@
 """Pictures and units: their fingerprint, their sets, and a loader of ticks."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from ddattr.data import units as grouping
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import Pictures
 from ddattr.data.source import Source
 from ddattr.data.sources.digits import digits
 from ddattr.data.sources.first import first
@@ -141,7 +144,7 @@ def test_the_training_loader_yields_as_many_ticks_as_an_epoch_has_steps(source):
 
 
 def test_units_of_another_name_are_refused(source):
-    with pytest.raises(ValueError, match="units=artist, expected image, label or cluster"):
+    with pytest.raises(ValueError, match="units=artist, expected image, label, cluster, near or a column"):
         UnitDataModule(source, "artist")
 
 
@@ -169,3 +172,69 @@ def test_data_without_held_out_pictures_is_what_it_was(source):
 def test_holding_out_all_pictures_is_refused(source, count):
     with pytest.raises(ValueError, match=f"holdout={count}, expected 0 to 39"):
         UnitDataModule(source, holdout=count)
+
+
+def test_flips_are_other_data(source):
+    assert UnitDataModule(source, flips=True).fingerprint != UnitDataModule(source).fingerprint
+
+
+def test_bytes_have_the_units_that_their_floats_have(source):
+    pixels = ((source.images + 1) * 127.5).round().byte()
+    again = torch.cat([pixels, pixels[:4]]).numpy()
+    held = Pictures(again)
+    labels = torch.cat([source.labels, source.labels[:4] + 1])
+    for kind in ("image", "cluster", "near", "label"):
+        one, other = (UnitDataModule(Source(images, labels), kind, 7) for images in (held, held[:]))
+        assert torch.equal(one.unit_of, other.unit_of)
+        assert torch.equal(one.unit_images, other.unit_images)
+        assert (one.duplicates, one.labelled_twice) == (other.duplicates, other.labelled_twice)
+    assert UnitDataModule(Source(held, labels), "label").labelled_twice == 4
+
+
+@pytest.mark.parametrize("labels", [[-5, -5, 7, 7, 7], [0, 1, 2, 3, 4]])
+def test_pictures_of_two_labels_are_counted_once_for_every_label_but_one(labels):
+    """Whatever numbers the labels are: of three copies under two labels, one is of another."""
+    images = torch.zeros(5, 1, 8, 8)
+    images[3:] = 1
+    data = UnitDataModule(Source(images, torch.tensor(labels)))
+    expected = len(set(labels[:3])) - 1 + len(set(labels[3:])) - 1
+    assert data.labelled_twice == data.duplicates + expected == expected
+
+
+def test_near_units_join_what_is_alike(source):
+    """Copies with a little noise, of the first ten."""
+    noisy = (source.images[:10] + 0.02 * torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))).clamp(
+        -1, 1
+    )
+    data = UnitDataModule(Source(torch.cat([source.images, noisy]), None), "near")
+    assert torch.equal(data.unit_of[40:], data.unit_of[:10])
+    assert torch.equal(data.unit_of.unique(), torch.arange(data.units))
+    table = data.unit_table()
+    assert table["name"][0] == "picture 0 and its like"
+    alone = table["pictures"] == 1
+    assert (table["name"][alone] == [f"picture {rows[0]}" for rows in table["rows"][alone]]).all()
+
+
+def test_units_and_sets_of_columns_go_by_their_text(source):
+    who = [["ann", "bob", "cy"][place % 3] for place in range(40)]
+    when = [["day", "night"][place % 6 // 3] for place in range(40)]
+    table = pd.DataFrame({"file": [f"{place}.png" for place in range(40)], "who": who, "when": when})
+    data = UnitDataModule(source._replace(table=table), "who", sets=["when"])
+    found = data.unit_table()
+    assert found["name"].tolist() == ["ann", "bob", "cy"]
+    assert found["files"].tolist() == [[f"{place}.png" for place in range(unit, 40, 3)] for unit in range(3)]
+    majority = [max(("day", "night"), key=[when[p] for p in range(unit, 40, 3)].count) for unit in range(3)]
+    assert found["when"].tolist() == majority
+    with pytest.raises(ValueError, match=r"units=where, expected .* a column of the data's own \(who, when\)"):
+        UnitDataModule(source._replace(table=table), "where")
+    with pytest.raises(ValueError, match=r"^data: sets=where, "):
+        UnitDataModule(source._replace(table=table), "who", sets=["where"])
+
+
+def test_a_picture_s_place_in_the_source_outlives_those_held_out(source):
+    table = pd.DataFrame({"file": [f"{place}.png" for place in range(40)]})
+    data = UnitDataModule(source._replace(table=table), holdout=7)
+    assert [f"{row}.png" for row in data.rows.tolist()] == data.kept.table["file"].tolist()
+    assert torch.equal(source.images[data.rows], data.images)
+    assert [rows[0] for rows in data.unit_table()["rows"]] == data.rows.tolist()
+    assert np.array_equal(data.unit_table()["name"], data.kept.table["file"])

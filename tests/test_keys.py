@@ -11,7 +11,7 @@ def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():
     said = comments(composed(["stage=plan", "data=idx"]))
     assert said["member"].startswith("for `train`")
     assert said["attribution.jacobian.members_per_step"] == "the rotating Jacobian; null is exact"
-    assert said["data.units"] == "image, label or cluster"  # data/digits.yaml says so
+    assert said["data.clusters"] == "null: a tenth of the pictures, 10 to 100"  # data/folder.yaml says so
     assert "training.steps" not in said
 
 

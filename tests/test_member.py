@@ -2,8 +2,10 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from conftest import needs_cuda
@@ -12,6 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ddattr.artifacts import load_json
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import Pictures
+from ddattr.data.source import Source
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.ensemble.member import AtomicCheckpointIO, Fork, MemberModule, address
 from ddattr.stages import train
@@ -370,3 +374,33 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"step": 2, "x": Broken()}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_bytes_train_the_network_that_their_floats_do(make_member, tmp_path):
+    """To the bit, though they are scaled when they are seen."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
+    held = Pictures(pixels)
+    fitted = [fit(make_member(), UnitDataModule(Source(images, None)), tmp_path) for images in (held, held[:])]
+    assert same(*fitted)
+
+
+def test_flips_mirror_half_of_what_a_member_sees(make_member, tmp_path, monkeypatch):
+    """The other half is as it was, and with flips the weights are others."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
+    seen: dict[bool, list] = {}
+    weights = {}
+    for flips in (False, True):
+        module, seen[flips] = make_member(), []
+        loss = module.process.loss
+
+        def watched(network, images, noise, times, loss=loss, kept=seen[flips]):
+            kept.append(images.clone())
+            return loss(network, images, noise, times)
+
+        module.process = SimpleNamespace(loss=watched)
+        weights[flips] = fit(module, UnitDataModule(Source(Pictures(pixels), None), flips=flips), tmp_path)
+    plain, mirrored = (torch.cat(seen[flips]) for flips in (False, True))
+    flipped = (plain != mirrored).flatten(1).any(1)
+    assert torch.equal(torch.where(flipped[:, None, None, None], plain.flip(-1), plain), mirrored)
+    assert 0.25 < flipped.double().mean() < 0.75
+    assert not same(*weights.values())

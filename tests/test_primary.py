@@ -108,6 +108,7 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         "unit": None,
         "power": 0.8,
         "against": [],
+        "fetch": None,
     }
 
 

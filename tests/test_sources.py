@@ -55,6 +55,21 @@ def test_idx_spans_minus_1_to_1_exactly(tmp_path):
     assert labels is None
 
 
+def test_smaller_pictures_are_means_of_squares_of_pixels(tmp_path):
+    pictures = np.random.default_rng(1).integers(0, 256, (4, 6, 6), np.uint8)
+    path = write_idx(tmp_path / "x", pictures)
+    squares = pictures.reshape(4, 3, 2, 3, 2).mean((2, 4)) / 127.5 - 1
+    torch.testing.assert_close(idx(path, size=3).images[:, 0], torch.from_numpy(squares).float())
+    assert torch.equal(idx(path, size=6).images, idx(path).images)
+
+
+@pytest.mark.parametrize("size", [0, 4, 12])
+def test_a_size_that_divides_no_side_is_refused(tmp_path, size):
+    path = write_idx(tmp_path / "x", np.zeros((4, 6, 6), np.uint8))
+    with pytest.raises(ValueError, match=f"size={size}, expected a divisor of 6 x 6 pixels"):
+        idx(path, size=size)
+
+
 @pytest.mark.parametrize("name", ["x", "x.gz"])
 def test_a_file_cut_short_is_refused(tmp_path, pictures, name):
     whole = write_idx(tmp_path / "whole", pictures)

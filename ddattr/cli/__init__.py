@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from ddattr.cli import completion
 from ddattr.cli.help import VERBS, overview, page, version
 from ddattr.cli.keys import conf, meant_key
-from ddattr.cli.primary import is_folder, override, primary
+from ddattr.cli.primary import is_folder, override, own_experiment, primary
 from ddattr.cli.refusal import Refusal, refusal
 from ddattr.cli.sweep import noted, reported
 from ddattr.spelling import meant, nearest
@@ -188,7 +188,7 @@ def worded(words: Sequence[str], optional: bool = False) -> list[str]:
         keys = meant(*(f"{key}=" for key in meant_key(bare[0]))) or f" List the keys: ddattr {verb} --help"
         raise Refusal(f"ddattr: {bare[0]!r} is no override, expected key=value.{keys}")
     own = [f"stage={verb}" for verb in verbs[-1:]] + [override(folder) for folder in folders]
-    return own + [word for word in overrides if not word.startswith("stage=")]
+    return own + own_experiment([word for word in overrides if not word.startswith("stage=")])
 
 
 class _WithoutPreamble(io.TextIOBase):

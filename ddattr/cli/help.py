@@ -63,6 +63,7 @@ PAGES = {  # in the order in which a newcomer needs them
         (*RUN, "against", "tracking"),
         ("ddattr compare experiment=digits_clusters 'against=[runs/digits]'",),
     ),
+    "fetch": Page(("experiment", "fetch"), ("ddattr fetch experiment=fashion_small", "ddattr fetch experiment=emoji")),
 }
 VERBS = list(PAGES)
 

@@ -31,6 +31,13 @@ def override(folder: str) -> str:
     return f"run='{quoted}'"
 
 
+def own_experiment(words: Sequence[str]) -> list[str]:
+    """Overrides that name data of one's own and no experiment: the one that goes by rule is theirs."""
+    data = [word.partition("=")[2] for word in words if word.startswith("data=")]
+    written = any(word.lstrip("+").startswith(("experiment=", "run=")) for word in words)
+    return [*words] if not data or data[-1] == "digits" or written else ["experiment=own", *words]
+
+
 def folder_of(words: Sequence[str]) -> str | None:
     """The folder that the overrides of a command line name; the last one counts.
 

@@ -1,61 +1,118 @@
 """Pictures and units as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
 import lightning as L
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddattr.data import similarity as alike
 from ddattr.data import units as grouping
+from ddattr.data.decode import Frame
+from ddattr.data.near import Near, components, near_duplicates, within
+from ddattr.data.pictures import Images, content_of
+from ddattr.data.similarity import PIXELS, Similarity
 from ddattr.data.source import Source
+
+OWN = "features"  # of the run's own extractor
+_ENOUGH = 10  # folders or labels; with fewer units some members would be left without any
 
 
 class UnitDataModule(L.LightningDataModule):
-    """Pictures in one tensor on the device, and the unit of each.
+    """Pictures, on the device or in a mapped file, and the unit of each.
 
     The training loader yields ticks, not pictures: which pictures a step sees is addressed by the step
     (`TrainingDraws`), so that a resumed run sees what an undisturbed one would have.
 
     Args:
         source: the pictures. A group of it is one unit, whatever the others are; its queries are held out.
-        units: `image`, `label` or `cluster`.
-        clusters: number of clusters, for `units=cluster` and for the sets scored after the fact.
+        units: `image`, `label`, `folder` (of the files), `cluster`, `near` (a picture with its near-duplicates), or a
+            column of the source's table. None: folders where there are ten or more, else labels where there are, else
+            clusters.
+        clusters: number of clusters, for `units=cluster` and for the sets scored after the fact; None: a tenth of the
+            pictures, 10 to 100.
         seed: of the clustering.
-        holdout: pictures, evenly spaced in the source, that no member ever sees: real queries for `validate`.
+        holdout: pictures, evenly spaced in the source, that no member ever sees: real queries, and strangers that the
+            tests are tried on. None: a twentieth, at most 64.
+        sets: columns of the source's table whose values are scored as sets.
+        flips: whether members see every picture mirrored half of the time: then it is a picture and its mirror that are
+            removed together, and that a picture owes something to.
+        on_error: whether files that are no pictures are refused, or left out and counted.
+        similarity: of clusters and near units: `pixels`, `features` of the run's own extractor, or a file: a
+            TorchScript module, or a run's extractor.safetensors. None: pixels below 16 x 16, else features.
+        near: of near-duplicates: `hash`, or `similarity`.
+        extractor: what trains the run's own extractor, of pictures and labels; None where only pixels are at hand.
+        restore: what makes an extractor of its weights, for pictures of (H, W); None where there are none.
     Raises:
-        ValueError: units of another name, labels, clusters or held-out pictures that the source cannot give.
+        ValueError: files that are no pictures; units of another name, labels, clusters or held-out pictures that the
+            source cannot give.
     """
 
-    def __init__(self, source: Source, units: str = "image", clusters: int = 100, seed: int = 0, holdout: int = 0):
+    def __init__(
+        self,
+        source: Source,
+        units: str | None = "image",
+        clusters: int | None = 100,
+        seed: int = 0,
+        holdout: int | None = 0,
+        sets: Sequence[str] = (),
+        flips: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        similarity: str | None = None,
+        near: Literal["hash", "similarity"] = "hash",
+        extractor: Callable[[Images, Tensor | None], alike.Embedding] | None = None,
+        restore: alike.Restore | None = None,
+    ):
         super().__init__()
+        if source.broken and on_error == "raise":
+            (name, why), count = source.broken[0], len(source.broken)
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            raise ValueError(
+                f"data: {name} cannot be read: {why}{more}. Mend or remove it, or leave such out: data.on_error=skip"
+            )
         out = _held_out(source, holdout)
+        self.source = source
         self.rows = (~out).nonzero()[:, 0]  # of the source, a picture's place in it
-        kept = source.at(self.rows)
+        self.kept = source.at(self.rows)
         self.held_out = source.at(out)
-        self.images = kept.images
-        self.labels = kept.labels
-        self.groups = kept.groups
-        self.kind = units
-        self.clusters = clusters
+        self.images = self.kept.images
+        self.labels = self.kept.labels
+        self.groups = self.kept.groups
+        self.clusters = max(10, min(100, len(self.rows) // 10)) if clusters is None else clusters
         self.seed = seed
-        loose = kept if self.groups is None else kept.at(self.groups < 0)
-        if units == "image":
-            self.unit_of = grouping.by_image(loose.images)
-        elif units == "label":
-            self.unit_of = grouping.by_label(loose.labels)
-        elif units == "cluster":
-            self.unit_of = grouping.by_cluster(loose.images, clusters, seed)
-        else:
-            raise ValueError(f"data: units={units}, expected image, label or cluster. Set data.units.")
+        self.sets = tuple(sets)
+        self.flips = flips
+        self.near_by = near
+        self._similarity = similarity
+        self._extractor = extractor
+        self._restore = restore
+        if self.compared_by not in ("pixels", OWN):
+            _ = self.similarity  # refused here, not when it is needed
+        self.kind = _usual(self.kept) if units is None else units
+        self.epoch_steps = 1
+        for column in self.sets:
+            grouping.by_column(self.kept.table, column, "sets")
+        loose = self.kept if self.groups is None else self.kept.at(self.groups < 0)
+        self.unit_of = self._grouped(loose)
         if self.groups is not None:
             self.unit_of = grouping.with_groups(self.unit_of, self.groups)
-        self.epoch_steps = 1
+
+    def _grouped(self, pictures: Source) -> Int[Tensor, "images"]:
+        """Units of pictures by `kind`."""
+        if self.kind == "image":
+            return grouping.by_image(pictures.images)
+        if self.kind == "label":
+            return grouping.by_label(pictures.labels)
+        if self.kind == "cluster":
+            return grouping.by_cluster(self.similarity.points(pictures.images), self.clusters, self.seed)
+        if self.kind == "near":
+            return grouping.renumbered(components(self._near(pictures.images), len(pictures.images)))
+        return grouping.by_column(pictures.table, self.kind, "units")
 
     @property
     def units(self) -> int:
@@ -67,12 +124,60 @@ class UnitDataModule(L.LightningDataModule):
         """(C, H, W) of a picture."""
         return tuple(self.images.shape[1:])
 
+    @property
+    def frame(self) -> Frame:
+        """What a file is made into to be a picture like these."""
+        channels, height, width = self.shape
+        return self.source.frame or Frame(height, width, channels)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether pictures are compared by pixels when nobody says by what."""
+        return alike.is_small(self.shape)
+
+    @property
+    def compared_by(self) -> str:
+        """`pixels`, `features` of the run's own extractor, or the file of a module."""
+        if self._similarity is not None:
+            return self._similarity
+        return "pixels" if alike.is_small(self.shape) or self._extractor is None else OWN
+
+    @property
+    def compared_name(self) -> str:
+        """The same in words; that of `similarity`, which may have to be trained."""
+        own = {"pixels": PIXELS.name, OWN: "features of the run's extractor"}
+        return own.get(self.compared_by) or alike.named(self.compared_by)
+
+    @cached_property
+    def similarity(self) -> Similarity:
+        """By what pictures are alike."""
+        if self.compared_by == "pixels":
+            return PIXELS
+        if self.compared_by != OWN:
+            return alike.of_file(self.compared_by, self.shape, self._restore)
+        if self._extractor is None:
+            raise ValueError("data: similarity=features, but no extractor was given. Set data.similarity=pixels.")
+        return Similarity(self.compared_name, self._extractor(self.images, self.labels))
+
+    @cached_property
+    def unit_points(self) -> Float[Tensor, "units d"]:
+        """Every unit where its pictures are on average, in pixels or features."""
+        if self.similarity is PIXELS:
+            return self.unit_images.flatten(1)
+        return alike.means(self.similarity.points(self.images), self.unit_of)
+
+    def distance(self, pictures: Float[Tensor, "q c h w"]) -> Float[Tensor, "units q"]:
+        """From every unit to every picture, in pixels or features."""
+        return self.similarity.distance(self.unit_points, pictures)
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the pictures, their shape and order, and the unit of each."""
         content = hashlib.sha256(repr(self.shape).encode())
-        content.update(self.images.numpy().tobytes())
+        content.update(content_of(self.images))
         content.update(self.unit_of.numpy().tobytes())
+        if self.flips:
+            content.update(b"flips")
         return content.hexdigest()[:16]
 
     @property
@@ -107,43 +212,47 @@ class UnitDataModule(L.LightningDataModule):
         """Pictures that are identical to one of another unit."""
         return grouping.duplicates(self.images, self.unit_of)
 
+    @cached_property
+    def labelled_twice(self) -> int:
+        """Pictures that are identical to one of another label."""
+        return 0 if self.labels is None else grouping.duplicates(self.images, self.labels)
+
+    @cached_property
+    def near_duplicates(self) -> Near:
+        """Pairs of pictures that a person would call the same."""
+        return self._near(self.images)
+
+    def _near(self, images: Images) -> Near:
+        return near_duplicates(images) if self.near_by == "hash" else within(self.similarity.points(images))
+
     def partitions(self) -> dict[str, Int[Tensor, "units"]]:
-        """Sets scored after the fact: for every unit the label, and the cluster, that most of its pictures have."""
+        """Sets scored after the fact: for every unit the label, the cluster, and the value of every column of `sets`,
+        that most of its pictures have; as numbers, which `set_name` has words for."""
         sets = {}
         if self.labels is not None and self.kind != "label":
             sets["label"] = grouping.majority(self.labels, self.unit_of)
         if self.kind == "image":
-            cluster = grouping.by_cluster(self.images, min(self.clusters, len(self.images)), self.seed)
+            clusters = min(self.clusters, len(self.images))
+            cluster = grouping.by_cluster(self.similarity.points(self.images), clusters, self.seed)
             sets["cluster"] = grouping.majority(cluster, self.unit_of)
+        for column in self.sets:
+            values = grouping.by_column(self.kept.table, column, "sets")
+            sets[column] = grouping.majority(values, self.unit_of)
         return sets
 
-    def unit_table(self) -> pd.DataFrame:
-        """units.parquet: a row a unit, so that numbers of units and of sets mean something.
+    def set_key(self, name: str) -> str:
+        """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; what is no set's name, itself."""
+        kind, _, wanted = name.partition(":")
+        known = {self.set_name(kind, value): value for value in self.partitions().get(kind, torch.empty(0)).tolist()}
+        return f"{kind}:{known[wanted]}" if wanted in known else name
 
-        Its name in words; the label and the cluster that most of its pictures have, as far as there are any; how many
-        pictures it has, and their rows in the source.
-        """
-        sizes = self.unit_of.bincount(minlength=self.units).tolist()
-        rows = [part.tolist() for part in self.rows[self.unit_of.argsort(stable=True)].split(sizes)]
-        sets = self.partitions()
-        if self.labels is not None:
-            sets["label"] = grouping.majority(self.labels, self.unit_of)
-        grouped = torch.zeros(self.units, dtype=torch.bool)
-        if self.groups is not None:
-            grouped[self.unit_of[self.groups >= 0]] = True
-        table: dict[str, Any] = {"unit": range(self.units)}
-        table["name"] = [
-            f"group from picture {rows[unit][0]}" if grouped[unit] else self._name(unit, rows[unit], sets)
-            for unit in range(self.units)
-        ]
-        table |= {kind: of.tolist() for kind, of in sets.items()}
-        return pd.DataFrame({**table, "pictures": sizes, "rows": rows})
-
-    def _name(self, unit: int, rows: list[int], sets: Mapping[str, Tensor]) -> str:
-        """A picture goes by its row in the source, a label by itself, a cluster by its number."""
-        if self.kind == "image":
-            return f"picture {rows[0]}"
-        return f"{self.kind} {int(sets['label'][unit]) if self.kind == 'label' else unit}"
+    def set_name(self, kind: str, value: int) -> str:
+        """A set's value in words: a label by its name, a column's value by itself, a cluster by its number."""
+        if kind == "label" and self.source.label_names is not None:
+            return str(self.source.label_names[value])
+        if kind in self.sets and self.kept.table is not None:
+            return str(self.kept.table[kind].unique()[value])
+        return str(value)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.epoch_steps), batch_size=None)  # type: ignore[arg-type]
@@ -152,7 +261,14 @@ class UnitDataModule(L.LightningDataModule):
         return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
 
 
-def _held_out(source: Source, holdout: int) -> Bool[Tensor, "images"]:
+def _usual(source: Source) -> str:
+    """The units of data of which nobody says what they are."""
+    if source.table is not None and "folder" in source.table and source.table["folder"].nunique() >= _ENOUGH:
+        return "folder"
+    return "cluster" if source.labels is None or len(source.labels.unique()) < _ENOUGH else "label"
+
+
+def _held_out(source: Source, holdout: int | None) -> Bool[Tensor, "images"]:
     """Mask of the pictures that no member sees: the source's queries, and the middles of `holdout` equal stretches.
 
     Pictures of a group are held out only when they are queries, so that `holdout` changes no group.
@@ -160,6 +276,7 @@ def _held_out(source: Source, holdout: int) -> Bool[Tensor, "images"]:
     out = torch.zeros(len(source.images), dtype=torch.bool) if source.queries is None else source.queries.clone()
     free = (~out if source.groups is None else ~out & (source.groups < 0)).nonzero()[:, 0]
     count = len(free)
+    holdout = min(64, count // 20) if holdout is None else holdout
     if not 0 <= holdout <= max(0, count - 1):
         raise ValueError(
             f"data: holdout={holdout}, expected 0 to {max(0, count - 1)} of {count} pictures. Set data.holdout."

@@ -3,13 +3,20 @@
 import hashlib
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddattr.data.pictures import Images, Pictures, blocks
 
-def by_image(images: Float[Tensor, "images c h w"]) -> Int[Tensor, "images"]:
+_CLUSTERED = 20_000  # pictures that k-means is fitted to, at most
+
+
+def by_image(images: Images) -> Int[Tensor, "images"]:
     """One unit a picture; identical pictures share one, since removing a copy removes nothing."""
+    if isinstance(images, Pictures):
+        return _number([digest.tobytes() for digest in images.digests])
     return _number([hashlib.sha256(image.numpy().tobytes()).digest() for image in images])
 
 
@@ -24,8 +31,10 @@ def by_label(labels: Int[Tensor, "images"] | None) -> Int[Tensor, "images"]:
     return torch.from_numpy(np.unique(labels.numpy(), return_inverse=True)[1]).long()
 
 
-def by_cluster(images: Float[Tensor, "images c h w"], clusters: int, seed: int) -> Int[Tensor, "images"]:
-    """One unit a k-means cluster of pixels.
+def by_cluster(points: Float[Tensor, "images *point"], clusters: int, seed: int) -> Int[Tensor, "images"]:
+    """One unit a k-means cluster of pictures, or of points that they are embedded as.
+
+    Beyond 20,000 pictures, centres are those of 20,000 drawn by seed.
 
     Raises:
         ValueError: more clusters than pictures.
@@ -33,12 +42,35 @@ def by_cluster(images: Float[Tensor, "images c h w"], clusters: int, seed: int) 
     """
     from sklearn.cluster import KMeans
 
-    if not len(images):
+    if not len(points):
         return _number([])
-    if not 1 <= clusters <= len(images):
-        raise ValueError(f"data: clusters={clusters}, expected 1 to {len(images)} pictures. Set data.clusters.")
-    fit = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit(images.flatten(1).double().numpy())
-    return _number(fit.labels_.tolist())
+    if not 1 <= clusters <= len(points):
+        raise ValueError(f"data: clusters={clusters}, expected 1 to {len(points)} pictures. Set data.clusters.")
+    points = points.flatten(1)
+    k_means = KMeans(clusters, n_init=4, random_state=seed % 2**32)
+    if len(points) <= _CLUSTERED:
+        return _number(k_means.fit(points.double().numpy()).labels_.tolist())
+    drawn = np.random.default_rng(seed).permutation(len(points))[:_CLUSTERED]
+    k_means.fit(points[torch.from_numpy(np.sort(drawn))].double().numpy())
+    return _number([place for part in points.split(_CLUSTERED) for place in k_means.predict(part.double().numpy())])
+
+
+def by_column(table: pd.DataFrame | None, column: str, key: str) -> Int[Tensor, "images"]:
+    """One unit, or set, a value of a column of text.
+
+    Args:
+        key: of the config that named the column.
+    Raises:
+        ValueError: the data has no such column.
+    """
+    known = [] if table is None else [str(name) for name in table]
+    if table is None or column not in known:
+        own = ", ".join(name for name in known if name not in ("file", "folder"))
+        raise ValueError(
+            f"data: {key}={column}, expected image, label, cluster, near{', folder' * ('folder' in known)} or a column "
+            f"of the data's own ({own or 'it has none'}). Set data.{key}."
+        )
+    return _number(table[column].tolist())
 
 
 def with_groups(loose: Int[Tensor, "loose"], groups: Int[Tensor, "images"]) -> Int[Tensor, "images"]:
@@ -57,20 +89,28 @@ def majority(values: Int[Tensor, "images"], units: Int[Tensor, "images"]) -> Int
     return names[counts.argmax(1)]
 
 
-def duplicates(images: Float[Tensor, "images c h w"], units: Int[Tensor, "images"]) -> int:
-    """Pictures that are identical to one of another unit: removing either unit leaves a copy behind."""
-    same = by_image(images)
-    pairs = torch.unique(torch.stack([same, units]), dim=1)
-    return int((torch.bincount(pairs[0]) - 1).clamp_min(0).sum())
+def duplicates(images: Images, groups: Int[Tensor, "images"]) -> int:
+    """Pictures that are identical to one of another group: of units, removing either leaves a copy behind."""
+    same, of = by_image(images), torch.unique(groups, return_inverse=True)[1]
+    pairs = torch.unique(same * (len(groups) + 1) + of)  # one number a pair: far faster than rows
+    return int((torch.bincount(pairs // (len(groups) + 1)) - 1).clamp_min(0).sum())
 
 
-def means(images: Float[Tensor, "images c h w"], units: Int[Tensor, "images"]) -> Float[Tensor, "units c h w"]:
+def means(images: Images, units: Int[Tensor, "images"]) -> Float[Tensor, "units c h w"]:
     """Mean picture of every unit."""
-    count = int(units.max()) + 1
-    total = torch.zeros(count, *images.shape[1:], dtype=torch.float64).index_add_(0, units, images.double())
+    count, done = int(units.max()) + 1, 0
+    total = torch.zeros(count, *images.shape[1:], dtype=torch.float64)
+    for block in blocks(images):
+        total.index_add_(0, units[done : done + len(block)], block.double())
+        done += len(block)
     return (total / torch.bincount(units).reshape(-1, 1, 1, 1)).float()
 
 
 def _number(names: list) -> Tensor:
     order: dict = {}
     return torch.tensor([order.setdefault(name, len(order)) for name in names], dtype=torch.long)
+
+
+def renumbered(units: Int[Tensor, "images"]) -> Int[Tensor, "images"]:
+    """The same units, numbered in order of appearance."""
+    return _number(units.tolist())

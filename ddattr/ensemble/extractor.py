@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ddattr.data.pictures import Images
 from ddattr.diffusion.noise import Stream, generator, seeded_torch
 
 
@@ -42,7 +43,7 @@ class FeatureExtractor(nn.Module):
 
 
 def train_extractor(
-    images: Float[Tensor, "images c h w"], labels: Int[Tensor, "images"] | None, seed: int, steps: int = 400
+    images: Images, labels: Int[Tensor, "images"] | None, seed: int, steps: int = 400
 ) -> FeatureExtractor:
     """Extractor trained to tell the labels, or, where there are none, by how many quarter turns a picture is rotated.
 
@@ -51,17 +52,21 @@ def train_extractor(
     The same seed and data give the same extractor.
     Source for the rotations: Gidaris et al. 2018, arXiv 1803.07728.
     """
+    quarters = None
     if labels is None:
         square = images.shape[2] == images.shape[3]
         labels = torch.arange(len(images)) % (4 if square else 2)
         quarters = labels if square else 2 * labels
-        images = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(images, quarters, strict=True)])
     with seeded_torch(seed, Stream.EXTRACTOR):
         extractor = FeatureExtractor(images.shape[1], images.shape[2:], int(labels.max()) + 1)
     optimizer = torch.optim.AdamW(extractor.parameters(), 2e-3)
     for step in range(steps):
         index = torch.from_numpy(generator(seed, Stream.EXTRACTOR, step=step).integers(0, len(images), 64))
-        loss = nn.functional.cross_entropy(extractor.head(extractor(images[index])), labels[index])
+        batch = images[index]
+        if quarters is not None:
+            turns = quarters[index].tolist()
+            batch = torch.stack([torch.rot90(x, k, (1, 2)) for x, k in zip(batch, turns, strict=True)])
+        loss = nn.functional.cross_entropy(extractor.head(extractor(batch)), labels[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ddattr.data.pictures import Images, blocks
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.ensemble.distances import frechet
 
@@ -15,7 +16,7 @@ _REAL = 2000  # real pictures that are asked, at most
 _BLOCK = 1 << 24  # distances at once
 
 
-def unlikeness(samples: Float[Tensor, "samples c h w"], data: Float[Tensor, "images c h w"], seed: int) -> float:
+def unlikeness(samples: Float[Tensor, "samples c h w"], data: Images, seed: int) -> float:
     """How far samples are on the way from data, 0, to pure noise, 1: the farther of two statistics.
 
     Each is (d(samples, data) - d(data, data)) / (d(noise, data) - d(data, data)), d the Frechet distance of equal
@@ -29,7 +30,7 @@ def unlikeness(samples: Float[Tensor, "samples c h w"], data: Float[Tensor, "ima
     count = min(len(samples), len(data) // 2)
     order = torch.from_numpy(generator(seed, Stream.LIKENESS).permutation(len(data))[: 2 * count])
     drawn = generator(seed, Stream.LIKENESS, step=1).standard_normal((count, *data.shape[1:])).clip(-1, 1)
-    noise, (one, other) = torch.from_numpy(drawn).to(data), data[order].split(count)
+    (one, other), noise = data[order].split(count), torch.from_numpy(drawn)
     ways = []
     for statistic in (_cells, _contrast):
         known = statistic(one)
@@ -39,7 +40,7 @@ def unlikeness(samples: Float[Tensor, "samples c h w"], data: Float[Tensor, "ima
 
 
 def unusual(
-    pictures: Float[Tensor, "q c h w"], data: Float[Tensor, "images c h w"], held_out: Float[Tensor, "held c h w"]
+    pictures: Float[Tensor, "q c h w"], data: Images, held_out: Images
 ) -> tuple[Float[Tensor, "q"], Bool[Tensor, "q"]]:
     """(L2 to the nearest of the data, whether that is more than 99 % of real pictures have).
 
@@ -53,17 +54,19 @@ def unusual(
     return distance, distance > usual.quantile(_USUAL)
 
 
-def nearest(
-    pictures: Float[Tensor, "q c h w"], data: Float[Tensor, "images c h w"], but: Tensor | None = None
-) -> Float[Tensor, "q"]:
+def nearest(pictures: Float[Tensor, "q c h w"], data: Images, but: Tensor | None = None) -> Float[Tensor, "q"]:
     """L2 from each picture to the nearest of the data; `but` is the place there of the picture itself."""
-    flat, found = data.flatten(1), []
-    for rows in torch.arange(len(pictures)).split(max(1, _BLOCK // len(data))):
-        distance = torch.cdist(pictures[rows].flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
-        if but is not None:
-            distance[torch.arange(len(rows)), but[rows]] = torch.inf
-        found.append(distance.amin(1))
-    return torch.cat(found)
+    found, done = torch.full((len(pictures),), torch.inf, dtype=pictures.dtype), 0
+    for block in blocks(data):
+        flat = block.flatten(1)
+        for rows in torch.arange(len(pictures)).split(max(1, _BLOCK // len(block))):
+            distance = torch.cdist(pictures[rows].flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
+            if but is not None:
+                own = ((but[rows] >= done) & (but[rows] < done + len(block))).nonzero()[:, 0]
+                distance[own, but[rows][own] - done] = torch.inf
+            found[rows] = torch.minimum(found[rows], distance.amin(1))
+        done += len(block)
+    return found
 
 
 def _cells(pictures: Float[Tensor, "q c h w"]) -> Float[Tensor, "q cells"]:

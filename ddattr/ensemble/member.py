@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from ddattr.artifacts import atomic
+from ddattr.data.pictures import Images
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
 
@@ -85,6 +86,7 @@ class MemberModule(L.LightningModule):
         base: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
+        self.flips = False
         self.first = 0
         self.rate_key = "training.learning_rate"
         if fork is not None and base is not None:
@@ -110,8 +112,10 @@ class MemberModule(L.LightningModule):
         self.held_out = TrainingDraws(seed + 1, unseen, batch, process.timesteps, shape, own)
 
     def on_fit_start(self) -> None:
-        """All pictures on the device; set here, after the average has copied this module."""
-        self.images: Tensor = self.trainer.datamodule.images.to(self.device)  # type: ignore[attr-defined]
+        """All pictures on the device, or bytes that go there when seen; set after the average has copied it."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.images: Images = data.images.to(self.device)
+        self.flips = data.flips
 
     def training_step(self, tick: int, index: int) -> Tensor:
         with self._dropout():
@@ -143,7 +147,9 @@ class MemberModule(L.LightningModule):
         self._log_step(self.global_step - 1)
 
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
-        images = self.images[draws.images(step).to(self.device)]
+        images = self.images[draws.images(step)]
+        if self.flips:
+            images = torch.where(draws.flips(step).to(self.device)[:, None, None, None], images.flip(-1), images)
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
         return self.process.loss(self.network, images, noise, times).mean()
 

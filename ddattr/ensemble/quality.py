@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from ddattr.data.pictures import Images, blocks
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.distances import frechet, kernel
@@ -104,7 +105,7 @@ class EnsembleQuality(L.Callback):
 
     def __init__(
         self,
-        images: Float[Tensor, "images c h w"],
+        images: Images,
         labels: Int[Tensor, "images"] | None,
         members: int,
         reverse: list[ReverseStep],
@@ -123,7 +124,7 @@ class EnsembleQuality(L.Callback):
         self.rows = quality_rows(members, sizes, orders, seed)
         self.extractor = train_extractor(images, labels, seed, extractor_steps)
         self.features_are = describe(labels)
-        self.real = self.extractor(images)
+        self.real = torch.cat([self.extractor(block) for block in blocks(images)])
         self.data = images
         self.seed = seed
         self.reverse = reverse

@@ -44,10 +44,10 @@ def _attribute(run: Run) -> None:
 
 def write(folder, tensors, tables) -> None:
     """Tensors and tables under the names that others rely on."""
-    save_tensors(folder / "jacobian.safetensors", {"jacobian": tensors["jacobian"]})
-    save_tensors(folder / "denoised.safetensors", {"denoised": tensors["denoised"]})
+    for name in ("jacobian", "denoised"):
+        if name in tensors:
+            save_tensors(folder / f"{name}.safetensors", {name: tensors[name]})
     kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
-    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
-    for name, table in tables._asdict().items():
-        ending = "parquet" if name in ("attributions", "influence", "sets") else "csv"
-        save_table(folder / f"{name}.{ending}", table)
+    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept if name in tensors})
+    for name, table in tables.files().items():
+        save_table(folder / name, table)

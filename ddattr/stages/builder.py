@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddattr.artifacts import first_process
 from ddattr.schema import check_keys, raised_here
+from ddattr.stages.rule import named, open_keys, ruled
 from ddattr.stages.saved import checked_name
 
 
@@ -34,12 +35,14 @@ class Builder:
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
         self.config = config
         self.seed = config.seed
+        named(config)
         self.name = checked_name(config.name)
         self.root = checked_root(config.root)
         self.folder = None if config.run is None else str(config.run)
         self.overrides = [o for o in overrides if not o.startswith(("stage=", "run=", "member=", "unit="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
+        self.rule = ruled(config, self.data) if open_keys(config) else ""
         check_keys(config)
 
     def build(self, group: str, **arguments: Any) -> Any:
@@ -55,7 +58,20 @@ class Builder:
 
     @cached_property
     def data(self):
-        return self.build("data")
+        from ddattr.ensemble.extractor import restored
+
+        try:
+            return self.build("data", extractor=self.own_extractor, restore=restored)
+        except FileNotFoundError as error:
+            if self.config.fetch is None:
+                raise
+            raise FileNotFoundError(f"{error} To fetch it: {self.command('fetch')}") from None
+
+    def own_extractor(self, images: Any, labels: Any) -> Any:
+        """What tells pictures apart by features: of these data and the seed alone."""
+        from ddattr.ensemble.extractor import train_extractor
+
+        return train_extractor(images, labels, self.seed, self.config.quality.extractor_steps)
 
     @cached_property
     def codebook(self):

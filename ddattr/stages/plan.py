@@ -10,10 +10,15 @@ import torch
 from ddattr.artifacts import load_table
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
+from ddattr.data.near import COMPARED
+from ddattr.data.tables import near_table, unit_table
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
 from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
+
+_LARGEST = 3  # units that are named
+_TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
 
 
 def run(run: Run) -> None:
@@ -22,6 +27,8 @@ def run(run: Run) -> None:
     data = run.data
     run.check()
     code = run.codebook
+    if run.rule:
+        print(run.rule, flush=True)
     parts: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
         ("comparing codewords", lambda: describe(code)),
         ("looking for copies", lambda: _data(data)),
@@ -33,6 +40,8 @@ def run(run: Run) -> None:
         for name, value in part():
             print(f"{name:<28}{value}", flush=True)
     found = warnings(code, run.significance.level, run.significance.phantoms, data.duplicates)
+    if data.labelled_twice:
+        found.append(f"{data.labelled_twice} pictures are identical to one of another label.")
     for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
 
@@ -89,8 +98,27 @@ def _survivors(code: Codebook, removed: int, trials: int = 200) -> float:
 
 
 def _data(data) -> list[tuple[str, str]]:
-    size = "x".join(map(str, data.shape))
-    return [("data", f"{len(data.images):,} pictures of {size}, units by {data.kind}, {data.fingerprint}")]
+    size, sizes = "x".join(map(str, data.shape)), data.unit_of.bincount()
+    lines = [("data", f"{len(data.images):,} pictures of {size}, units by {data.kind}, {data.fingerprint}")]
+    if held := len(data.held_out.images):
+        lines.append(("held out", f"{held:,} pictures that no member sees"))
+    if data.units < len(data.images):
+        largest = unit_table(data).nlargest(_LARGEST, "pictures")
+        named = ", ".join(f"{name} ({count:,})" for name, count in zip(largest.name, largest.pictures, strict=True))
+        lines.append(("pictures of a unit", f"{int(sizes.min()):,} to {int(sizes.max()):,}; the largest: {named}"))
+    if data.kind == "cluster" or not data.is_small:
+        lines.append(("pictures are compared by", data.compared_name))
+    if len(data.images) <= COMPARED:
+        near = near_table(data)
+        apart = near[near.first_unit != near.second_unit]
+        shown = "".join(f"; {pair.first_name} = {pair.second_name}" for pair in apart[:3].itertuples())
+        lines.append(("near-duplicates", f"{len(near):,} pairs, {len(apart):,} of two units{shown}"))
+    if data.flips:
+        lines.append(("flips", "a picture and its mirror are one: both are removed, and owed to, together"))
+    lines += [("pictures", note) for note in data.source.notes]
+    if data.source.broken:
+        lines.append(("left out", f"{len(data.source.broken):,} files that cannot be read"))
+    return lines
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:
@@ -103,9 +131,11 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     device = _device(run)
     network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
     parameters = sum(p.numel() for p in network.parameters())
-    step = _seconds(lambda: _train_step(run, network, torch.zeros(training.batch, *run.data.shape, device=device)))
+    most = max(1, _TIMED // torch.Size(run.data.shape).numel())
+    batch = torch.zeros(min(training.batch, most), *run.data.shape, device=device)
+    step = _seconds(lambda: _train_step(run, network, batch)) * training.batch / len(batch)
     ensemble, queries = Ensemble([network]), attribution.queries
-    seen = torch.zeros(256, *run.data.shape, device=device)
+    seen = torch.zeros(min(256, most), *run.data.shape, device=device)
     picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
     m = attribution.jacobian.members_per_step or n
     replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)

@@ -18,6 +18,8 @@ def run(run: Run) -> None:
         ValueError: a step failed; its own line says why.
     """
     run.check()
+    if run.rule:
+        print(f"reproduce: {run.rule}", flush=True)
     members = range(run.codebook.members)
     missing = run.missing_members()
     steps = []

@@ -1,18 +1,46 @@
 """A run: the artifacts of its folder, and what is loaded from them."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddattr.artifacts import Artifact, fingerprint, first_process, load_tensors, save_json, save_table, save_text
+from ddattr.artifacts import (
+    Artifact,
+    fingerprint,
+    first_process,
+    load_tensors,
+    save_json,
+    save_table,
+    save_tensors,
+    save_text,
+)
 from ddattr.attribution.queries import default_folder
+from ddattr.data.near import COMPARED
+from ddattr.data.pictures import content_of
+from ddattr.data.tables import near_table, unit_table
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
 
 
 class Run(Builder):
     """What a config builds, and the folder that holds what its stages have made."""
+
+    def features_artifact(self, images: Any, labels: Any) -> Artifact:
+        """The extractor of features that pictures are compared by, made before the codebook."""
+        content = hashlib.sha256(content_of(images) + (b"" if labels is None else labels.numpy().tobytes()))
+        config = {"seed": self.seed, "steps": self.config.quality.extractor_steps, "data": content.hexdigest()[:16]}
+        return Artifact(self.root / "features", config, remedy=self.command("train", "member=0"))
+
+    def own_extractor(self, images: Any, labels: Any) -> Any:
+        """The extractor that the run keeps, once a first stage has written it."""
+        from ddattr.ensemble.extractor import restored
+
+        artifact = self.features_artifact(images, labels)
+        if not artifact.done():
+            return super().own_extractor(images, labels)
+        return restored(load_tensors(artifact.verified("extractor.safetensors")), images.shape[2:])
 
     @cached_property
     def codebook_artifact(self) -> Artifact:
@@ -88,6 +116,10 @@ class Run(Builder):
         """The run's own query set."""
         config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
+        if self.data.compared_by != "pixels":
+            config["similarity"] = self.data.compared_name
+        if self.data.sets:
+            config["sets"] = list(self.data.sets)
         parents = {"members": self.members_fingerprint}
         return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
 
@@ -182,14 +214,20 @@ class Run(Builder):
 
         def work() -> None:
             save_json(artifact.folder / "codebook.json", artifact.config)
-            save_table(self.root / "units.parquet", self.data.unit_table())
+            save_table(self.root / "units.parquet", unit_table(self.data))
+            if len(self.data.images) <= COMPARED:
+                save_table(self.root / "near_duplicates.parquet", near_table(self.data))
 
         artifact.make(self.seed, work)
+        if self.data.compared_by == "features":
+            features, embed = self.features_artifact(self.data.images, self.data.labels), self.data.similarity.embed
+            path = features.folder / "extractor.safetensors"
+            features.make(self.seed, lambda: save_tensors(path, embed.state_dict()))
 
     def write_units(self) -> None:
         """units.parquet, unless it is there: a run that an older version began has none."""
         if first_process() and not (path := self.root / "units.parquet").is_file():
-            save_table(path, self.data.unit_table())
+            save_table(path, unit_table(self.data))
 
     def predict(self, trainer, module, parts: int, key: str) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.

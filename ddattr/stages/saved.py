@@ -21,7 +21,7 @@ from ddattr.spelling import meant, nearest
 _RUN = re.compile(r"\w[\w.=+-]{0,99}")
 FORMAT = 1  # raised when a key of an older one means something else, or is gone
 NAME = "config.yaml"
-PER_CALL = {"stage", "run", "root", "member", "unit", "power", "against"}  # of a command line, and of no run
+PER_CALL = {"stage", "run", "root", "member", "unit", "power", "against", "fetch"}  # of a command line, and of no run
 KEPT = KEYS - PER_CALL
 _DIFFUSERS = re.compile(r"diffusers(\.[a-z0-9_]+)*\.[A-Z][A-Za-z0-9]*(Scheduler|Model)")
 _TARGETS = re.compile(r"""_target_['"]?\s*[:=]\s*['"]?([\w.]+)""")
@@ -187,5 +187,6 @@ def _targets(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         if "_target_" in node:
             yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
+        for key, value in node.items():
+            if key != "fetch":  # which is in no saved config: a folder can have nothing fetched
+                yield from _targets(value)

@@ -50,7 +50,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     tuning = tuning or [full]  # nothing is tuned then
     peers = Peers(
         truth.network(full),
-        answers.data.images,
+        answers.data.images[:],
         answers.data.unit_of,
         queries.pictures,
         queries.process,

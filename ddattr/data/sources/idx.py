@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ddattr.data.source import Source
 
 
-def idx(images: str, labels: str | None = None) -> Source:
+def idx(images: str, labels: str | None = None, size: int | None = None) -> Source:
     """Pictures in the IDX format of MNIST and its kin, plain or gzipped, scaled from 0..255 to [-1, 1].
 
+    Args:
+        size: of a side, in pixels, that squares of pixels are averaged down to; None: as the file has them.
     Raises:
-        FileNotFoundError, ValueError: a file is missing; it is no IDX file of bytes, or is cut short; counts differ.
+        FileNotFoundError, ValueError: a file is missing; it is no IDX file of bytes, or is cut short; counts differ;
+            a size that does not divide the sides.
     Source: LeCun, Cortes & Burges, the MNIST database of handwritten digits.
     """
     pictures = _read_idx(Path(images))
@@ -25,7 +30,15 @@ def idx(images: str, labels: str | None = None) -> Source:
         raise ValueError(f"data: {labels} holds an array of {targets.dim()} dimensions, expected 1. Check data.source.")
     if targets is not None and len(targets) != len(pictures):
         raise ValueError(f"data: {len(pictures)} pictures but {len(targets)} labels. Check data.source.labels.")
-    return Source(torch.from_numpy(pictures.astype(np.float32))[:, None] / 127.5 - 1, targets)
+    scaled = torch.from_numpy(pictures.astype(np.float32))[:, None] / 127.5 - 1
+    return Source(scaled if size is None else _averaged(scaled, size), targets)
+
+
+def _averaged(pictures: Float[Tensor, "n 1 h w"], size: int) -> Float[Tensor, "n 1 size size"]:
+    height, width = pictures.shape[2:]
+    if size < 1 or height != width or height % size:
+        raise ValueError(f"data: size={size}, expected a divisor of {height} x {width} pixels. Set data.source.size.")
+    return torch.nn.functional.avg_pool2d(pictures, height // size)
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -33,10 +33,10 @@ def planted(source: Source, copies: list[int], queries: int = 4, seed: int = 0) 
     had = len(source.images)
     groups = torch.full((had,), -1) if source.groups is None else source.groups
     hidden = torch.zeros(had, dtype=torch.bool) if source.queries is None else source.queries
-    images = [source.images]
+    images = [source.images[:]]
     group_of = [groups]
     held_out = [hidden]
-    everything = source.images.flatten(1)
+    everything = images[0].flatten(1)
     for pattern, size in enumerate(copies):
         glyph = _glyph(everything, tuple(source.images.shape[1:]), seed, pattern)
         everything = torch.cat([everything, glyph.reshape(1, -1)])

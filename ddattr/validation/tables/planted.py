@@ -42,7 +42,8 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     queries, ensemble, pictures = answers.queries, answers.ensemble, data.held_out.images[known]
     residuals = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
     sizes = data.unit_of.bincount()
-    features = over_units(feature_similarity(answers.extractor, pictures, data.images), data.unit_of) / sizes[:, None]
+    features = feature_similarity(answers.extractor, pictures, data.images[:])
+    features = over_units(features, data.unit_of) / sizes[:, None]
     denoised = queries.denoised(ensemble, pictures)
     made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
     moved = measures_of_displacement(response, made, units, answers.extractor)

@@ -1,0 +1,64 @@
+"""What a run is when nobody says: a name, a network, steps and members by the size and number of its pictures."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ddattr.codebook import smallest
+
+_NETWORKS = {12: (16, 32), 20: (32, 64), 32: (64, 128), 1 << 30: (64, 128, 256)}  # by the largest side that they suit
+_STEPS = {12: 800, 20: 2000, 32: 4000, 1 << 30: 8000}  # of 2,000 pictures; others by the root of their number
+_PICTURES = 2000
+_MEMBERS = 24
+_LEVEL = 0.01  # that the smallest q of a single unit has to reach
+
+
+def named(config: DictConfig) -> None:
+    """Gives a run without a name that of its data: of their folder, their file or their id."""
+    source = config.data.get("source")
+    if config.name is not None or not OmegaConf.is_dict(source):
+        return
+    places = (source.get(key) for key in ("path", "images") if not OmegaConf.is_missing(source, key))
+    if place := next((str(place) for place in places if place), ""):
+        stem = Path(place).resolve().name.partition(".")[0]
+        config.name = re.sub(r"[^\w.=+-]+", "-", stem).strip(".=+-")[:100] or None
+
+
+def open_keys(config: DictConfig) -> bool:
+    """Whether anything is left to the rule."""
+    return (
+        config.codebook.get("members", 0) is None
+        or config.training.get("steps", 0) is None
+        or config.unet.get("block_out_channels", 0) is None
+    )
+
+
+def ruled(config: DictConfig, data: Any) -> str:
+    """Fills in the network's channels, steps and members that are null; returns them as they would be typed.
+
+    A wider network and more steps for larger pictures; steps by the root of their number, from half to four times those
+    of 2,000; 24 members, or as many as let a single unit reach q = 0.01.
+    """
+    side, count = max(data.shape[1:]), len(data.images)
+    found: dict[str, Any] = {}
+    with open_dict(config):
+        if config.unet.get("block_out_channels", 0) is None:
+            channels = list(_by_side(_NETWORKS, side))
+            config.unet.block_out_channels = found["unet.block_out_channels"] = channels
+            for key, block in (("down_block_types", "DownBlock2D"), ("up_block_types", "UpBlock2D")):
+                config.unet[key] = [block] * len(channels)
+        if config.training.get("steps", 0) is None:
+            share = min(4.0, max(0.5, math.sqrt(count / _PICTURES)))
+            config.training.steps = found["training.steps"] = round(_by_side(_STEPS, side) * share / 100) * 100
+        if config.codebook.get("members", 0) is None:
+            config.codebook.members = found["codebook.members"] = max(_MEMBERS, smallest(data.units, _LEVEL))
+    size = " x ".join(map(str, data.shape))
+    what = f"{count:,} pictures of {size}, {data.units:,} units by {data.kind}"
+    return f"by rule, for {what}: {' '.join(f'{key}={value}' for key, value in found.items())}"
+
+
+def _by_side(table: dict[int, Any], side: int) -> Any:
+    return next(value for largest, value in table.items() if side <= largest)
