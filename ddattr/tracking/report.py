@@ -14,6 +14,7 @@ from ddattr.tracking.attributed import NO_SHARES, attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings
 from ddattr.tracking.page import rendered
+from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.explorer import explorer
 from ddattr.tracking.page.pictures import png
 from ddattr.tracking.page.provenance import provenance
@@ -147,6 +148,7 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
         "words": words(root, data, lines(root)),
         "whose": attributed(root),
         "no_shares": NO_SHARES,
+        "duplicates": duplicates(root, data),
         "figures": [figure for figure in drawn if figure.name not in EVIDENCE],
         "findings": findings(root / "validation"),
         "evidence": [figure for figure in drawn if figure.name in EVIDENCE],
