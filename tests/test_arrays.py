@@ -144,9 +144,7 @@ def test_labels_are_those_of_the_npz_or_of_a_second_file(tmp_path):
 def test_an_npz_s_arrays_go_by_names(tmp_path):
     path = saved(tmp_path, FIRST, "npz", x_train=GREY)
     assert arrays(path, image_name="x_train").images.shape == (12, 1, 6, 5)
-    with pytest.raises(
-        ValueError, match=r"has arrays images, x_train, expected pictures\. Set data\.source\.image_name"
-    ):
+    with pytest.raises(ValueError, match=r"has arrays images, x_train, expected pictures\. Set data\.source\.image"):
         arrays(path, image_name="pictures")
 
 

@@ -203,9 +203,8 @@ def test_pictures_of_two_labels_are_counted_once_for_every_label_but_one(labels)
 
 def test_near_units_join_what_is_alike(source):
     """Copies with a little noise, of the first ten."""
-    noisy = (source.images[:10] + 0.02 * torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))).clamp(
-        -1, 1
-    )
+    noise = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = (source.images[:10] + 0.02 * noise).clamp(-1, 1)
     data = UnitDataModule(Source(torch.cat([source.images, noisy]), None), "near")
     assert torch.equal(data.unit_of[40:], data.unit_of[:10])
     assert torch.equal(data.unit_of.unique(), torch.arange(data.units))

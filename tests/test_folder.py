@@ -114,9 +114,7 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     made(tmp_path / "x", [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")])
-    with pytest.raises(
-        ValueError, match=r"^data: .*\.png and .*\.png have one name in composed Unicode, .* Rename one"
-    ):
+    with pytest.raises(ValueError, match=r"^data: .*\.png and .*\.png have one name in composed Unicode"):
         folder(str(tmp_path / "x"))
 
 
@@ -253,7 +251,7 @@ def test_the_order_is_not_the_file_system_s(tree, monkeypatch, order):
 
 
 def test_the_order_is_not_the_locale_s(tmp_path):
-    root = made(tmp_path / "x", ["I.png", "i.png", "ı.png", "İ.png", "Z.png", "ä.png", "a.png"])
+    root = made(tmp_path / "x", ["I.png", "i.png", "\u0131.png", "İ.png", "Z.png", "ä.png", "a.png"])
     expected = [file.name for file in found(root)[0]]
     before = locale.setlocale(locale.LC_ALL)
     for name in ("C", "C.UTF-8", "tr_TR.UTF-8", "en_US.UTF-8"):
@@ -266,13 +264,13 @@ def test_the_order_is_not_the_locale_s(tmp_path):
 
 
 def test_where_the_system_knows_no_unicode_names_are_the_same(tmp_path):
-    root = made(tmp_path / "x", ["ä/ı.png", "z/I.png"])
-    say = "import sys; from ddattr.data.sources.folder import *; print(ascii([f.name for f in found(Path(sys.argv[1]))[0]]))"
+    made(tmp_path / "x", ["ä/\u0131.png", "z/I.png"])
+    say = "from ddattr.data.sources.folder import *; print(ascii([file.name for file in found(Path('x'))[0]]))"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     path = [str(Path(decoded.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     child = environment(tmp_path) | plain | {"PYTHONPATH": os.pathsep.join(path)}
-    said = subprocess.run([sys.executable, "-c", say, str(root)], env=child, capture_output=True, text=True)
-    assert said.stdout.strip() == ascii(["z/I.png", "ä/ı.png"]), said.stderr
+    said = subprocess.run([sys.executable, "-c", say], cwd=tmp_path, env=child, capture_output=True, text=True)
+    assert said.stdout.strip() == ascii(["z/I.png", "ä/\u0131.png"]), said.stderr
 
 
 @pytest.mark.parametrize(
