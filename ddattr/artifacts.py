@@ -39,6 +39,7 @@ class Artifact:
         parents: fingerprints of what was read.
         remedy: how to make it, for errors: a command line.
         discard: what to delete before it is made with another config.
+        title: what messages call it; the folder's name where none is given.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Artifact:
         parents: Mapping[str, str] | None = None,
         remedy: str = "",
         discard: str = "that folder",
+        title: str = "",
     ):
         self.folder = folder
         self.config = dict(config)
         self.parents = dict(parents or {})
         self.remedy = remedy
         self.discard = discard
+        self.title = title or folder.name
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
     @property
@@ -98,7 +101,7 @@ class Artifact:
             FileNotFoundError: it is missing; says which command makes it.
         """
         if not self.done():
-            raise FileNotFoundError(f"{self.folder.name}: {self.folder} is missing. Make it: {self.remedy}")
+            raise FileNotFoundError(f"{self.title}: {self.folder} is missing. Make it: {self.remedy}")
         return self
 
     def verified(self, name: str) -> Path:
@@ -164,7 +167,7 @@ class Artifact:
         differences = ", ".join(f"{k}={_short(made.get(k))} (now {_short(wanted.get(k))})" for k in keys[:4])
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         return (
-            f"{self.folder.name}: {self.folder} was made with {differences}{more}. "
+            f"{self.title}: {self.folder} was made with {differences}{more}. "
             f"Choose another name= or root=, or delete {self.discard}."
         )
 

@@ -357,6 +357,8 @@ COLUMNS = {
     "agreement_summary": ["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"],
     "radius": ["query", "radius", "phantom_radius", "p_value", "attributable", "resolution"],
     "queries": ["query", "jacobian_norm", "jvp_error", "rotating_error"],
+    "nulls": ["query", "unit", "counts"],
+    "calibration": ["test", "level", "rejected", "low", "high"],
     "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
     "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],
 }

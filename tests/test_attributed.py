@@ -5,8 +5,11 @@ import shutil
 
 import pandas as pd
 import pytest
+from conftest import SMALL, composed
 
 from ddattr.artifacts import save_table
+from ddattr.attribution.queries import default_folder
+from ddattr.stages.run import Run
 from ddattr.tracking.attributed import NO_SHARES, attributed
 from ddattr.tracking.report import summary, write_report
 from ddattr.tracking.units import unit_names
@@ -21,7 +24,7 @@ def root(reproduced, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb"))
     columns = ["query", "unit", "rank", "p_value", "q_value", "z", "support"]
-    save_table(root / "attribution" / "attributions.parquet", pd.DataFrame(ROWS[::-1], columns=columns))
+    save_table(default_folder(root) / "attributions.parquet", pd.DataFrame(ROWS[::-1], columns=columns))
     names = {"unit": range(128), "name": [f"label <{u}>" for u in range(128)], "pictures": [1, 1178] * 64}
     save_table(root / "units.parquet", pd.DataFrame(names))
     return root
@@ -34,32 +37,41 @@ def test_units_are_named_by_the_table_or_else_by_their_numbers(root, tmp_path):
 
 
 def test_the_units_that_pass_are_listed_by_rank_and_queries_without_any_in_one_sentence(root):
-    text = html.unescape(attributed(root))
-    assert "label <3> (1,178 pictures) <small>rank 2, q < 0.001, z = 4.2</small>" in text
-    places = [text.index(f"<li>label <{unit}>") for _, unit, *_ in ROWS[:7]]
-    assert places == sorted(places)
-    assert text.index("2 more") < places[5]  # behind a click
-    assert "No single unit passes for 4 of 6 queries: 0, 2, 3, 5." in text
-    assert text.count('<img alt="query" src="data:image/png;base64,') == 2
-    assert NO_SHARES in text
+    (found,) = attributed(root)
+    one, four = found.owing
+    assert (found.name, found.level, one.query, four.query) == ("default", 0.05, "seed 1", "seed 4")
+    assert one.units == [("label <3> (1,178 pictures)", "rank 2, q < 0.001, z = 4.2")]
+    assert [name for name, _ in four.units] == [unit_names(root)(unit) for _, unit, *_ in ROWS[:7]]
+    assert found.others == "No single unit passes for 4 of 6 queries: 0, 2, 3, 5."
     assert len(NO_SHARES.split()) < 95
 
 
 def test_that_none_passes_is_said(root):
-    path = root / "attribution" / "attributions.parquet"
+    path = default_folder(root) / "attributions.parquet"
     save_table(path, pd.read_parquet(path)[:0])
-    text = attributed(root)
-    assert "No single unit passes for any of the 6 queries." in text
-    assert "<tr>" not in text
+    (found,) = attributed(root)
+    assert found.others == "No single unit passes for any of the 6 queries."
+    assert found.owing == []
     assert "surest" not in "".join(summary(root))
+
+
+def test_a_run_without_the_table_has_no_list(root):
+    (default_folder(root) / "attributions.parquet").unlink()
+    assert attributed(root) == []
 
 
 def test_the_summary_names_the_surest_and_the_page_has_the_section_once(root):
     (line,) = [line for line in summary(root) if line.startswith("attributable")]
     assert "(surest: query 1 to label <3> (1,178 pictures), q < 0.001)" in line
-    write_report(root, "x")
+    write_report(root, "x", Run(composed(f"experiment={SMALL}")).data)
     page = (root / "report.html").read_text()
-    assert page.count('<h2 id="whose">') == page.count('<a href="#whose">') == 1
-    assert page.index('<h2 id="whose">') < page.index('<h2 id="figures">')
+    assert page.count('<section id="whose">') == page.count('<a href="#whose">') == 1
+    assert (
+        page.index('<section id="explorer"') < page.index('<section id="whose">') < page.index('<section id="figures">')
+    )
     assert page.count("100 %") == 1
     assert "label <" not in page
+    listed = html.unescape(page[page.index('<section id="whose">') : page.index('<section id="figures">')])
+    assert listed.index("2 more") < listed.index("label <5>")  # behind a click
+    assert listed.count('<img class="pixels" alt="seed') == 2
+    assert NO_SHARES in listed

@@ -10,7 +10,7 @@ from scipy import stats
 
 from ddattr.attribution.estimator import Estimate, Estimator, draw_members
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import pixel_distance, pull, similarity
+from ddattr.attribution.influence import pull, similarity
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.significance import null_deviation, pull_significance, set_significance
@@ -102,10 +102,9 @@ def test_of_constant_weight_nothing_is_scaled(code, seed):
         assert torch.equal(estimator.deviation(answers), null_deviation(answers, codewords))
 
 
-def test_of_pictures_it_goes_by_their_distance_in_pixels():
-    pictures, units, answers = 2 * randn(3, 1, 2, 2), randn(40, 1, 2, 2, seed=1), randn(12, 40, 3)
-    expected = Estimator(CODEWORDS, similarity(pixel_distance(pictures, units)), 0.3)
-    assert_same(Estimator.of_pictures(CODEWORDS, pictures, units, 0.3).estimate(answers), expected.estimate(answers))
+def test_of_pictures_it_goes_by_their_distance():
+    answers, expected = randn(12, 40, 3), Estimator(CODEWORDS, similarity(DISTANCE), 0.3)
+    assert_same(Estimator.of_distance(CODEWORDS, DISTANCE, 0.3).estimate(answers), expected.estimate(answers))
 
 
 def test_its_scores_have_the_names_of_tables():

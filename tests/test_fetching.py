@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refused
+from conftest import composed, refused
 from PIL import Image
 
 from ddattr.data.fetching import fashion as fashion_module
@@ -23,6 +23,7 @@ from ddattr.data.fetching.artists import ARTISTS
 from ddattr.data.fetching.emoji import emoji
 from ddattr.data.fetching.fashion import fashion
 from ddattr.data.fetching.whole import whole
+from ddattr.stages.run import Run
 from ddattr.stages.saved import read, text
 
 NAMES = {"1f44b": "waving-hand", "2764": "red-heart", "1f448": "pointing-left", "1f449": "pointing-right"}
@@ -134,6 +135,19 @@ def test_what_one_artist_alone_drew_is_left_out(registry, tmp_path):
         "red-heart": ["noto", "openmoji"],
         "pointing-right": ["noto", "openmoji", "twemoji"],
     }
+
+
+@pytest.mark.parametrize(("experiment", "side"), [("emoji", 16), ("emoji_32", 32)])
+def test_the_experiment_takes_what_was_fetched(registry, tmp_path, experiment, side):
+    emoji(str(tmp_path / "emoji"))
+    places = f"data.source.path={tmp_path / 'emoji'}", f"data.source.cache={tmp_path / 'cache'}"
+    data = Run(composed(f"experiment={experiment}", *places, "data.holdout=0")).data
+    assert data.shape == (3, side, side)
+    assert set(data.unit_table().name) == {
+        *(f"{name}/hand-fingers-open" for name in ("noto", "twemoji", "openmoji")),
+        *(f"{name}/heart" for name in ("noto", "openmoji")),
+    }
+    assert {"artist", "category", "subcategory"} <= set(data.partitions())
 
 
 def test_skin_tones_come_when_asked_for(registry, tmp_path):

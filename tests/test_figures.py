@@ -191,13 +191,13 @@ def make_passing(reproduced, tmp_path):
     def make(smallest: dict[int, float]):
         root = tmp_path / "passing"
         shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures"))
-        table = load_table(root / "attribution" / "influence.parquet")
+        table = load_table(root / "attribution" / "default" / "influence.parquet")
         tested = table[table.method == "denoised_gls"]
         table.loc[tested.index, "q_value"] = 0.5
         for query, q in smallest.items():
             p = tested[tested["query"] == query].p_value
             table.loc[p.index[p == p.min()], "q_value"] = q  # also of those that tie with the best
-        save_table(root / "attribution" / "influence.parquet", table)
+        save_table(root / "attribution" / "default" / "influence.parquet", table)
         units = {"unit": range(128), "name": [f"picture {u}" for u in range(128)], "pictures": [1, 3] * 64}
         save_table(root / "units.parquet", pd.DataFrame(units))
         return root
@@ -255,7 +255,7 @@ def test_resolution_shows_a_line_for_every_query_and_marks_what_was_resolved(dra
     for _, rows in table.groupby("query"):
         assert any(np.array_equal(line, rows[["size", "z"]].to_numpy()) for line in lines)
     marked = sum(len(dots.get_offsets()) for dots in plots(figure)[0].collections)
-    radius = load_table(reproduced.root / "attribution" / "radius.csv")
+    radius = load_table(reproduced.root / "attribution" / "default" / "radius.csv")
     assert marked == (radius.resolution > 0).sum()
 
 

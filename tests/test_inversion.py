@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from test_sampler import DEVIATION, MEAN, curved, ideal
 
-from ddattr.diffusion.inversion import inverted
+from ddattr.diffusion.inversion import exact_steps, inverted
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDIM, DDPM, trajectory
 
@@ -45,6 +45,32 @@ def test_the_replay_ends_at_the_estimate_of_the_picture(process):
     known = knows(process, shown)
     *_, made = trajectory(known, reverse, tape_of(process, known, shown))
     torch.testing.assert_close(made, shown)
+
+
+@pytest.mark.parametrize("steps", [1, 2, STEPS])
+def test_the_exact_steps_end_at_the_picture_whatever_the_denoiser(process, steps):
+    """And change nothing but the last: what they add there is all that the estimate lacks."""
+    shown, reverse = pictures(), DDPM(steps).reverse(process)
+    tape = tape_of(process, curved, shown, steps)
+    *states, made = trajectory(curved, exact_steps(reverse), tape)
+    torch.testing.assert_close(made, shown)
+    *before, estimate = trajectory(curved, reverse, tape)
+    assert torch.equal(torch.stack(states), torch.stack(before))
+    torch.testing.assert_close(tape[-1], shown - estimate)
+    assert (made - estimate).abs().max() > 0.01
+
+
+def test_another_denoiser_on_the_tape_is_as_far_from_the_picture_as_from_its_estimate(process):
+    """What the last step adds is the picture's, and no denoiser's: displacements are those without it."""
+
+    def other(x: torch.Tensor, t: int) -> torch.Tensor:
+        return curved(x, t) + 0.1 * torch.sin(x)
+
+    shown, reverse = pictures(), DDPM(STEPS).reverse(process)
+    tape, ends = tape_of(process, curved, shown), []
+    for steps in (reverse, exact_steps(reverse)):
+        ends.append([list(trajectory(denoiser, steps, tape))[-1] for denoiser in (curved, other)])
+    torch.testing.assert_close(ends[0][1] - ends[0][0], ends[1][1] - ends[1][0])
 
 
 def knows(process, shown):
@@ -98,11 +124,12 @@ def test_a_sampler_without_noise_and_a_tape_of_another_length_are_refused(proces
         inverted(curved, process, DDPM(10).reverse(process), pictures(1), noise)
 
 
-def test_one_step_has_a_start_and_no_row(process):
+def test_one_step_has_a_start_and_what_its_estimate_lacks(process):
     """The forward process in one go."""
     shown = pictures(1)
     tape = tape_of(process, curved, shown, steps=1)
     bar = process.alphas_cumprod[DDPM(1).reverse(process)[0].t]
     noise = noise_tape([0], 1, SHAPE).double()
     torch.testing.assert_close(tape[0], bar.sqrt() * shown + (1 - bar).sqrt() * noise[0])
-    assert (tape[1] == 0).all()
+    (*_, made) = trajectory(curved, DDPM(1).reverse(process), tape)
+    torch.testing.assert_close(tape[1], shown - made)

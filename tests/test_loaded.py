@@ -40,7 +40,7 @@ def test_from_nothing_to_the_best_units_of_a_picture(attributed, tmp_path, monke
 
 def test_best_units_are_those_of_the_tables(attributed):
     best = load(attributed).best(1, k=12)
-    table = load_table(attributed / "attribution" / "influence.parquet")
+    table = load_table(attributed / "attribution" / "default" / "influence.parquet")
     table = table[(table["query"] == 1) & (table.measure == "pull")].set_index(["method", "unit"])
     assert sorted(best.unit) == list(range(12))
     for row in best.itertuples():
@@ -64,7 +64,7 @@ def test_units_have_their_names_where_the_run_has_them(attributed, tmp_path):
 
 def test_what_was_made_is_as_it_lies_in_the_folder(attributed):
     run = load(str(attributed))
-    stored = load_tensors(attributed / "attribution" / "queries.safetensors")
+    stored = load_tensors(attributed / "attribution" / "default" / "queries.safetensors")
     assert list(run.pictures) == stored["seeds"].tolist() == run.queries["query"].tolist()
     assert torch.equal(torch.stack(list(run.pictures.values())), stored["factual"])
     assert set(run.influence["query"]) == set(run.pictures)

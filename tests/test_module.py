@@ -77,8 +77,9 @@ def shards(tmp_path, name: str = "a"):
 
 
 def assert_same(one: Tables, other: Tables) -> None:
-    for name in Tables._fields:
-        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
+    assert list(one.files()) == list(other.files())
+    for name, table in one.files().items():
+        pd.testing.assert_frame_equal(table, other.files()[name], check_exact=True)
 
 
 def test_queries_are_named_by_their_seeds(attribute, tmp_path):

@@ -13,13 +13,13 @@ from ddattr.tracking.panels import panels
 
 @pytest.fixture(scope="module")
 def rows(reproduced) -> list[dict]:
-    return panels(reproduced.root / "attribution")
+    return panels(reproduced.root, reproduced.root / "attribution" / "default")
 
 
 @pytest.fixture(scope="module")
 def jvp(reproduced) -> pd.DataFrame:
     """Scores of the first order, and the tests: of pull, that of the denoising with the other units discounted."""
-    table = load_table(reproduced.root / "attribution" / "influence.parquet")
+    table = load_table(reproduced.root / "attribution" / "default" / "influence.parquet")
     keys, tests = ["query", "measure", "unit"], ["z", "p_value", "q_value"]
     scores = table[table.method == "jvp"].set_index(keys).sort_index()
     pull = table[table.method == "denoised_gls"].set_index(keys)[tests]
@@ -48,8 +48,8 @@ def test_units_are_ranked_by_p_of_pull_and_by_norm_and_carry_what_the_table_says
 
 
 def test_pictures_are_the_factual_the_unit_and_both_counterfactuals(rows, reproduced, run):
-    tensors = load_tensors(reproduced.root / "attribution" / "queries.safetensors")
-    jacobian = load_tensors(reproduced.root / "attribution" / "jacobian.safetensors")["jacobian"]
+    tensors = load_tensors(reproduced.root / "attribution" / "default" / "queries.safetensors")
+    jacobian = load_tensors(reproduced.root / "attribution" / "default" / "jacobian.safetensors")["jacobian"]
     for row in rows:
         q = row["query"]
         assert torch.equal(row["factual"], tensors["factual"][q])

@@ -163,7 +163,7 @@ def test_processes_of_a_launcher_and_of_lightning_find_the_folder(copy, tmp_path
     assert "member 4: step 20 of 20" in said.out
     said = answer(tmp_path / "other", "attribute", "./my run", "trainer=processes")
     assert said.status == 0, said.err
-    assert (tmp_path / "other" / "my run" / "attribution" / "manifest.json").exists()
+    assert (tmp_path / "other" / "my run" / "attribution" / "default" / "manifest.json").exists()
     assert {path.name for path in (tmp_path / "other").iterdir()} <= {"multirun", "my run", ".cache", ".config"}
     assert yaml.safe_load((tmp_path / "other" / "my run" / "config.yaml").read_text())["trainer"]["devices"] == 1
 

@@ -5,8 +5,11 @@ import re
 import shutil
 
 import pytest
+from conftest import SMALL, composed
 
 from ddattr.artifacts import load_json, load_table, load_tensors, save_table
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
 from ddattr.tracking.report import WARNING, summary, write_report
 
@@ -23,7 +26,7 @@ class Page(html.parser.HTMLParser):
         self.links += [value for name, value in attrs if name in ("src", "href")]
         self.pictures += [value for name, value in attrs if name == "alt" and value.startswith("Figure")]
         self.anchors += [f"#{value}" for name, value in attrs if name == "id"]
-        if tag not in ("meta", "img", "link", "br"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -38,8 +41,14 @@ def page(reproduced) -> Page:
     return Page((reproduced.root / "report.html").read_text())
 
 
+@pytest.fixture(scope="module")
+def data() -> UnitDataModule:
+    """The pictures of `reproduced`."""
+    return Run(composed(f"experiment={SMALL}")).data
+
+
 def table(reproduced, name: str):
-    return load_table(reproduced.root / "attribution" / name)
+    return load_table(reproduced.root / "attribution" / "default" / name)
 
 
 def test_the_page_is_self_contained(page, reproduced):
@@ -65,7 +74,7 @@ def test_its_contents_lead_to_what_is_on_it(page):
 
 def test_the_page_says_where_its_numbers_come_from(page, reproduced):
     words = "".join(page.text)
-    for folder in ("members/000", "quality", "attribution"):
+    for folder in ("members/000", "quality", "attribution/default"):
         manifest = load_json(reproduced.root / folder / "manifest.json")
         assert manifest["fingerprint"] in words
         assert str(manifest["commit"]) in words
@@ -101,35 +110,38 @@ def test_the_summary_counts_what_is_attributable(reproduced, tmp_path):
     """On tables that say so: all queries to one unit and to their own label, and a resolution of 5."""
     root = tmp_path / "run"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("members", "wandb", "figures"))
-    radius, sets = load_table(root / "attribution/radius.csv"), load_table(root / "attribution/sets.parquet")
-    labels = load_table(root / "attribution/queries.csv").set_index("query").label
+    radius, sets = (
+        load_table(root / "attribution/default/radius.csv"),
+        load_table(root / "attribution/default/sets.parquet"),
+    )
+    labels = load_table(root / "attribution/default/queries.csv").set_index("query").label
     radius["attributable"], radius["resolution"] = True, 5
     own = sets.set == "label:" + labels[sets["query"]].astype(str).to_numpy()
     sets.loc[own, ["z", "q_value"]] = [99.0, 0.001]
-    radius.to_csv(root / "attribution/radius.csv", index=False)
-    sets.to_parquet(root / "attribution/sets.parquet", index=False)
+    radius.to_csv(root / "attribution/default/radius.csv", index=False)
+    sets.to_parquet(root / "attribution/default/sets.parquet", index=False)
     words = "\n".join(summary(root))
     assert "to one image 6 of 6" in words
     assert "to a label 6 of 6 (its nearest pictures' label ranked first: 6)" in words
     assert "6 of 6 queries have a significant neighbourhood of nearest units, median size 5, smallest 5" in words
 
 
-def test_a_name_is_text_on_the_page(reproduced, tmp_path):
+def test_a_name_is_text_on_the_page(reproduced, data, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(reproduced.root, root, ignore=shutil.ignore_patterns("wandb"))
-    write_report(root, "<script>alert(1)</script>")
+    write_report(root, "<script>alert(1)</script>", data)
     text = (root / "report.html").read_text()
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 
 
-def doubted(root, unlike: float, queries: list[bool]) -> list[str]:
+def doubted(root, data, unlike: float, queries: list[bool]) -> list[str]:
     """The summary's first lines, of a run with this unlikeness and these queries that are unlike the data."""
     likeness = load_table(root / "quality" / "likeness.csv").assign(unlikeness=unlike)
     save_table(root / "quality" / "likeness.csv", likeness)
-    table = load_table(root / "attribution" / "queries.csv").assign(unlike_data=queries)
-    save_table(root / "attribution" / "queries.csv", table)
-    write_report(root, "x")
+    table = load_table(root / "attribution" / "default" / "queries.csv").assign(unlike_data=queries)
+    save_table(root / "attribution" / "default" / "queries.csv", table)
+    write_report(root, "x", data)
     lines = summary(root)
     loud = [line for line in lines if line.startswith(WARNING)]
     assert lines[: len(loud)] == loud
@@ -137,15 +149,15 @@ def doubted(root, unlike: float, queries: list[bool]) -> list[str]:
     return loud
 
 
-def test_samples_and_queries_that_are_not_like_the_data_are_the_first_thing_said(reproduced, tmp_path):
+def test_samples_and_queries_that_are_not_like_the_data_are_the_first_thing_said(reproduced, data, tmp_path):
     root = shutil.copytree(reproduced.root, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "members"))
-    assert doubted(root, 0.5, [False] * 6) == []
-    (line,) = doubted(root, 0.51, [False] * 6)
+    assert doubted(root, data, 0.5, [False] * 6) == []
+    (line,) = doubted(root, data, 0.51, [False] * 6)
     assert "samples are not like the data, 0.51 of the way from data to pure noise" in line
-    (line,) = doubted(root, 0.0, [False, True, False, False, True, False])
+    (line,) = doubted(root, data, 0.0, [False, True, False, False, True, False])
     assert "2 of 6 queries are farther from every training picture" in line
     assert line.endswith(": 1, 4")
-    assert len(doubted(root, 0.9, [True] * 6)) == 2
+    assert len(doubted(root, data, 0.9, [True] * 6)) == 2
 
 
 def test_the_first_figure_is_of_samples_beside_training_pictures(page, reproduced):

@@ -16,7 +16,7 @@ from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel, subset_means
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator, draw_members
-from ddattr.attribution.influence import similarity
+from ddattr.attribution.influence import pixel_distance, similarity
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.codebook import Codebook, contrast
@@ -184,7 +184,7 @@ def test_random_scores_have_an_address_and_no_queries_share_theirs(images, asked
 def test_the_denoising_of_any_picture_has_a_pull_and_one_with_the_other_units_discounted(images, asked, share):
     """The definition: minus what w_i . response moves along the unit's distinctive direction, exact in the weights."""
     response, codewords = randn(8, 3, *SHAPE), CODEWORDS[:6]
-    estimator = Estimator.of_pictures(codewords, asked, images[:6], share)
+    estimator = Estimator.of_distance(codewords, pixel_distance(asked, images[:6]), share)
     found = estimator.estimate(distinctive(response, images[:6])).named("denoised")
     moved = torch.einsum("un,nq...->uq...", contrast(codewords).double(), response.double()).flatten(2)
     own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)

@@ -31,7 +31,7 @@ TABLES = {
     "radius": "csv",
     "queries": "csv",
 }
-DONE = ["codebook", *(f"members/{k:03d}" for k in range(12)), "quality", "attribution", "figures"]
+DONE = ["codebook", *(f"members/{k:03d}" for k in range(12)), "quality", "attribution/default", "figures"]
 N, n, Q = 128, 12, 6
 
 
@@ -85,7 +85,7 @@ def test_a_plan_from_a_finished_run_says_what_the_nearest_units_take(reproduced,
     """The members that its own z ask for at that power, and never fewer than 128 units need for their codewords."""
     said = ddattr("plan", f"experiment={SMALL}", f"root={reproduced.root}", f"power={power}")
     lines = [line for line in said.out.splitlines() if line.startswith("power, ")]
-    sets, told = load_table(reproduced.root / "attribution" / "sets.parquet"), []
+    sets, told = load_table(reproduced.root / "attribution" / "default" / "sets.parquet"), []
     for size, rows in sets[sets.set.str.startswith("nearest:")].groupby("size"):
         z = torch.tensor(rows.z.to_numpy())
         needed = members_needed(z, n, power=power)
@@ -102,11 +102,11 @@ def test_parents_are_named_by_their_fingerprints(reproduced):
     assert len(set(prints.values())) == len(DONE)
     for k in range(n):
         assert manifest(reproduced.root / f"members/{k:03d}")["parents"] == {"codebook": prints["codebook"]}
-    parents = [manifest(reproduced.root / folder)["parents"] for folder in ("quality", "attribution")]
+    parents = [manifest(reproduced.root / folder)["parents"] for folder in ("quality", "attribution/default")]
     assert parents[0] == parents[1]
     assert manifest(reproduced.root / "figures")["parents"] == {
         "quality": prints["quality"],
-        "attribution": prints["attribution"],
+        "attribution": prints["attribution/default"],
     }
 
 
@@ -122,7 +122,7 @@ def test_nothing_unfinished_is_left(reproduced):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_have_the_columns_that_others_rely_on(reproduced, name):
-    table = load_table(reproduced.root / "attribution" / f"{name}.{TABLES[name]}")
+    table = load_table(reproduced.root / "attribution" / "default" / f"{name}.{TABLES[name]}")
     assert list(table)[: len(COLUMNS[name])] == COLUMNS[name]
 
 
@@ -132,7 +132,7 @@ def test_quality_tables_have_exactly_their_columns(reproduced, name):
 
 
 def test_tensors_have_their_shapes(reproduced):
-    folder = reproduced.root / "attribution"
+    folder = reproduced.root / "attribution" / "default"
     jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
     queries = load_tensors(folder / "queries.safetensors")
     assert jacobian.shape == (n, Q, 1, 8, 8)
@@ -142,7 +142,7 @@ def test_tensors_have_their_shapes(reproduced):
 
 
 def test_every_method_has_a_score_for_every_unit_and_query(reproduced):
-    table = load_table(reproduced.root / "attribution" / "influence.parquet")
+    table = load_table(reproduced.root / "attribution" / "default" / "influence.parquet")
     counts = table[table.method != "ablation"].groupby(["method", "measure"]).size()
     assert (counts == N * Q).all()
     assert set(table.method) == {
@@ -318,15 +318,17 @@ def test_a_run_that_was_moved_is_reported_and_asked_about_where_it_is(ddattr, re
 def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr, reproduced, tmp_path):
     root = clone(reproduced, tmp_path, without="attribution")
     argv = ["attribute", f"experiment={SMALL}", f"root={root}", "tracking=none"]
-    kill_when(spawn(tmp_path, *argv), lambda: list(root.glob("attribution/shards/*/shard-*.safetensors")))
-    assert not (root / "attribution" / "manifest.json").exists()
-    (shard,) = root.glob("attribution/shards/*/shard-*.safetensors")
+    kill_when(spawn(tmp_path, *argv), lambda: list(root.glob("attribution/default/shards/*/shard-*.safetensors")))
+    assert not (root / "attribution" / "default" / "manifest.json").exists()
+    (shard,) = root.glob("attribution/default/shards/*/shard-*.safetensors")
     assert ddattr(*argv).status == 0
     for name, ending in TABLES.items():
-        one, other = (load_table(r / "attribution" / f"{name}.{ending}") for r in (reproduced.root, root))
+        one, other = (load_table(r / "attribution" / "default" / f"{name}.{ending}") for r in (reproduced.root, root))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     for name in ("queries", "jacobian", "denoised"):
-        one, other = (load_tensors(r / "attribution" / f"{name}.safetensors") for r in (reproduced.root, root))
+        one, other = (
+            load_tensors(r / "attribution" / "default" / f"{name}.safetensors") for r in (reproduced.root, root)
+        )
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert not shard.exists()
 
@@ -336,7 +338,7 @@ def test_an_attribution_killed_in_the_middle_goes_on_to_the_same_numbers(ddattr,
     ("verb", "folder", "tables"),
     [
         ("evaluate", "quality", ["fid.csv", "convergence.csv"]),
-        ("attribute", "attribution", [f"{name}.{ending}" for name, ending in TABLES.items()]),
+        ("attribute", "attribution/default", [f"{name}.{ending}" for name, ending in TABLES.items()]),
     ],
 )
 def test_two_processes_make_the_numbers_of_one(reproduced, tmp_path, verb, folder, tables):
@@ -357,7 +359,7 @@ def test_processes_that_wait_for_each_other_end_when_the_first_is_asked_to(repro
     root = clone(reproduced, tmp_path, without="attribution")
     argv = ["attribute", f"experiment={SMALL}", f"root={root}", "tracking=none", "trainer=processes"]
     process = spawn(tmp_path, *argv, start_new_session=True)
-    kill_when(process, lambda: list(root.glob("attribution/shards/*/shard-*.safetensors")), signal.SIGTERM)
+    kill_when(process, lambda: list(root.glob("attribution/default/shards/*/shard-*.safetensors")), signal.SIGTERM)
     assert process.returncode == 128 + signal.SIGTERM
     deadline = time.monotonic() + 30
     while True:
@@ -367,13 +369,13 @@ def test_processes_that_wait_for_each_other_end_when_the_first_is_asked_to(repro
             break
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert not (root / "attribution" / "manifest.json").exists()
+    assert not (root / "attribution" / "default" / "manifest.json").exists()
 
 
 @needs_cuda
 @pytest.mark.parametrize("verb", ["evaluate", "attribute"])
 def test_a_gpu_starts_under_ddp_and_makes_the_same_numbers(reproduced, tmp_path, verb):
-    folder, table = {"evaluate": ("quality", "fid.csv"), "attribute": ("attribution", "agreement.csv")}[verb]
+    folder, table = {"evaluate": ("quality", "fid.csv"), "attribute": ("attribution/default", "agreement.csv")}[verb]
     root = clone(reproduced, tmp_path, without=folder)
     said = answer(tmp_path, verb, f"experiment={SMALL}", f"root={root}", "trainer.strategy=ddp")
     assert said.status == 0, said.err
@@ -492,7 +494,7 @@ def test_pictures_of_three_channels_that_are_no_squares_go_all_the_way(ddattr, t
     for verb in (["train", "-m", "member=range(0,6)"], ["evaluate"], ["attribute"], ["report"]):
         said = ddattr(*verb, *argv)
         assert said.status == 0, said.err
-    pictures = load_tensors(tmp_path / "run" / "attribution" / "queries.safetensors")["factual"]
+    pictures = load_tensors(tmp_path / "run" / "attribution" / "default" / "queries.safetensors")["factual"]
     assert pictures.shape == (4, 3, 6, 10)
 
 

@@ -31,7 +31,7 @@ def root(tmp_path, plan):
     make(tmp_path / "base", 20.0, 350.0, 3000)
     for model in [plan.full(0), *plan.tuning_models()]:
         make(tmp_path / "validation" / "retraining" / model.name, 3.0, 400.0, 500)
-    make(tmp_path / "attribution", 50.0, 900.0, 100)
+    make(tmp_path / "attribution" / "default", 50.0, 900.0, 100)
     make(tmp_path / "validation" / "scores", 9.0, 5000.0, 100)  # of all methods together: no one's memory
     return tmp_path
 

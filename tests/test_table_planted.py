@@ -16,7 +16,15 @@ from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoising import denoised, distinctive
 from ddattr.attribution.estimator import Estimator
-from ddattr.attribution.influence import Response, displacement_scores, gram, norm, projections, similarity
+from ddattr.attribution.influence import (
+    Response,
+    displacement_scores,
+    gram,
+    norm,
+    pixel_distance,
+    projections,
+    similarity,
+)
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -57,7 +65,9 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
 def influence_on_denoising(response, pictures, images, codebook, phantoms, share) -> dict[str, Scored]:
     """As the table of planted units has it."""
     along = {"denoised_gls": distinctive(response, images), "denoised_toward": projections(response, pictures, images)}
-    estimator = Estimator.of_pictures(codebook.codewords(torch.arange(codebook.units)), pictures, images, share)
+    estimator = Estimator.of_distance(
+        codebook.codewords(torch.arange(codebook.units)), pixel_distance(pictures, images), share
+    )
     return influence_by_pull(along, estimator, phantoms)
 
 
@@ -123,7 +133,7 @@ def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(sh
     codewords, phantoms = everything(codebook)
     response = randn(12, 3, *SHAPE)
     found = influence_on_denoising(response, pictures, images, codebook, phantoms, share)
-    estimator = Estimator.of_pictures(codewords, pictures, images, share)
+    estimator = Estimator.of_distance(codewords, pixel_distance(pictures, images), share)
     expected = estimator.estimate(distinctive(response, images)).named("denoised")
     for method in ("denoised_gls", "denoised_posterior"):
         torch.testing.assert_close(found[method].score, expected[method])
@@ -305,7 +315,7 @@ def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(make_
     made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
     denoised = queries.denoised(ensemble, pictures)
     gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
-    estimator = Estimator.of_pictures(answers.codewords, pictures, units, answers.settings.gls_share)
+    estimator = Estimator.of_distance(answers.codewords, pixel_distance(pictures, units), answers.settings.gls_share)
     assert (made - pictures).abs().max() > 0.1
     bright = torch.cat(
         [projections(response[:, [q]] * mask, (made * mask)[[q]], units * mask) for q, mask in enumerate(made > 0)], 2

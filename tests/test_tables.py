@@ -13,10 +13,11 @@ from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import Response, similarity
+from ddattr.attribution.influence import Response, pixel_distance, similarity
 from ddattr.attribution.posterior import posterior
+from ddattr.attribution.replayed import summarise, tabulate
 from ddattr.attribution.significance import TestSettings
-from ddattr.attribution.tables import Tables, attributions, summarise, tabulate
+from ddattr.attribution.tables import Tables, attributions
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
@@ -73,7 +74,7 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return np.array([min(len(p) * v / (j + 1) for j, v in enumerate(order) if v >= mine) for mine in p])
 
 
-@pytest.mark.parametrize("name", Tables._fields)
+@pytest.mark.parametrize("name", [name for name in Tables._fields if name != "calibration"])
 def test_columns_are_those_that_others_rely_on_and_more_only_at_the_end(tables, name):
     assert list(getattr(tables, name))[: len(COLUMNS[name])] == COLUMNS[name]
 
@@ -277,7 +278,7 @@ def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(ten
     tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
     along = distinctive(tensors["denoised"], data.unit_images)
     codewords = CODE.codewords(torch.arange(N))
-    estimator = Estimator.of_pictures(codewords, tensors["factual"], data.unit_images, share)
+    estimator = Estimator.of_distance(codewords, pixel_distance(tensors["factual"], data.unit_images), share)
     for method, score in estimator.estimate(along).named("denoised").items():
         np.testing.assert_allclose(matrix(of(tables, method, "pull")), score, rtol=1e-5, atol=1e-6)
     null = CODE.sample_phantoms(SETTINGS.phantoms, SETTINGS.seed)
@@ -385,11 +386,13 @@ def test_the_order_of_queries_changes_no_row(tables, tensors, data):
         pd.testing.assert_frame_equal(one, other, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", Tables._fields)
+@pytest.mark.parametrize("name", [name for name in Tables._fields if name != "calibration"])
 def test_tables_survive_their_files(tables, tmp_path, name):
-    path = tmp_path / f"{name}.{'parquet' if name in ('influence', 'sets') else 'csv'}"
-    save_table(path, getattr(tables, name))
-    pd.testing.assert_frame_equal(load_table(path), getattr(tables, name), rtol=1e-6, check_dtype=False)
+    ((file, table),) = [(file, table) for file, table in tables.files().items() if file.partition(".")[0] == name]
+    save_table(tmp_path / file, table)
+    found = load_table(tmp_path / file)
+    found = found.assign(counts=found.counts.map(list)) if "counts" in found else found
+    pd.testing.assert_frame_equal(found, table, rtol=1e-6, check_dtype=False)
 
 
 def test_a_query_s_label_is_the_one_that_most_of_its_ten_nearest_pictures_have(tensors):

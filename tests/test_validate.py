@@ -135,11 +135,11 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         ("loss", "member_loss"),
     ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
-    scored = load_table(validated.root / "attribution" / "influence.parquet")
+    scored = load_table(validated.root / "attribution" / "default" / "influence.parquet")
     nearest = scored[scored.method == "pixel"].sort_values("score").groupby("query").unit.last()
     tested = scored[scored.method == "denoised_gls"].set_index(["query", "unit"]).z
     assert ends["z_nearest"] == pytest.approx(tested[list(nearest.items())].mean(), abs=1e-6)
-    sets = load_table(validated.root / "attribution" / "sets.parquet").groupby("set").z.mean()
+    sets = load_table(validated.root / "attribution" / "default" / "sets.parquet").groupby("set").z.mean()
     for size in (2, 5, 10, 20, 50):
         assert ends[f"z_nearest:{size}"] == pytest.approx(sets[f"nearest:{size}"], abs=1e-5)
 
@@ -147,7 +147,7 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
 def test_what_is_predicted_of_fewer_members_is_what_plan_would_say(validated):
     """From all twelve: z by the root of the number, and the power that `plan` has of a neighbourhood."""
     table = load_table(validated.root / "validation" / "members.csv").set_index(["members", "order", "statistic"]).value
-    sets = load_table(validated.root / "attribution" / "sets.parquet").set_index("set")
+    sets = load_table(validated.root / "attribution" / "default" / "sets.parquet").set_index("set")
     for size in (2, 5, 10, 20, 50):
         z = torch.from_numpy(sets.z[f"nearest:{size}"].to_numpy(copy=True))
         predicted = [table[5, order, f"{kind}_nearest:{size}_predicted"] for kind in ("z", "found") for order in (0, 1)]

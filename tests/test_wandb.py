@@ -279,7 +279,7 @@ def test_reproduce_leaves_one_finished_run_for_every_job_in_one_group(reproduced
 
 def test_agreement_is_logged_with_the_method_in_its_key(reproduced):
     found = read_back(reproduced.root, "attribute")
-    table = load_table(reproduced.root / "attribution" / "agreement_summary.csv").query("measure == 'norm'")
+    table = load_table(reproduced.root / "attribution" / "default" / "agreement_summary.csv").query("measure == 'norm'")
     logged = {key: value for row in found["history"] for key, value in row.items()}
     for row in table.itertuples():
         assert logged[f"agreement/{row.truth}/{row.method}/{row.statistic}"] == pytest.approx(row.mean, rel=1e-5)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ddattr.codebook import ablation
+from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -27,7 +28,7 @@ def counterfactual(
     device: str = "cpu",
     units_per_pass: int = 64,
 ) -> Float[Tensor, "units q c h w"]:
-    """Exact counterfactuals y(u_-i, eps) of units with these codewords (eq. 3 and 4 of the slides, under eq. 9).
+    """Exact counterfactuals of units with these codewords, on the tapes of seeds.
 
     Args:
         codewords: of the same units for all queries, or of each query's own.
@@ -35,7 +36,21 @@ def counterfactual(
     Raises:
         ValueError: a codeword leaves no member that never saw the unit.
     """
+    return ablated(ensemble, codewords, noise_tape(seeds, len(reverse), shape).to(device), reverse, units_per_pass)
+
+
+def ablated(
+    ensemble: Ensemble,
+    codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"],
+    tape: Float[Tensor, "tape q c h w"],
+    reverse: list[ReverseStep],
+    units_per_pass: int = 64,
+) -> Float[Tensor, "units q c h w"]:
+    """Exact counterfactuals y(u_-i, eps) on any tape (eq. 3 and 4 of the slides, under eq. 9).
+
+    Raises:
+        ValueError: a codeword leaves no member that never saw the unit.
+    """
     if codewords.all(-1).any():
         raise ValueError("counterfactual: a unit was seen by every member, so that none is left to replay it.")
-    parts = [ensemble.pictures(w, seeds, reverse, shape, device) for w in ablation(codewords).split(units_per_pass)]
-    return torch.cat(parts)
+    return torch.cat([ensemble.replay(w, tape, reverse) for w in ablation(codewords).split(units_per_pass)])

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import pixel_distance, pull, similarity
+from ddattr.attribution.influence import pull, similarity
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.significance import null_deviation, pull_significance, set_significance
@@ -66,15 +66,11 @@ class Estimator:
     usual: float | None = None
 
     @classmethod
-    def of_pictures(
-        cls,
-        codewords: Bool[Tensor, "units n"],
-        pictures: Float[Tensor, "q *image"],
-        unit_images: Float[Tensor, "units *image"],
-        share: float = 0.5,
+    def of_distance(
+        cls, codewords: Bool[Tensor, "units n"], distance: Float[Tensor, "units q"], share: float = 0.5
     ) -> "Estimator":
-        """An estimator by whose lights units matter that are near the query in pixels."""
-        return cls(codewords, similarity(pixel_distance(pictures, unit_images)), share)
+        """An estimator by whose lights units matter that are near the query, in pixels or in features."""
+        return cls(codewords, similarity(distance), share)
 
     def of_members(self, members: Int[Tensor, "m"]) -> "Estimator":
         """The same of some members, as if there were no others."""

@@ -1,4 +1,4 @@
-"""Attribution in Trainer.predict: every batch of queries is replayed, differentiated and stored as one shard."""
+"""Attribution in Trainer.predict: every batch of queries is denoised, and replayed if it can be, as one shard."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,26 +10,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddattr.artifacts import load_tensors, save_tensors
-from ddattr.attribution.agreement import relative_error
-from ddattr.attribution.baselines import last_step
-from ddattr.attribution.counterfactual import counterfactual
-from ddattr.attribution.denoising import denoised, distinctive
-from ddattr.attribution.estimator import Estimator
-from ddattr.attribution.influence import gram, norm
+from ddattr.attribution import replayed, tables
+from ddattr.attribution.asked import Asked
+from ddattr.attribution.denoising import denoised
 from ddattr.attribution.loss import loss_draws
-from ddattr.attribution.significance import TestSettings, null_deviation, pull_significance
-from ddattr.attribution.tables import Tables, tabulate
+from ddattr.attribution.replay import Replay, inversion_spread
+from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.noise import Stream, generator, noise_tape
+from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import Process, ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
 
-_SHORTLIST = 32  # units of largest z, for each that is wanted, among which those of smallest p are sought
-
 
 class AttributionModule(L.LightningModule):
-    """Attributes queries, named by their seeds, to the units of an ensemble.
+    """Attributes queries to the units of an ensemble.
 
     Queries spread over batches and devices; a batch is one atomic shard of tensors, so that a killed run goes on where
     it stopped. After the last one, rank 0 merges the shards, scores all units and logs the agreement.
@@ -43,14 +38,15 @@ class AttributionModule(L.LightningModule):
         settings: of the tests.
         folder: where shards go.
         seed: of the ablated units and of the noise that pictures are denoised from.
-        queries: number of queries.
-        first_query: seed of the first; the others follow.
+        queries: number of the run's own queries.
+        first_query: seed of the first of them; the others follow.
         batch: queries together.
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         ablation_units: units replayed exactly, the same for all queries, drawn by seed.
         check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
+        asked: another query set than the run's own.
     """
 
     def __init__(
@@ -71,6 +67,7 @@ class AttributionModule(L.LightningModule):
         denoisings: int = 100,
         check: int = 2,
         refine: int = 3,
+        asked: Asked | None = None,
     ):
         super().__init__()
         _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
@@ -82,96 +79,78 @@ class AttributionModule(L.LightningModule):
         self.data = data
         self.settings = settings
         self.folder = folder
-        self.seed = seed
-        self.queries = queries
         self.batch = batch
-        self.jacobian = jacobian
-        self.first_query = first_query
-        self.refine = min(refine, codebook.units)
+        self.asked = asked or Asked(torch.arange(first_query, first_query + queries))
         # noise that `validate` holds no score against; it denoises real pictures with the same
         self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
-        self.checked = {first_query + i * queries // check for i in range(check)}
+        count = len(self.asked.numbers)
+        self.checked = self.asked.numbers[[i * count // check for i in range(check)]]
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.ablated = torch.from_numpy(order[: min(ablation_units, codebook.units)]).sort().values
-        self.codewords = codebook.codewords(torch.arange(codebook.units))
-        self.tables: Tables | None = None
+        self.replay = Replay(ensemble, codebook, data, settings, jacobian, self.ablated, min(refine, codebook.units))
+        self.tables: tables.Tables | None = None
         self.tensors: dict[str, Tensor] = {}
 
     @property
     def batches(self) -> Sequence[Tensor]:
-        """Seeds of the queries of every shard: the same on any number of devices."""
-        return torch.arange(self.first_query, self.first_query + self.queries).split(self.batch)
+        """Numbers of the queries of every shard: the same on any number of devices."""
+        return self.asked.numbers.split(self.batch)
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
-    def predict_step(self, seeds: Tensor, index: int) -> None:
-        path = self.folder / f"shard-{int(seeds[0]):08d}.safetensors"
+    def predict_step(self, numbers: Tensor, index: int) -> None:
+        numbers = numbers.cpu()
+        path = self.folder / f"shard-{int(numbers[0]):08d}.safetensors"
         if not path.exists():
-            save_tensors(path, self._replay(seeds))
-        print(f"attribute: queries {int(seeds[0])} to {int(seeds[-1])} replayed ({self.queries} in all)", flush=True)
+            save_tensors(path, self._answers(numbers))
+        done = "replayed" if self.asked.replayed else "denoised"
+        first, last, count = int(numbers[0]), int(numbers[-1]), len(self.asked.numbers)
+        print(f"attribute: queries {first} to {last} {done} ({count} in all)", flush=True)
 
-    def _replay(self, seeds: Tensor) -> dict[str, Tensor]:
+    def _answers(self, numbers: Tensor) -> dict[str, Tensor]:
         """Everything that costs evaluations of the networks, for one batch of queries."""
-        shape, names = self.data.shape, seeds.tolist()
-        tape = noise_tape(names, len(self.reverse), shape).to(self.device)
-        drawn, response = self.jacobian(self.ensemble, tape, self.reverse)
-        made = denoised(self.ensemble, self.process, drawn, self.times, self.noise).cpu()
-        picture, response = drawn.cpu(), response.cpu()
-        alone = self.ensemble.pictures(torch.eye(len(self.ensemble)), names, self.reverse, shape, self.device)
-        codewords = self.codewords[self.ablated]
-        exact = counterfactual(self.ensemble, codewords, names, self.reverse, shape, str(self.device))
-        top, refined = self._refine(names, picture, response, made)
-        checked = torch.tensor([seed in self.checked for seed in names])
-        rotating = torch.where(checked, 0.0, torch.nan)
-        if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
-            _, full = self.jacobian(self.ensemble, tape[:, checked], self.reverse, members_per_step=None)
-            rotating[checked] = relative_error(response[:, checked], full.cpu())
-        return {
-            "seeds": seeds,
-            "factual": picture,
-            "jacobian": response,
-            "denoised": made,
-            "members": alone,
-            "last_step": last_step(self.ensemble, tape, self.reverse).members,
-            "ablations": exact,
-            "refined_units": top,
-            "refined": refined,
-            "refined_images": self.data.unit_images[top],
-            "rotating_error": rotating,
-        }
+        given = self.asked.given(numbers)
+        if given is None or self.asked.inversions:
+            return self._replayed(numbers, given)
+        return self._denoised(numbers, given.to(self.device))
 
-    def _refine(self, seeds: list[int], picture: Tensor, response: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact counterfactuals of every query's best units, by p, then by norm: (2 k, Q), and pictures."""
-        images = self.data.unit_images
-        estimator = Estimator.of_pictures(self.codewords, picture, images, self.settings.gls_share)
-        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(made, images)))
-        by_norm = norm(gram(response), self.codewords).topk(self.refine, 0).indices
-        top = torch.cat([by_pull, by_norm])
-        codewords = self.codewords[top]
-        return top, counterfactual(self.ensemble, codewords, seeds, self.reverse, self.data.shape, str(self.device))
+    def _denoised(self, numbers: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+        """What every query set has."""
+        made = denoised(self.ensemble, self.process, pictures, self.times, self.noise)
+        return {"seeds": numbers, "factual": pictures.cpu(), "denoised": made.cpu()}
 
-    def _surest(self, estimator: Estimator, adjusted: Tensor) -> Tensor:
-        """Units of smallest p of pull, (k, Q), ties by z. p is asked of the units of largest z only: it is dear."""
-        score = estimator.pull(adjusted)
-        z = score / null_deviation(adjusted, self.codewords).clamp_min(1e-12)
-        likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
-        phantoms = self.codebook.sample_phantoms(self.settings.phantoms, self.settings.seed)
-        answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
-        _, p = pull_significance(score.gather(0, likely), answers, phantoms, self.codewords[likely])
-        return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
+    def _replayed(self, numbers: Tensor, given: Tensor | None) -> dict[str, Tensor]:
+        """That, and all that takes a tape; of given pictures, how well their tapes do."""
+        tapes, reverse = self.asked.tapes(
+            numbers, self.ensemble, self.process, self.reverse, self.data.shape, self.device
+        )
+        drawn, response = self.replay.first_order(tapes[0], reverse)
+        found, response = self._denoised(numbers, drawn), response.cpu()
+        checked = torch.isin(numbers, self.checked)
+        found |= self.replay.exact(tapes[0], reverse, found["factual"], response, found["denoised"], checked)
+        if given is not None:
+            first_orders = [(drawn, response), *(self.replay.first_order(tape, reverse) for tape in tapes[1:])]
+            pulls = [self.replay.pulls(picture.cpu(), of.cpu()) for picture, of in first_orders]
+            found["pull_spread"] = inversion_spread(torch.stack(pulls))
+            found["replay_error"] = (found["factual"] - given).abs().flatten(1).amax(1)
+        return found
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier()  # every process's last shard is on disk
         if not self.trainer.is_global_zero:
             return
         self.tensors = merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
-        self.tables = tabulate(self.tensors, self.ablated, self.codebook, self.data, self.settings)
+        given = (self.codebook, self.data, self.settings, self.asked.names)
+        if self.asked.replayed:
+            self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
+        else:
+            self.tables = tables.tabulate(self.tensors, *given)
         for logger in self.trainer.loggers:
             logger.log_metrics(self.tables.metrics())
 
 
-_QUERY_DIMENSION = {"seeds": 0, "factual": 0, "rotating_error": 0}
+_QUERY_DIMENSION = dict.fromkeys(("seeds", "factual", "rotating_error", "pull_spread", "replay_error"), 0)
 
 
 def merge(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:

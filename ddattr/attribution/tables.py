@@ -1,10 +1,10 @@
-"""The tables of an attribution, from the tensors of its replays.
+"""The tables of a query set: what every set has, of the denoising alone. `replayed` adds what takes a tape.
 
-Rows are (unit, query); a query is named by its seed. Every number here can be made again from the tensors alone.
-`attributions` is what a user reads first; the others are of all units and methods.
+Rows are (unit, query); a query is named by its seed, or by its place among given pictures. Every number here can be
+made again from the tensors alone. `attributions` is what a user reads first; the others are of all units and methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution import agreement, baselines, influence, significance
+from ddattr.attribution import baselines, significance
+from ddattr.attribution.calibration import calibrated
 from ddattr.attribution.denoising import distinctive
-from ddattr.attribution.estimator import Estimate, Estimator
-from ddattr.attribution.jacobian import instability
+from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.attribution.nulls import nulls
+from ddattr.attribution.scored import Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
@@ -25,27 +27,34 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
 from ddattr.ensemble.likeness import unusual
 
-MEASURES = ("pull", "norm")
-AGREEMENT = ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"]
-UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
-Scores = Mapping[str, Mapping[str, Float[Tensor, "units q"]]]  # by method and measure
+_PARQUET = ("attributions", "influence", "sets", "nulls")
 
 
 class Tables(NamedTuple):
-    """Tables by the names of the files that hold them."""
+    """Tables by the names of the files that hold them; None where there is nothing to say.
+
+    `agreement` and its summary take a tape, and `calibration` pictures that were held out.
+    """
 
     attributions: pd.DataFrame
     influence: pd.DataFrame
     sets: pd.DataFrame
-    agreement: pd.DataFrame
-    agreement_summary: pd.DataFrame
     radius: pd.DataFrame
     queries: pd.DataFrame
+    nulls: pd.DataFrame
+    calibration: pd.DataFrame | None = None
+    agreement: pd.DataFrame | None = None
+    agreement_summary: pd.DataFrame | None = None
+
+    def files(self) -> dict[str, pd.DataFrame]:
+        """Those that there are, by the names of their files."""
+        there = {name: table for name, table in self._asdict().items() if table is not None}
+        return {f"{name}.{'parquet' if name in _PARQUET else 'csv'}": table for name, table in there.items()}
 
     def metrics(self) -> dict[str, float]:
         """Flat metrics, the method in the key; the paper's measure `norm` is bare, `pull` goes by its name."""
         metrics = {}
-        for row in self.agreement_summary.itertuples():
+        for row in () if self.agreement_summary is None else self.agreement_summary.itertuples():
             measure = "" if row.measure == "norm" else f"/{row.measure}"
             metrics[f"agreement/{row.truth}/{row.method}{measure}/{row.statistic}"] = row.mean
         metrics["significance/unit/attributable"] = float(self.radius.attributable.mean())
@@ -53,69 +62,59 @@ class Tables(NamedTuple):
             if kind != "nearest":
                 best = rows.groupby("query").q_value.min()
                 metrics[f"significance/{kind}/attributable"] = float((best <= self.radius.level.iloc[0]).mean())
-        metrics["jacobian/rotating_error"] = float(self.queries.rotating_error.mean())
-        metrics["jacobian/jvp_error"] = float(self.queries.jvp_error.median())
+        if "jvp_error" in self.queries:
+            metrics["jacobian/rotating_error"] = float(self.queries.rotating_error.mean())
+            metrics["jacobian/jvp_error"] = float(self.queries.jvp_error.median())
         return metrics
 
 
 def tabulate(
-    tensors: dict[str, Tensor], ablated: Tensor, codebook: Codebook, data: UnitDataModule, settings: TestSettings
+    tensors: dict[str, Tensor],
+    codebook: Codebook,
+    data: UnitDataModule,
+    settings: TestSettings,
+    names: Sequence[str] | None = None,
 ) -> Tables:
-    """All tables of an attribution.
+    """All tables of pictures that were denoised alone.
 
     Args:
-        tensors: seeds (Q,), factual (Q, C, H, W), jacobian, denoised, members and last_step (n, Q, C, H, W),
-            ablations (ablated, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,).
-        ablated: units that were ablated exactly.
+        tensors: seeds (Q,), factual (Q, C, H, W), denoised (n, Q, C, H, W).
+        names: of the queries, in words; None for those of seeds.
     """
-    seeds, factual, jacobian = tensors["seeds"], tensors["factual"], tensors["jacobian"]
-    codewords = codebook.codewords(torch.arange(codebook.units))
-    images = data.unit_images
-    responses = baselines.responses(tensors, codebook.weight)
-    scores = {name: influence.scores(response, factual, images, codewords) for name, response in responses.items()}
-    pixel = baselines.pixel(factual, images)
-    scores["pixel"] = {"similarity": pixel}
-    scores["random"] = {"similarity": baselines.random(codebook.units, seeds.tolist(), settings.seed)}
+    scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings)
+    scored.compare()
+    return of_denoising(scored, tensors["denoised"], codebook, data, names)
 
-    phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
-    norm_null = influence.norm(influence.gram(jacobian), phantoms)
-    tests = {("jvp", "norm"): significance.norm_significance(scores["jvp"]["norm"], norm_null)}
-    estimator = Estimator.of_pictures(codewords, factual, images, settings.gls_share)
-    answers = {
-        "jvp": influence.projections(jacobian, factual, images),
-        "denoised": distinctive(tensors["denoised"], images),
+
+def of_denoising(
+    scored: Scored,
+    denoised: Float[Tensor, "n q *image"],
+    codebook: Codebook,
+    data: UnitDataModule,
+    names: Sequence[str] | None,
+) -> Tables:
+    """Scores and tests of the denoising, after what was scored before, and the tables of that."""
+    seeds, settings = scored.seeds, scored.settings
+    answers = distinctive(denoised, scored.images)
+    found = scored.estimate("denoised", answers)
+    z, p = scored.tests[TESTED, "pull"]
+    q = significance.benjamini_hochberg(p)
+    sets, resolution = _sets(scored.estimator, answers, scored.distance, codebook, data, seeds, settings)
+    radius = {
+        "query": seeds.numpy(),
+        "attributable": (q.min(0).values <= settings.level).numpy(),
+        "resolution": resolution.numpy(),
+        "level": settings.level,
     }
-    for method, given in answers.items():
-        found: Estimate = estimator.estimate(given)
-        scores |= {name: scores.get(name, {}) | {"pull": pull} for name, pull in found.named(method).items()}
-        tests[f"{method}_gls", "pull"] = estimator.test(found.adjusted, phantoms)
-
-    exact = tensors["ablations"] - factual
-    truth = influence.displacement_scores(exact, factual, images[ablated])
-    influences = [
-        _influence(name, measure, score, seeds, tests.get((name, measure)))
-        for name, measures in scores.items()
-        for measure, score in measures.items()
-    ]
-    influences += [_influence("ablation", measure, score, seeds, None, ablated) for measure, score in truth.items()]
-    influences += [_refined(tensors, data, seeds, ablated)]
-    moved = {name: response.displacement(codewords[ablated]) for name, response in responses.items()}
-    table = _agreement({name: _at(of, ablated) for name, of in scores.items()}, moved, truth, exact, seeds)
-    z, p = tests[TESTED, "pull"]
-    sets, resolution = _sets(estimator, answers["denoised"], pixel, codebook, data, seeds, settings)
-    radius = _radius(scores["jvp"]["norm"], norm_null, codebook, seeds)
-    best_q = significance.benjamini_hochberg(p).min(0).values
-    radius = radius.assign(
-        attributable=(best_q <= settings.level).numpy(), resolution=resolution.numpy(), level=settings.level
-    )
+    strangers = data.held_out.at(data.held_out_units < 0)
     return Tables(
-        attributions(z, p, scores[SUPPORT]["pull"], seeds, settings.level),
-        pd.concat(influences, ignore_index=True),
+        attributions(z, p, scored.scores[SUPPORT]["pull"], seeds, settings.level),
+        scored.influence(),
         sets,
-        table,
-        summarise(table, settings.seed),
-        radius,
-        _queries(tensors, moved["jvp"], exact, data),
+        pd.DataFrame(radius),
+        _queries(seeds, scored.factual, data, names),
+        nulls(found, q, scored.phantoms, seeds, settings.level),
+        calibrated(denoised, scored.factual, strangers, codebook, settings),
     )
 
 
@@ -142,52 +141,10 @@ def attributions(
     return table.sort_values(["query", "rank"], ignore_index=True)
 
 
-def _at(scores: Mapping[str, Tensor], units: Tensor) -> dict[str, Tensor]:
-    return {measure: score[units] for measure, score in scores.items()}
-
-
-def _influence(
-    method: str,
-    measure: str,
-    score: Tensor,
-    seeds: Tensor,
-    test: tuple[Tensor, Tensor] | None,
-    units: Tensor | None = None,
-) -> pd.DataFrame:
-    """Long table of one method and measure; z, p and q where it was tested."""
-    count, queries = score.shape
-    units = torch.arange(count) if units is None else units
-    z, p = (torch.full_like(score, torch.nan),) * 2 if test is None else test
-    return pd.DataFrame(
-        {
-            "unit": units.repeat_interleave(queries).numpy(),
-            "query": seeds.repeat(count).numpy(),
-            "method": method,
-            "measure": measure,
-            "score": score.flatten().numpy(),
-            "z": z.flatten().numpy(),
-            "p_value": p.flatten().numpy(),
-            "q_value": significance.benjamini_hochberg(p).flatten().numpy(),
-        }
-    )
-
-
-def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, ablated: Tensor) -> pd.DataFrame:
-    """Exact scores of every query's best units, less those that were ablated for all queries."""
-    frames = []
-    for q, seed in enumerate(seeds):
-        units = tensors["refined_units"][:, q]
-        moved = (tensors["refined"][:, q] - tensors["factual"][q])[:, None]
-        scores = influence.displacement_scores(moved, tensors["factual"][q : q + 1], data.unit_images[units])
-        frames += [_influence("ablation", measure, of, seed[None], None, units) for measure, of in scores.items()]
-    table = pd.concat(frames, ignore_index=True)
-    return table[~table.unit.isin(ablated.tolist())].drop_duplicates(["unit", "query", "measure"])
-
-
 def _sets(
     estimator: Estimator,
     answers: Tensor,
-    pixel: Tensor,
+    distance: Tensor,
     codebook: Codebook,
     data: UnitDataModule,
     seeds: Tensor,
@@ -200,7 +157,7 @@ def _sets(
         total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
         q = significance.benjamini_hochberg(p)
         frames.append(_set_rows([f"{kind}:{name}" for name in names], sets, seeds, total, z, p, q))
-    sizes, sets = neighbourhoods(pixel, settings.neighbourhoods)
+    sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
     total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
@@ -227,75 +184,8 @@ def _set_rows(
     )
 
 
-def _agreement(
-    scores: Scores, moved: Mapping[str, Tensor], truth: Mapping[str, Tensor], exact: Tensor, seeds: Tensor
-) -> pd.DataFrame:
-    """Agreement with exact ablation, per query.
-
-    The truth's pull is along d_i; `denoised*` predict it with scores along each unit's distinctive direction.
-
-    Args:
-        scores, moved, truth, exact: of the ablated units; `moved` are displacements of the methods that have one.
-    """
-    queries, frames = seeds.tolist(), []
-    for method, measures in scores.items():
-        for measure in MEASURES:
-            score = measures.get(measure, measures.get("similarity"))
-            if score is not None:
-                rows = agreement_rows(score, truth[measure], moved.get(method), exact, queries)
-                frames.append(rows.assign(truth="ablation", method=method, measure=measure))
-    return pd.concat(frames, ignore_index=True)[AGREEMENT]
-
-
-def agreement_rows(
-    score: Float[Tensor, "units q"],
-    target: Float[Tensor, "units q"],
-    moved: Float[Tensor, "units q *image"] | None,
-    exact: Float[Tensor, "units q *image"],
-    queries: list[int],
-) -> pd.DataFrame:
-    """A row a query: how far a score agrees with a truth's, and its displacements with the truth's, if it has any."""
-    return pd.DataFrame(
-        {
-            "query": queries,
-            "pearson": agreement.pearson(score, target).numpy(),
-            "spearman": agreement.spearman(score, target).numpy(),
-            "cosine": np.nan if moved is None else agreement.cosine(moved, exact).numpy(),
-            "relative_error": np.nan if moved is None else agreement.relative_error(moved, exact).numpy(),
-        }
-    )
-
-
-def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Mean over queries of every statistic of an agreement table, with its 95 % bootstrap interval."""
-    rows = []
-    for (truth, method, measure), part in table.groupby(["truth", "method", "measure"], sort=False):
-        for statistic in ("pearson", "spearman", "cosine", "relative_error"):
-            values = torch.tensor(part[statistic].tolist(), dtype=torch.float64)
-            known = int((~values.isnan()).sum())
-            if known:
-                interval = agreement.bootstrap_mean(values, seed)
-                rows.append((truth, method, measure, statistic, *interval, known))
-    return pd.DataFrame(rows, columns=["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"])
-
-
-def _radius(norm: Tensor, null: Tensor, codebook: Codebook, seeds: Tensor) -> pd.DataFrame:
-    radius = norm.max(0).values
-    control, p = significance.radius_significance(radius, null, codebook)
-    return pd.DataFrame(
-        {
-            "query": seeds.numpy(),
-            "radius": radius.numpy(),
-            "phantom_radius": control.numpy(),
-            "p_value": p.numpy(),
-        }
-    )
-
-
-def _queries(tensors: dict[str, Tensor], moved: Tensor, exact: Tensor, data: UnitDataModule) -> pd.DataFrame:
-    """How far the first order can be trusted on every query, its nearest pictures' label, whether it is like any."""
-    factual = tensors["factual"]
-    error = agreement.relative_error(moved, exact)
+def _queries(seeds: Tensor, factual: Tensor, data: UnitDataModule, names: Sequence[str] | None) -> pd.DataFrame:
+    """The label of every query's nearest pictures, whether it is like any, and its name."""
     labels = torch.full((len(factual),), -1)
     if data.labels is not None:
         nearest = (
@@ -307,13 +197,10 @@ def _queries(tensors: dict[str, Tensor], moved: Tensor, exact: Tensor, data: Uni
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(
         {
-            "query": tensors["seeds"].numpy(),
-            "jacobian_norm": instability(tensors["jacobian"]).numpy(),
-            "jvp_error": error.numpy(),
-            "rotating_error": tensors["rotating_error"].numpy(),
+            "query": seeds.numpy(),
             "label": labels.numpy(),
-            "unstable": (error > UNSTABLE).numpy(),
             "nearest": distance.numpy(),
             "unlike_data": unlike.numpy(),
+            "name": [f"seed {seed}" for seed in seeds.tolist()] if names is None else names,
         }
     )

@@ -1,12 +1,11 @@
 """Pictures and units as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -248,49 +247,6 @@ class UnitDataModule(L.LightningDataModule):
         if kind in self.sets and self.kept.table is not None:
             return str(self.kept.table[kind].unique()[value])
         return str(value)
-
-    def unit_table(self) -> pd.DataFrame:
-        """units.parquet: a row a unit, so that numbers of units and of sets mean something.
-
-        Its name in words; the label, the cluster and the value of every column of `sets` that most of its pictures
-        have, as far as there are any; how many pictures it has, their rows in the source, and their files.
-        """
-        sizes = self.unit_of.bincount(minlength=self.units).tolist()
-        order = self.unit_of.argsort(stable=True)
-        rows = [part.tolist() for part in self.rows[order].split(sizes)]
-        sets = self.partitions()
-        if self.labels is not None:
-            sets["label"] = grouping.majority(self.labels, self.unit_of)
-        grouped = torch.zeros(self.units, dtype=torch.bool)
-        if self.groups is not None:
-            grouped[self.unit_of[self.groups >= 0]] = True
-        first = [int(part[0]) for part in order.split(sizes)]
-        table: dict[str, Any] = {"unit": range(self.units)}
-        table["name"] = [
-            f"group from picture {rows[unit][0]}" if grouped[unit] else self._name(unit, first[unit], sets, sizes[unit])
-            for unit in range(self.units)
-        ]
-        for kind, of in sets.items():
-            named = kind in self.sets or (kind == "label" and self.source.label_names is not None)
-            table[kind] = [self.set_name(kind, value) for value in of.tolist()] if named else of.tolist()
-        table |= {"pictures": sizes, "rows": rows}
-        if self.kept.table is not None and "file" in self.kept.table:
-            files = self.kept.table["file"].tolist()
-            table["files"] = [[files[place] for place in part.tolist()] for part in order.split(sizes)]
-        return pd.DataFrame(table)
-
-    def _name(self, unit: int, first: int, sets: Mapping[str, Tensor], pictures: int) -> str:
-        """A picture goes by its file, or its row in the source; a label, a folder and a column by its text."""
-        table = self.kept.table
-        if self.kind in ("image", "near"):
-            name = f"picture {int(self.rows[first])}" if table is None else str(table["file"].iloc[first])
-            return name if self.kind == "image" or pictures == 1 else f"{name} and its like"
-        if self.kind == "label":
-            value = int(sets["label"][unit])
-            return f"label {value}" if self.source.label_names is None else self.set_name("label", value)
-        if self.kind == "cluster" or table is None:
-            return f"{self.kind} {unit}"
-        return str(table[self.kind].iloc[first]) or "."
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.epoch_steps), batch_size=None)  # type: ignore[arg-type]

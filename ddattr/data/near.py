@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ddattr.data.pictures import Images, blocks
 
+COMPARED = 20_000  # pictures up to which a run looks for near-duplicates without being asked
 BITS = 6  # of the hash's 64 that may differ
 COARSE = 0.12  # root mean square difference of 8 x 8 cells, in grey values of 0 to 1, below which colours are the same
 SHARE = 0.1  # of the median distance of two pictures, below which embedded ones are the same

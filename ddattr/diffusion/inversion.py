@@ -1,6 +1,7 @@
 """A tape for any picture: the noise on which a denoiser makes it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,8 @@ def inverted(
 
     Pictures are noised step by step to x_T along the sampler's own timesteps; the row that reverse step i adds is then
     what it lacks to come from x_t to x_{t-1}. It is standard normal where the denoiser knows the picture.
-    Replayed, the tape ends at the denoiser's estimate of the picture from the least noised x: the last step adds none.
+    The last row is what the denoiser's estimate of the picture, from the least noised x, lacks of it. A sampler's last
+    step adds none of it, and its replay ends at that estimate; `exact_steps` add it, and theirs ends at the picture.
 
     Args:
         reverse: of ancestral sampling: all steps but the last add noise.
@@ -42,6 +44,12 @@ def inverted(
         reached = bar
     path.reverse()
     rows = [path[0]]
-    for step, x, after in zip(steps[:-1], path, path[1:], strict=False):
+    for step, (x, after) in zip(exact_steps(steps), pairwise(path), strict=True):
         rows.append((after - step.a * x - step.b * denoiser(x, step.t)) / step.c)
-    return torch.stack([*rows, torch.zeros_like(pictures)])
+    return torch.stack(rows)
+
+
+def exact_steps(reverse: Sequence[ReverseStep]) -> list[ReverseStep]:
+    """Reverse steps of which the last adds its whole row, too: on an inverted tape, of whatever ensemble, they lead to
+    its picture, or to what the picture would have been."""
+    return [*reverse[:-1], reverse[-1]._replace(c=1.0)]

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     LOSS = 14
     LIKENESS = 15
     FLIP = 16
+    INVERSION = 17
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):
@@ -49,17 +50,18 @@ def generator(seed: int, stream: Stream, member: int | None = None, step: int = 
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, attempt, step]))
 
 
-def noise_tape(seeds: Sequence[int], steps: int, shape: Sequence[int]) -> Float[Tensor, "tape q *image"]:
+def noise_tape(
+    seeds: Sequence[int], steps: int, shape: Sequence[int], stream: Stream = Stream.TAPE, attempt: int = 0
+) -> Float[Tensor, "tape q *image"]:
     """Exogenous noise (z_T, ..., z_0) of eq. 1 and 2 of the slides, for every query by its own seed only.
 
-    Row 0 is the start x_T; row i + 1 is added by reverse step i, of `steps`.
+    Row 0 is the start x_T; row i + 1 is added by reverse step i, of `steps`. Another stream or attempt: other noise.
     """
-    shape = tuple(shape)
-    rows = [
-        np.stack([generator(seed, Stream.TAPE, step=i).standard_normal(shape, np.float32) for seed in seeds])
-        for i in range(steps + 1)
-    ]
-    return torch.from_numpy(np.stack(rows))
+
+    def draw(seed: int, row: int) -> np.ndarray:
+        return generator(seed, stream, step=row, attempt=attempt).standard_normal(tuple(shape), np.float32)
+
+    return torch.from_numpy(np.stack([np.stack([draw(seed, row) for seed in seeds]) for row in range(steps + 1)]))
 
 
 @contextmanager

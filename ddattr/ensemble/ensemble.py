@@ -80,8 +80,17 @@ class Ensemble(nn.Module):
         shape: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "rows q c h w"]:
+        """Pictures of every row of weights on the tapes of seeds."""
+        return self.replay(weights, noise_tape(seeds, len(reverse), shape).to(device), reverse)
+
+    @torch.no_grad()
+    def replay(
+        self,
+        weights: Float[Tensor, "rows n"] | Float[Tensor, "rows q n"],
+        tape: Float[Tensor, "tape q c h w"],
+        reverse: list[ReverseStep],
+    ) -> Float[Tensor, "rows q c h w"]:
         """Pictures y(v, eps) of every row of weights on every query's tape: eq. 10's left side."""
-        tape = noise_tape(seeds, len(reverse), shape).to(device)
         (picture,) = deque(trajectory(self.weighted(weights), reverse, tape), maxlen=1)
         return picture
 

@@ -12,7 +12,7 @@ from ddattr.tracking.wandb import log_panels
 
 
 def run(run: Run) -> None:
-    """Attributes the queries and writes attribution/."""
+    """Attributes the queries and writes attribution/default/."""
     if not run.make(run.attribution_artifact, lambda: _attribute(run)):
         print("attribute: already done", flush=True)
 
@@ -38,16 +38,16 @@ def _attribute(run: Run) -> None:
         run.predict(trainer, module, len(module.batches), "attribution.batch")
         if trainer.is_global_zero:
             write(artifact.folder, module.tensors, module.tables)
-            log_panels(loggers, "attribution/panels", panels(artifact.folder))
+            log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder))
             shutil.rmtree(artifact.folder / "shards")
 
 
 def write(folder, tensors, tables) -> None:
     """Tensors and tables under the names that others rely on."""
-    save_tensors(folder / "jacobian.safetensors", {"jacobian": tensors["jacobian"]})
-    save_tensors(folder / "denoised.safetensors", {"denoised": tensors["denoised"]})
+    for name in ("jacobian", "denoised"):
+        if name in tensors:
+            save_tensors(folder / f"{name}.safetensors", {name: tensors[name]})
     kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
-    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept})
-    for name, table in tables._asdict().items():
-        ending = "parquet" if name in ("attributions", "influence", "sets") else "csv"
-        save_table(folder / f"{name}.{ending}", table)
+    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept if name in tensors})
+    for name, table in tables.files().items():
+        save_table(folder / name, table)

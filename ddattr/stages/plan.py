@@ -10,13 +10,14 @@ import torch
 from ddattr.artifacts import load_table
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
+from ddattr.data.near import COMPARED
+from ddattr.data.tables import near_table, unit_table
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
 from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
 
 _LARGEST = 3  # units that are named
-_COMPARED = 20_000  # pictures of which near-duplicates are sought
 _TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
 
 
@@ -102,28 +103,22 @@ def _data(data) -> list[tuple[str, str]]:
     if held := len(data.held_out.images):
         lines.append(("held out", f"{held:,} pictures that no member sees"))
     if data.units < len(data.images):
-        largest = data.unit_table().nlargest(_LARGEST, "pictures")
+        largest = unit_table(data).nlargest(_LARGEST, "pictures")
         named = ", ".join(f"{name} ({count:,})" for name, count in zip(largest.name, largest.pictures, strict=True))
         lines.append(("pictures of a unit", f"{int(sizes.min()):,} to {int(sizes.max()):,}; the largest: {named}"))
     if data.kind == "cluster" or not data.is_small:
         lines.append(("pictures are compared by", data.compared_name))
-    if len(data.images) <= _COMPARED:
-        pairs = data.near_duplicates.pairs
-        apart = data.unit_of[pairs[:, 0]] != data.unit_of[pairs[:, 1]]
-        shown = "".join(f"; {_pair(data, pair)}" for pair in pairs[apart][:3].tolist())
-        lines.append(("near-duplicates", f"{len(pairs):,} pairs, {int(apart.sum()):,} of two units{shown}"))
+    if len(data.images) <= COMPARED:
+        near = near_table(data)
+        apart = near[near.first_unit != near.second_unit]
+        shown = "".join(f"; {pair.first_name} = {pair.second_name}" for pair in apart[:3].itertuples())
+        lines.append(("near-duplicates", f"{len(near):,} pairs, {len(apart):,} of two units{shown}"))
     if data.flips:
         lines.append(("flips", "a picture and its mirror are one: both are removed, and owed to, together"))
     lines += [("pictures", note) for note in data.source.notes]
     if data.source.broken:
         lines.append(("left out", f"{len(data.source.broken):,} files that cannot be read"))
     return lines
-
-
-def _pair(data, places: list[int]) -> str:
-    """Two pictures by their files, or their rows in the source."""
-    table = data.kept.table
-    return " = ".join(str(int(data.rows[at])) if table is None else table["file"].iloc[at] for at in places)
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:

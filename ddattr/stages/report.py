@@ -23,6 +23,6 @@ def _draw(run: Run) -> None:
     run.save_config()
     draw_all(run.root)
     save_text(artifact.folder / "summary.txt", "\n".join(summary(run.root)))
-    write_report(run.root, run.name)
+    write_report(run.root, run.name, run.data)
     with run.tracking.run(run.root, run.name, "report", artifact.fingerprint, run.resolved()) as loggers:
         log_figures(loggers, sorted(artifact.folder.glob("fig*.png")))

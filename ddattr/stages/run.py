@@ -16,7 +16,10 @@ from ddattr.artifacts import (
     save_tensors,
     save_text,
 )
+from ddattr.attribution.queries import default_folder
+from ddattr.data.near import COMPARED
 from ddattr.data.pictures import content_of
+from ddattr.data.tables import near_table, unit_table
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
 
@@ -110,11 +113,11 @@ class Run(Builder):
 
     @cached_property
     def attribution_artifact(self) -> Artifact:
+        """The run's own query set."""
         config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
-        return Artifact(
-            self.root / "attribution", config, {"members": self.members_fingerprint}, self.command("attribute")
-        )
+        parents = {"members": self.members_fingerprint}
+        return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
 
     @cached_property
     def scores_artifact(self) -> Artifact:
@@ -207,7 +210,9 @@ class Run(Builder):
 
         def work() -> None:
             save_json(artifact.folder / "codebook.json", artifact.config)
-            save_table(self.root / "units.parquet", self.data.unit_table())
+            save_table(self.root / "units.parquet", unit_table(self.data))
+            if len(self.data.images) <= COMPARED:
+                save_table(self.root / "near_duplicates.parquet", near_table(self.data))
 
         artifact.make(self.seed, work)
         if self.data.compared_by == "features":
@@ -218,7 +223,7 @@ class Run(Builder):
     def write_units(self) -> None:
         """units.parquet, unless it is there: a run that an older version began has none."""
         if first_process() and not (path := self.root / "units.parquet").is_file():
-            save_table(path, self.data.unit_table())
+            save_table(path, unit_table(self.data))
 
     def predict(self, trainer, module, parts: int, key: str) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.

@@ -68,7 +68,7 @@ def _validate(run: Run) -> None:
     reported = run.figures_artifact.done()
     if reported:  # again, with this in it
         draw_all(run.root, ["fig4_correlation"])
-        write_report(run.root, run.name)
+        write_report(run.root, run.name, run.data)
     figures = [*(artifact.folder / "figures").glob("fig*.png")]
     figures += [run.figures_artifact.folder / "fig4_correlation.png"] if reported else []
     with run.tracking.run(run.root, run.name, "validate", artifact.fingerprint, run.resolved()) as loggers:

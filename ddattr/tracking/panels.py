@@ -11,8 +11,8 @@ from ddattr.attribution.methods import TESTED
 from ddattr.codebook import Codebook, contrast
 
 
-def panels(folder: Path) -> list[dict[str, Any]]:
-    """A row for every query and each of its best units by what is tested and by `norm`, read from attribution/.
+def panels(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """A row for every query and each of its best units by what is tested and by `norm`, read from a query set's folder.
 
     z, p and q of `pull` are those of `denoised_gls`; its score is that of `jvp`, which the pictures show.
 
@@ -21,7 +21,7 @@ def panels(folder: Path) -> list[dict[str, Any]]:
     """
     tensors = load_tensors(folder / "queries.safetensors")
     jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
-    code = load_json(folder.parent / "codebook" / "codebook.json") or {}
+    code = load_json(root / "codebook" / "codebook.json") or {}
     codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
     table = load_table(folder / "influence.parquet")
     scores, tests = (

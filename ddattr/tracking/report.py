@@ -1,38 +1,62 @@
 """The page and the summary: what a run says, from artifacts alone."""
 
-import base64
-import html
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
 from ddattr.artifacts import load_json, load_table, save_text
+from ddattr.attribution.queries import default_folder, query_sets
+from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
-from ddattr.tracking.attributed import attributed, surest
+from ddattr.tracking.attributed import NO_SHARES, attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings
+from ddattr.tracking.page import rendered
+from ddattr.tracking.page.explorer import explorer
+from ddattr.tracking.page.pictures import png
+from ddattr.tracking.page.provenance import provenance
+from ddattr.tracking.page.words import words
 
 WARNING = "WARNING"
+LIMIT = 10_000_000  # bytes of a page of 32 queries
+
+
+class _Figure(NamedTuple):
+    """A figure that was drawn, its caption, and itself as what an img shows."""
+
+    name: str
+    caption: str
+    picture: str
+
+    @property
+    def table(self) -> str:
+        """What is behind it."""
+        return f"{folder_of(self.name)}/{self.name}.csv"
 
 
 def summary(root: Path) -> list[str]:
     """What a run says, in at most eight lines: warnings, quality, agreement, how many queries owe something to what."""
+    return [*warnings(root, load_table(default_folder(root) / "queries.csv")), *filter(None, lines(root).values())]
+
+
+def lines(root: Path) -> dict[str, str]:
+    """The summary's lines but the warnings, by what they are of."""
     code = load_json(root / "codebook" / "codebook.json") or {}
-    radius, queries = (load_table(root / "attribution" / f"{name}.csv") for name in ("radius", "queries"))
+    radius, queries = (load_table(default_folder(root) / f"{name}.csv") for name in ("radius", "queries"))
     count, level = len(radius), radius.level.iloc[0]
     unit = code["unit"]
-    lines = [
-        *warnings(root, queries),
-        f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
-        _quality(root),
-        _agreement(root),
-        f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
+    return {
+        "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
+        "quality": _quality(root),
+        "agreement": _agreement(root),
+        "first_order": f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
         f"{queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
-        f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}{surest(root)}"
-        f"{_sets(root, level)}",
-        _resolution(radius),
-    ]
-    return [line for line in lines if line]
+        "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
+        f"{surest(root)}{_sets(root, level)}",
+        "resolution": _resolution(radius),
+    }
 
 
 def warnings(root: Path, queries: pd.DataFrame) -> list[str]:
@@ -70,10 +94,10 @@ def _quality(root: Path) -> str:
 
 
 def _agreement(root: Path) -> str:
-    table = load_table(root / "attribution" / "agreement_summary.csv")
+    table = load_table(default_folder(root) / "agreement_summary.csv")
     rows = table[(table.truth == "ablation") & (table.statistic == "spearman") & (table.measure == "norm")]
     means = rows.set_index("method")
-    queries = load_table(root / "attribution" / "agreement.csv").query("method == 'jvp' and measure == 'norm'")
+    queries = load_table(default_folder(root) / "agreement.csv").query("method == 'jvp' and measure == 'norm'")
     worst = queries.spearman.min()
     jvp = means.loc["jvp"]
     others = ", ".join(f"{m} {means.loc[m, 'mean']:.2f}" for m in means.index if m not in ("jvp", "random"))
@@ -84,8 +108,8 @@ def _agreement(root: Path) -> str:
 
 
 def _sets(root: Path, level: float) -> str:
-    sets = load_table(root / "attribution" / "sets.parquet")
-    labels = load_table(root / "attribution" / "queries.csv").set_index("query").label
+    sets = load_table(default_folder(root) / "sets.parquet")
+    labels = load_table(default_folder(root) / "queries.csv").set_index("query").label
     text = ""
     for kind in ("cluster", "label"):
         rows = sets[sets.set.str.startswith(f"{kind}:")]
@@ -110,107 +134,34 @@ def _resolution(radius: pd.DataFrame) -> str:
     )
 
 
-def write_report(root: Path, name: str) -> None:
-    """report.html: one self-contained page; with what the validation found, once there is one."""
-    evidence, whose = _figures(root, [name for name in ALL if name in EVIDENCE]), attributed(root)
-    if found := findings(root / "validation"):
-        evidence = f"<ul>{_items(found)}</ul>{evidence}"
-    if evidence:
-        evidence = f'<h2 id="true">Is it true?</h2>{evidence}'
-    there = {"whose": bool(whose), "true": bool(evidence)}
-    agreement = load_table(root / "attribution" / "agreement_summary.csv")
-    page = _PAGE.format(
-        name=html.escape(name),
-        contents="".join(f'<a href="#{key}">{words}</a>' for key, words in _CONTENTS.items() if there.get(key, True)),
-        summary=_items(summary(root)),
-        whose=whose,
-        figures=_figures(root, [name for name in ALL if name not in EVIDENCE]),
-        evidence=evidence,
-        provenance=_html(_provenance(root)),
-        agreement=_html(agreement),
-        radius=_html(load_table(root / "attribution" / "radius.csv")),
-    )
-    save_text(root / "report.html", page)
+def write_report(root: Path, name: str, data: UnitDataModule) -> None:
+    """report.html: one self-contained page; with what the validation found, once there is one.
+
+    At most 10 MB for up to 32 queries, and in proportion for more: units are left out of the explorer until it fits.
+    """
+    drawn = [_Figure(key, ALL[key].CAPTION, png(path)) for key in ALL if (path := _path(root, key)).exists()]
+    agreement, radius = (load_table(default_folder(root) / f"{key}.csv") for key in ("agreement_summary", "radius"))
+    queries = sum(len(load_table(folder / "queries.csv")) for folder in query_sets(root).values())
+    content = {
+        "name": name,
+        "warnings": warnings(root, load_table(default_folder(root) / "queries.csv")),
+        "words": words(root, data, lines(root)),
+        "whose": attributed(root),
+        "no_shares": NO_SHARES,
+        "figures": [figure for figure in drawn if figure.name not in EVIDENCE],
+        "findings": findings(root / "validation"),
+        "evidence": [figure for figure in drawn if figure.name in EVIDENCE],
+        "tables": {"Agreement with exact ablation": _html(agreement), "Queries": _html(radius)},
+        "provenance": _html(provenance(root)),
+    }
+    limit = LIMIT * max(1.0, queries / 32)
+    explored = explorer(root, name, data, int(limit) - len(rendered(**content, explorer="").encode()))
+    save_text(root / "report.html", rendered(**content, explorer=explored))
 
 
-def _figures(root: Path, names: list[str]) -> str:
-    """Those of the named figures that were drawn, each with its caption and what is behind it."""
-    found = ""
-    for name in names:
-        path = root / folder_of(name) / f"{name}.png"
-        if path.exists():
-            text, picture = html.escape(ALL[name].CAPTION), base64.b64encode(path.read_bytes()).decode()
-            found += (
-                f'<figure><img alt="{text}" src="data:image/png;base64,{picture}">'
-                f"<figcaption>{text} <small>{folder_of(name)}/{name}.csv</small></figcaption></figure>"
-            )
-    return found
+def _path(root: Path, figure: str) -> Path:
+    return root / folder_of(figure) / f"{figure}.png"
 
 
-def _items(lines: list[str]) -> str:
-    loud = {line: ' class="warning"' for line in lines if line.startswith(WARNING)}
-    return "".join(f"<li{loud.get(line, '')}>{html.escape(line)}</li>" for line in lines)
-
-
-def _html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, float_format="%.4g", border=0)
-
-
-def _provenance(root: Path) -> pd.DataFrame:
-    """Where every number comes from: a row for the base, if any, for the members together and for each stage."""
-    rows = []
-    for folder in ("base", "members", "quality", "attribution", "validation"):
-        paths = sorted(root.glob(f"{folder}/*/manifest.json" if folder == "members" else f"{folder}/manifest.json"))
-        manifests = [load_json(path) or {} for path in paths]
-        if not manifests:
-            continue
-        first = manifests[0]
-        rows.append(
-            {
-                "artifact": folder,
-                "command": first.get("command"),
-                "commit": first.get("commit"),
-                "seed": first.get("seed"),
-                "fingerprint": first.get("fingerprint"),
-                "device": first.get("device"),
-                "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
-                "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests),
-                "torch": first.get("versions", {}).get("torch"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-_CONTENTS = {
-    "whose": "Whose pictures",
-    "figures": "Figures",
-    "true": "Is it true?",
-    "tables": "Tables",
-    "provenance": "Provenance",
-}
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ddattr: {name}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto 4rem; padding: 0 1rem; color: #222; }}
-nav {{ position: sticky; top: 0; background: #fffe; border-bottom: 1px solid #ddd; padding: .5rem 0; }}
-nav a {{ margin-right: 1.2rem; color: #0072b2; text-decoration: none; }} h2 {{ scroll-margin-top: 3rem; }}
-figure {{ margin: 2.5rem 0; }} img {{ max-width: 100%; }} figcaption, small {{ color: #555; font-size: .85rem; }}
-table {{ border-collapse: collapse; font-size: .8rem; }} th, td {{ padding: .15rem .6rem; text-align: left; }}
-.warning {{ color: #b00000; font-weight: bold; }} .note {{ border-left: 3px solid #0072b2; padding-left: 1rem; }}
-.whose {{ font-size: .9rem; }} .whose td {{ vertical-align: top; padding: .5rem .6rem; }}
-.whose img {{ width: 4rem; image-rendering: pixelated; }} .whose ul {{ margin: 0; padding-left: 1.2rem; }}
-summary {{ color: #0072b2; cursor: pointer; padding-left: 1.2rem; }}
-tr:nth-child(even) {{ background: #f5f5f5; }} div {{ overflow-x: auto; }}
-</style>
-<nav>{contents}</nav>
-<h1>{name}: whose pictures does each picture owe itself to?</h1>
-<ul>{summary}</ul>
-{whose}
-<h2 id="figures">Figures</h2>
-{figures}
-{evidence}
-<h2 id="tables">Agreement with exact ablation</h2><div>{agreement}</div>
-<h2>Queries</h2><div>{radius}</div>
-<h2 id="provenance">Provenance</h2><div>{provenance}</div>
-</html>
-"""
+def _html(table: pd.DataFrame) -> Markup:
+    return Markup(table.to_html(index=False, float_format="%.4g", border=0))

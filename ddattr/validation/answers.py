@@ -97,7 +97,7 @@ class Answers:
 
     def estimator(self, pictures: Float[Tensor, "q *image"]) -> Estimator:
         """The estimator of the whole ensemble on some pictures."""
-        return Estimator.of_pictures(self.codewords, pictures, self.data.unit_images, self.settings.gls_share)
+        return Estimator.of_distance(self.codewords, self.data.distance(pictures), self.settings.gls_share)
 
     def ablations(
         self, codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"]

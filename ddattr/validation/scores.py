@@ -87,7 +87,7 @@ def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor,
     if missing := set(measures) - set(table.method):
         raise ValueError(
             f"validate: influence.parquet has no method {', '.join(sorted(missing))}, as it was made by another "
-            "version. Delete attribution/ and make it again: ddattr attribute."
+            "version. Delete attribution/default/ and make it again: ddattr attribute."
         )
     found = {}
     for method, measure in measures.items():

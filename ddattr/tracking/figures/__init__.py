@@ -1,8 +1,8 @@
 """Figures of a run: one figure, one module, which is found by its being in this folder and named as what it writes.
 
-A module has `CAPTION`, for the page; `NEEDS`, the tables that it reads, as paths below the run's folder: it is drawn
-when all of them exist; `draw(root)`, the figure and the numbers behind it; and, if its tables have something to say in
-a line, `findings(root)`. A new figure is one new file.
+A module has `CAPTION`, for the page; `NEEDS`, the tables that it reads, as paths below the run's folder, where
+attribution/ is that of the run's own query set: it is drawn when all of them exist; `draw(root)`, the figure and the
+numbers behind it; and, if its tables have something to say in a line, `findings(root)`. A new figure is one new file.
 """
 
 import pkgutil
@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import save_table
+from ddattr.attribution.queries import located
 from ddattr.tracking.figures.style import STYLE, save_figure
 
 
@@ -54,7 +55,7 @@ EVIDENCE = {name: module for name, module in ALL.items() if folder_of(name) == "
 
 def drawable(root: Path, name: str) -> bool:
     """Whether every table that a figure needs is there."""
-    return all((root / need).exists() for need in ALL[name].NEEDS)
+    return all(located(root, need).exists() for need in ALL[name].NEEDS)
 
 
 def draw_all(root: Path, names: Iterable[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.methods import METHODS, label_of
+from ddattr.attribution.queries import located
 from ddattr.tracking.figures.forest import reach, reference
 from ddattr.tracking.figures.style import BLUE, RED, SKY, WIDTH, zero
 
@@ -38,10 +39,10 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     retrained = (root / "validation" / "agreement_summary.csv").exists()
     panels = [*_PANELS, _RETRAINED] if retrained else _PANELS
     names = methods() + (["ablation"] if retrained else [])
-    tables = {name: load_table(root / name / "agreement_summary.csv") for name, *_ in panels}
+    tables = {name: load_table(located(root, f"{name}/agreement_summary.csv")) for name, *_ in panels}
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 1.1 + 0.3 * len(names)), sharey=True)
     for axis, (name, measure, title, truth) in zip(axes, panels, strict=True):
-        queries = load_table(root / name / "agreement.csv")
+        queries = load_table(located(root, f"{name}/agreement.csv"))
         summary = tables[name][tables[name].measure == measure]
         _correlations(axis, queries[queries.measure == measure], summary, names)
         zero(axis, across=True)

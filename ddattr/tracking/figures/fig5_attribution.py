@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ddattr.artifacts import load_table
+from ddattr.attribution.queries import default_folder
 from ddattr.tracking.figures.style import WIDTH, show_picture
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.panels import panels
@@ -37,8 +38,9 @@ _MEASURES = {"pull": "unit of smallest q", "norm": "unit of largest norm, not a 
 
 def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     """Up to four queries, a line each, and how many have no unit that passes."""
-    rows = panels(root / "attribution")
-    level = load_table(root / "attribution" / "radius.csv").level.iloc[0]
+    folder = default_folder(root)
+    rows = panels(root, folder)
+    level = load_table(folder / "radius.csv").level.iloc[0]
     best = {(row["query"], row["measure"]): row for row in rows if row["rank"] == 1}
     sure = sorted((row for (_, measure), row in best.items() if measure == "pull"), key=lambda row: row["q_value"])
     passing = [row for row in sure if row["q_value"] <= level]

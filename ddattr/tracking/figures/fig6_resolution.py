@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
+from ddattr.attribution.queries import default_folder
 from ddattr.tracking.figures.style import BLUE, GREY, RED, members_axis, zero
 
 CAPTION = "Figure 6. Significance of the k nearest units as a set, by the denoising; dots mark each query's resolution."
@@ -15,9 +16,9 @@ NEEDS = ("attribution/sets.parquet", "attribution/radius.csv")
 
 def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     """A line a query, and the mean over queries."""
-    sets = load_table(root / "attribution" / "sets.parquet")
+    sets = load_table(default_folder(root) / "sets.parquet")
     near = sets[sets.set.str.startswith("nearest:")]
-    radius = load_table(root / "attribution" / "radius.csv").set_index("query")
+    radius = load_table(default_folder(root) / "radius.csv").set_index("query")
     level = radius.level.iloc[0]
     figure, axis = plt.subplots(figsize=(4.6, 3.2))
     for query, rows in near.groupby("query"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddattr.attribution import agreement
 from ddattr.attribution.influence import Response, displacement_scores
 from ddattr.attribution.methods import METHODS
-from ddattr.attribution.tables import AGREEMENT, agreement_rows, summarise
+from ddattr.attribution.replayed import AGREEMENT, agreement_rows, summarise
 from ddattr.validation.intervals import bounds, difference, differences, joint_resamples
 from ddattr.validation.metrics import ceiling, reliability
 from ddattr.validation.study import Phase, Study

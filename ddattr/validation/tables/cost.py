@@ -8,6 +8,7 @@ import pandas as pd
 
 from ddattr.artifacts import load_json
 from ddattr.attribution.methods import Family, Method, method_of
+from ddattr.attribution.queries import default_folder
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.study import Phase, Study
 
@@ -59,7 +60,7 @@ def costs(
         others = _others(method, root, plan, seconds)
         if ours and fork is not None:
             others = [*others, root / "base"]
-        models, attribution = ours + others, [root / "attribution"] * (method.scored_by_attribute and not size)
+        models, attribution = ours + others, [default_folder(root)] * (method.scored_by_attribute and not size)
         training = len(ours) * each + len(others) * steps
         scored = [name, *_beside(method, seconds)]
         held = [memory.get(part, 0.0) for part in scored]

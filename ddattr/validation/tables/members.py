@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ddattr.attribution import power
 from ddattr.attribution.agreement import spearman
-from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.influence import displacement_scores, projections
@@ -99,7 +98,7 @@ def _held(study: Study, part: SubEnsemble) -> tuple[dict[str, Tensor | float], d
     for method, score in on_loss.items():
         found[f"lds_loss_{method}"] = lds(score, targets["loss"][:, generated], masks).nanmean()
 
-    near = pixel(queries.factual, images)
+    near = -answers.data.distance(queries.factual)
     nearest = near.argmax(0), torch.arange(len(queries.seeds))
     sizes, sets = neighbourhoods(near, answers.settings.neighbourhoods)
     of_sets = estimator.z_of_sets(along["denoised"], sets, plan.codebook.capacity)

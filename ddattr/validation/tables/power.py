@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddattr.attribution.baselines import pixel
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, similarity
 from ddattr.attribution.loss import loss_projections
@@ -34,7 +33,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         if kind == "generated":
             measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.extractor)
             lengths = {"norm": answers.jacobian, **lengths}
-        near = pixel(pictures, images)
+        near = -answers.data.distance(pictures)
         ten = near.topk(min(10, len(near)), 0).indices
         labels = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in partitions.items()}
         tested = power(measures, -near.double(), partitions, labels, codebook, settings)

@@ -1,0 +1,112 @@
+"""How often strangers pass: pictures that no member saw, as units with random codewords, under the tests of units."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddattr.attribution.agreement import bootstrap_mean
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import pixel_distance, similarity
+from ddattr.attribution.sets import sets_of
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg
+from ddattr.codebook import Codebook
+from ddattr.data.source import Source
+
+_MOST = 50  # strangers, and queries, evenly spaced among all there are
+_PRODUCTS = 1e10  # of phantoms, strangers, queries and members over all codebooks: some seconds of a core
+_REDRAWS = (10, 100)  # fewest and most codebooks
+
+
+def calibrated(
+    response: Float[Tensor, "n q *image"],
+    factual: Float[Tensor, "q *image"],
+    held_out: Source,
+    codebook: Codebook,
+    settings: TestSettings,
+) -> pd.DataFrame | None:
+    """calibration.csv: a row a test, with the share rejected at `level`, its mean over codebooks and 95 % interval.
+
+    None where fewer than two pictures were held out, or two codewords are left. See `calibration`; as many codebooks
+    as a few seconds allow, by the sizes alone.
+    """
+    count = min(len(held_out.images), _MOST, codebook.capacity // 2)
+    if count < 2:
+        return None
+    chosen, asked = _spread(len(held_out.images), count), _spread(len(factual), min(len(factual), _MOST))
+    phantoms = min(_enough(count, settings.level), codebook.capacity - count)
+    fewest, most = _REDRAWS
+    redraws = int(_PRODUCTS / (phantoms * count * len(asked) * codebook.members))
+    table = calibration(
+        response[:, asked],
+        factual[asked],
+        held_out.images[chosen],
+        {} if held_out.labels is None else {"label": held_out.labels[chosen]},
+        codebook,
+        min(max(redraws, fewest), most),
+        settings.level,
+        gls_share=settings.gls_share,
+    )
+    rows = []
+    for test, part in table.groupby("test", sort=False):
+        mean, low, high = bootstrap_mean(torch.tensor(part.rejected.tolist(), dtype=torch.float64), settings.seed)
+        rows.append({"test": test, "level": settings.level, "rejected": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def calibration(
+    response: Float[Tensor, "n q *image"],
+    factual: Float[Tensor, "q *image"],
+    strangers: Float[Tensor, "units *image"],
+    sets: Mapping[str, Int[Tensor, "units"]],
+    codebook: Codebook,
+    redraws: int,
+    level: float,
+    phantoms: int | None = None,
+    gls_share: float = 0.5,
+) -> pd.DataFrame:
+    """False positives among pictures that no member saw, when they are given codewords at random, many times.
+
+    They have no influence by construction, but look like those that have. A row a re-drawn codebook: the share of
+    tests with p <= level, of units and of sets, and the share of queries in which any unit has q <= level; that is the
+    false discovery rate, since every discovery is false. All should be at most `level`, but for chance. As the null is
+    exact, this is so whatever the members are: it tests the tests, on real responses.
+
+    Args:
+        strangers: pictures of the same kind as the data, each a unit.
+        sets: for every kind of set the set of each stranger.
+        phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
+        gls_share: share of the variance put down to other strangers, as in an attribution.
+    """
+    phantoms = phantoms or _enough(len(strangers), level)
+    answers, rows = distinctive(response, strangers), []
+    queries, near = len(factual), similarity(pixel_distance(factual, strangers))
+    for redraw in range(redraws):
+        code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
+        estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)
+        _, p = estimator.test(estimator.gls.adjust(answers), code.sample_phantoms(phantoms, redraw))
+        found = {"unit": _share(p, level), "discovery": _share(benjamini_hochberg(p).min(0).values, level)}
+        for kind, of in sets.items():
+            _, grouped = sets_of(of, queries)
+            found[kind] = _share(estimator.test_sets(answers, grouped, code, 1000, redraw)[2], level)
+        rows += [{"redraw": redraw, "test": test, "level": level, "rejected": share} for test, share in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _enough(strangers: int, level: float) -> int:
+    """Phantoms: ten times as many as one discovery among the strangers needs."""
+    return math.ceil(10 * strangers / level)
+
+
+def _spread(length: int, count: int) -> Int[Tensor, "count"]:
+    """Places, evenly spaced over a length."""
+    return torch.linspace(0, length - 1, count).round().long()
+
+
+def _share(values: Tensor, level: float) -> float:
+    passed: Bool[Tensor, "*tests"] = values[values.isfinite()] <= level
+    return passed.double().mean().item()

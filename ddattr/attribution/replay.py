@@ -1,0 +1,120 @@
+"""What is replayed of queries on their tapes: the Jacobian, exact ablations, the members alone, the best units."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ddattr.attribution.agreement import relative_error
+from ddattr.attribution.baselines import last_step
+from ddattr.attribution.counterfactual import ablated
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.influence import gram, norm, projections, pull
+from ddattr.attribution.significance import TestSettings, null_deviation, pull_significance
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.diffusion.process import ReverseStep
+from ddattr.ensemble.ensemble import Ensemble
+
+_SHORTLIST = 32  # units of largest z, for each that is wanted, among which those of smallest p are sought
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """How queries are replayed.
+
+    Args:
+        data: the units, and how far they are from pictures.
+        settings: of the tests that choose the best units.
+        jacobian: the function of that name, with its `members_per_step` and `tangents` given.
+        ablated: units that are ablated for all queries.
+        refine: best units of every query, by p of the tested pull and by norm, that are ablated for it.
+    """
+
+    ensemble: Ensemble
+    codebook: Codebook
+    data: UnitDataModule
+    settings: TestSettings
+    jacobian: partial
+    ablated: Int[Tensor, "ablated"]
+    refine: int
+
+    def first_order(
+        self, tape: Float[Tensor, "tape q *image"], reverse: list[ReverseStep]
+    ) -> tuple[Float[Tensor, "q *image"], Float[Tensor, "n q *image"]]:
+        """Pictures and their Jacobian."""
+        return self.jacobian(self.ensemble, tape, reverse)
+
+    def exact(
+        self,
+        tape: Float[Tensor, "tape q *image"],
+        reverse: list[ReverseStep],
+        picture: Float[Tensor, "q *image"],
+        response: Float[Tensor, "n q *image"],
+        denoised: Float[Tensor, "n q *image"],
+        checked: Tensor,
+    ) -> dict[str, Tensor]:
+        """Everything else that the tables of replayed queries are made of, from pictures, Jacobian and denoising.
+
+        Args:
+            checked: mask of the queries whose exact Jacobian is made too, to measure the rotating one.
+        """
+        codewords = self._codewords
+        top = self._best(picture, response, denoised)
+        return {
+            "jacobian": response,
+            "members": self.ensemble.replay(torch.eye(len(self.ensemble)), tape, reverse),
+            "last_step": last_step(self.ensemble, tape, reverse).members,
+            "ablations": ablated(self.ensemble, codewords[self.ablated], tape, reverse),
+            "refined_units": top,
+            "refined": ablated(self.ensemble, codewords[top], tape, reverse),
+            "refined_images": self.data.unit_images[top],
+            "rotating_error": self._rotating_error(tape, reverse, response, checked),
+        }
+
+    def pulls(
+        self, picture: Float[Tensor, "q *image"], response: Float[Tensor, "n q *image"]
+    ) -> Float[Tensor, "units q"]:
+        """First-order pull of every unit."""
+        return pull(projections(response, picture, self.data.unit_images), self._codewords)
+
+    @cached_property
+    def _codewords(self) -> Tensor:
+        return self.codebook.codewords(torch.arange(self.codebook.units))
+
+    def _rotating_error(self, tape: Tensor, reverse: list[ReverseStep], response: Tensor, checked: Tensor) -> Tensor:
+        """Relative error of the checked queries' Jacobian, 0 where that is the exact one; NaN of the others."""
+        error = torch.where(checked, 0.0, torch.nan)
+        if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
+            _, full = self.jacobian(self.ensemble, tape[:, checked], reverse, members_per_step=None)
+            error[checked] = relative_error(response[:, checked], full.cpu())
+        return error
+
+    def _best(self, picture: Tensor, response: Tensor, denoised: Tensor) -> Int[Tensor, "best q"]:
+        """Every query's best units, by p, then by norm."""
+        estimator = Estimator.of_distance(self._codewords, self.data.distance(picture), self.settings.gls_share)
+        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(denoised, self.data.unit_images)))
+        by_norm = norm(gram(response), self._codewords).topk(self.refine, 0).indices
+        return torch.cat([by_pull, by_norm])
+
+    def _surest(self, estimator: Estimator, adjusted: Tensor) -> Int[Tensor, "k q"]:
+        """Units of smallest p of pull, ties by z. p is asked of the units of largest z only: it is dear."""
+        codewords = estimator.codewords
+        score = estimator.pull(adjusted)
+        z = score / null_deviation(adjusted, codewords).clamp_min(1e-12)
+        likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
+        phantoms = self.codebook.sample_phantoms(self.settings.phantoms, self.settings.seed)
+        answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
+        _, p = pull_significance(score.gather(0, likely), answers, phantoms, codewords[likely])
+        return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
+
+
+def inversion_spread(pulls: Float[Tensor, "inversions units q"]) -> Float[Tensor, "q"]:
+    """How far a picture's first order hangs on the noise of its inversion: the standard deviation of the pull over
+    inversions, in root mean square over units, over the root mean square of the pull itself; NaN of one inversion."""
+    if len(pulls) < 2:
+        return torch.full(pulls.shape[2:], torch.nan, dtype=pulls.dtype)
+    return (pulls.var(0).mean(0) / pulls.square().mean((0, 1))).sqrt()

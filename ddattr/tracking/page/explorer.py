@@ -1,0 +1,170 @@
+"""What the script of the page draws, as plain containers: query sets, their queries, and the units listed of each."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from torch import Tensor
+
+from ddattr.artifacts import load_json, load_table
+from ddattr.attribution.methods import label_of
+from ddattr.attribution.queries import query_sets
+from ddattr.codebook import Codebook
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.tracking.page import listed, pictures
+from ddattr.tracking.page.answers import Answers
+from ddattr.tracking.page.listed import ROOMS, Nearest, Room
+from ddattr.tracking.units import unit_names
+
+
+def explorer(root: Path, name: str, data: UnitDataModule, room: int) -> Markup:
+    """JSON of all query sets, in at most `room` bytes: units are left out until it fits, the weakest first.
+
+    Nothing in it can end the element that it stands in: `<`, `>`, `&` and `'` are escaped.
+    """
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
+    answers = {key: Answers(folder, codebook) for key, folder in query_sets(root).items()}
+    for sizes in ROOMS:
+        found = _Gathered(root, data, sizes)
+        content = {
+            "run": name,
+            "unit": code["unit"],
+            "units": code["N"],
+            "members": code["n"],
+            "shape": list(data.shape),
+            "sizes": sizes._asdict(),
+            "sets": [found.query_set(key, given) for key, given in answers.items()],
+            "named": found.named,
+            "pictures": found.pictures(),
+        }
+        text = htmlsafe_json_dumps(content, separators=(",", ":"), allow_nan=False)
+        if len(text) <= room:
+            break
+    return text
+
+
+class _Gathered:
+    """The units and the training pictures that were listed so far, each once."""
+
+    def __init__(self, root: Path, data: UnitDataModule, room: Room):
+        path = root / "units.parquet"
+        self.table = load_table(path).set_index("unit") if path.exists() else None
+        self.room = room
+        self.images = data.images
+        self.nearest = Nearest(data)
+        self.named: dict[int, dict[str, Any]] = {}
+        self.name = unit_names(root)
+        self.places: dict[int, int] = {}  # of rows of the data, among the pictures that are shown
+        self.files: list[str | None] = []
+
+    def query_set(self, name: str, answers: Answers) -> dict[str, Any]:
+        """A query set: how it was asked, its queries and their pictures."""
+        queries = [self._query(answers, place, query) for place, query in enumerate(answers.names)]
+        return {
+            "name": name,
+            "arguments": _arguments(answers.manifest.get("command") or ""),
+            "level": answers.level,
+            "methods": [{"key": method, "label": label_of(method)} for method in answers.methods],
+            "queries": queries,
+            "factual": pictures.fine(answers.factual),
+        }
+
+    def pictures(self) -> dict[str, Any]:
+        """Every training picture that is shown, packed, and its file where it has one."""
+        return {"values": pictures.shades(self.images[torch.tensor(list(self.places))]), "files": self.files}
+
+    def _query(self, answers: Answers, place: int, query: int) -> dict[str, Any]:
+        scores, tests = answers.scores(query), answers.tests(query)
+        units = listed.units(scores, tests, answers.level, self.room)
+        ranks = scores.rank(ascending=False, method="first").loc[units]
+        factual, similar = answers.factual[place], scores["pixel"].sort_values(ascending=False, kind="stable").index
+        sets = listed.sets(answers.sets(query), answers.level, self.room)
+        for unit in units:
+            self._name(unit)
+        return {
+            "query": query,
+            **_said(answers, query),
+            "passing": int((tests.q <= answers.level).sum()),
+            "units": units,
+            **{key: _numbers(tests.loc[units, key]) for key in ("p", "q", "z")},
+            "scores": {method: _numbers(scores.loc[units, method]) for method in answers.methods},
+            "ranks": {method: ranks[method].astype(int).tolist() for method in answers.methods},
+            "pictures": [self._pictures(unit, factual, self.room.pictures) for unit in units],
+            "nulls": [answers.null(query, unit) for unit in units],
+            "sets": {
+                "name": sets.set.tolist(),
+                "size": sets["size"].tolist(),
+                **{key: _numbers(sets[key]) for key in ("score", "p", "q", "z")},
+                "pictures": [
+                    [shown for unit in self._members(row.set, similar) for shown in self._pictures(unit, factual, 1)]
+                    for row in sets.itertuples()
+                ],
+            },
+            **_moved(answers, place, units),
+        }
+
+    def _name(self, unit: int) -> None:
+        if unit not in self.named:
+            rows = self.table.loc[unit] if self.table is not None else {}
+            label = rows.get("label")
+            self.named[unit] = {"name": self.name(unit), "label": None if label is None else str(label)}
+
+    def _pictures(self, unit: int, query: Tensor, count: int) -> list[int]:
+        """Where the pictures of a unit nearest to a query are, among those shown."""
+        found = []
+        for place in self.nearest.of(unit, query, count):
+            row = int(self.nearest.rows(unit)[place])
+            if row not in self.places:
+                self.places[row] = len(self.places)
+                self.files.append(self._file(unit, place))
+            found.append(self.places[row])
+        return found
+
+    def _file(self, unit: int, place: int) -> str | None:
+        return None if self.table is None or "files" not in self.table else str(self.table["files"][unit][place])
+
+    def _members(self, name: str, similar: pd.Index) -> Sequence[int]:
+        """The units of a set that are most like the query, as many as pictures of a unit are shown."""
+        kind, _, of = name.partition(":")
+        if kind == "nearest":
+            return similar[: min(int(of), self.room.pictures)].tolist()
+        if self.table is None or kind not in self.table:
+            return []
+        of_set = self.table.index[self.table[kind].astype(str) == of]
+        return similar[similar.isin(of_set)][: self.room.pictures].tolist()
+
+
+def _arguments(command: str) -> list[str]:
+    """What a command asked beside a run's own queries."""
+    return [word for word in shlex.split(command) if word.startswith("queries.")]
+
+
+def _said(answers: Answers, query: int) -> dict[str, Any]:
+    """What the tables say of a query as a whole, as far as they do."""
+    row = answers.queries.loc[query].to_dict() | answers.radius.loc[query].to_dict()
+    said = {key: row.get(key) for key in ("label", "nearest", "jvp_error", "resolution")}
+    known = {key: None if value is None or value != value else value for key, value in said.items()}
+    return {"name": answers.called[query], "unlike": bool(row.get("unlike_data", False)), **known}
+
+
+def _moved(answers: Answers, place: int, units: list[int]) -> dict[str, Any]:
+    """Displacements of a query: to first order of all units listed, and exact of those that were replayed."""
+    first, exact = answers.first_order(place, units), answers.exact(place)
+    replayed = [unit for unit in units if unit in exact]
+    stacked = torch.stack([exact[unit] for unit in replayed]) if replayed else None
+    return {
+        "first": None if first is None else pictures.coarse(first),
+        "replayed": replayed,
+        "exact": None if stacked is None else pictures.coarse(stacked),
+    }
+
+
+def _numbers(values: pd.Series) -> list[float | None]:
+    """With seven digits; None where there is no number."""
+    return [None if value != value else float(f"{value:.7g}") for value in values.tolist()]

@@ -1,0 +1,119 @@
+"""The page's first words: what was trained, how good its samples are, what was found, and how sure that is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from ddattr.artifacts import load_json, load_table, load_tensors
+from ddattr.attribution.queries import default_folder, query_sets
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.ensemble.likeness import UNLIKE
+from ddattr.tracking.attributed import passing
+from ddattr.tracking.page.pictures import grid
+
+_UNITS = {"image": "one picture", "label": "all pictures of a label", "cluster": "a cluster of pictures"}
+_COLOURS = {1: "grey", 3: "RGB"}
+
+
+class Part(NamedTuple):
+    """A heading, sentences, the summary's lines that say it in numbers, and pictures by their captions."""
+
+    title: str
+    text: list[str]
+    lines: list[str]
+    pictures: Mapping[str, str] = MappingProxyType({})
+
+
+def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Part]:
+    """The four parts.
+
+    Args:
+        lines: of the summary, by what they are of.
+    """
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    return [
+        Part("What was trained", _trained(root, data, code), _of(lines, "units")),
+        Part("How good its pictures are", [_likeness(root)], _of(lines, "quality"), _samples(root)),
+        Part("What was found", _found(root, code["unit"]), _of(lines, "attributable", "resolution")),
+        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order")),
+    ]
+
+
+def _of(lines: Mapping[str, str], *keys: str) -> list[str]:
+    return [lines[key] for key in keys if lines.get(key)]
+
+
+def _trained(root: Path, data: UnitDataModule, code: Mapping[str, Any]) -> list[str]:
+    channels, height, width = data.shape
+    shape = f"{height} x {width}, {_COLOURS.get(channels, f'{channels} channels')}"
+    held = len(data.held_out.images)
+    beside = f" ({held:,} more are held out: no member saw them)" if held else ""
+    path = root / "config.yaml"
+    training = (yaml.safe_load(path.read_text()) if path.exists() else {}).get("training", {})
+    steps = f", for {training['steps']:,} steps of {training['batch']} pictures each" if "steps" in training else ""
+    return [
+        f"{code['n']} diffusion models, the members, on {len(data.images):,} pictures of {shape}{beside}{steps}.",
+        f"The pictures are {code['N']:,} units, a unit is {_UNITS.get(code['unit'], code['unit'])}. Each unit was seen "
+        f"by {code['h']} members and by no other, so that a unit is taken out by leaving these out: nothing is trained "
+        "again.",
+    ]
+
+
+def _likeness(root: Path) -> str:
+    unlike = load_table(root / "quality" / "likeness.csv").unlikeness[0]
+    return (
+        f"On the way from training pictures (0) to pure noise (1) the ensemble's samples are at {unlike:.2f}. "
+        f"Above {UNLIKE} nothing below should be believed."
+    )
+
+
+def _samples(root: Path) -> dict[str, str]:
+    """Pictures of the whole ensemble, beside some that it was trained on."""
+    kept = load_tensors(root / "quality" / "samples.safetensors")
+    return {"What the ensemble draws": grid(kept["samples"], 8), "What it was trained on": grid(kept["data"], 8)}
+
+
+def _found(root: Path, unit: str) -> list[str]:
+    said = []
+    for name, folder in query_sets(root).items():
+        level = load_table(folder / "radius.csv").level.iloc[0]
+        table, count = passing(folder), len(load_table(folder / "queries.csv"))
+        own = "" if folder == default_folder(root) else f"Query set {name}: "
+        some = table["query"].nunique()
+        if not some:
+            said.append(f"{own}{_first('no', own)} single {unit} passes the test for any of {count} pictures.")
+            continue
+        said.append(
+            f"{own}{some} of {count} pictures have at least one {unit} that passes the test at q ≤ {level:g}; "
+            f"{len(table):,} pairs pass in all."
+        )
+    return said
+
+
+def _first(word: str, before: str) -> str:
+    return word if before else word.capitalize()
+
+
+def _sure(root: Path) -> list[str]:
+    level = load_table(default_folder(root) / "radius.csv").level.iloc[0]
+    said = [
+        f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their units at "
+        "random, so that a unit that does nothing looks as influential as a codeword that no unit holds: p compares it "
+        "with those, and q corrects for all units. What does not pass may matter as well; nothing can be claimed of it."
+    ]
+    return said + [line for folder in query_sets(root).values() for line in _calibrated(folder)]
+
+
+def _calibrated(folder: Path) -> list[str]:
+    """The rate at which pictures that no member saw pass, where there are any."""
+    path = folder / "calibration.csv"
+    table = load_table(path) if path.exists() else pd.DataFrame(columns=["test"])
+    return [
+        f"Checked on this run: pictures that no member saw pass at p ≤ {row.level:g} at a rate of {row.rejected:.3f} "
+        f"[{row.low:.3f}, {row.high:.3f}] ({row.test})."
+        for row in table.itertuples()
+    ]

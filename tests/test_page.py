@@ -1,0 +1,260 @@
+"""The page's data: what it draws is what the tables say, in a file of bounded size, with nothing that could run."""
+
+import json
+import re
+import shutil
+import zlib
+from base64 import b64decode
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pages import Made, given_pictures, made
+
+from ddattr.artifacts import load_json, load_tensors, save_table
+from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades
+from ddattr.tracking.panels import panels
+from ddattr.tracking.report import LIMIT, lines, summary, write_report
+
+KINDS = {"first": "i1", "exact": "i1", "factual": "<i2", "pictures": "u1"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Made:
+    return made(tmp_path_factory.mktemp("made"))
+
+
+def copied(run: Made, tmp_path) -> Made:
+    return run._replace(root=shutil.copytree(run.root, tmp_path / "run"))
+
+
+def page(run: Made, name: str = "made") -> str:
+    write_report(run.root, name, run.data)
+    return (run.root / "report.html").read_text()
+
+
+def drawn(run: Made) -> dict:
+    """What the script is given."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page(run), re.DOTALL)[1])
+
+
+def unpacked(values: str, kind: str, shape: list[int]) -> np.ndarray:
+    """As the script does it."""
+    moved = np.frombuffer(zlib.decompress(b64decode(values)), kind).reshape(-1, *shape)
+    return np.cumsum(moved, axis=-1, dtype=kind)
+
+
+def stepped(packed: dict, kind: str, shape: list[int]) -> torch.Tensor:
+    return torch.from_numpy(unpacked(packed["values"], kind, shape) * np.reshape(packed["steps"], (-1, 1, 1, 1)))
+
+
+@pytest.fixture(scope="module")
+def content(run) -> dict:
+    return drawn(run)
+
+
+def test_every_number_of_the_explorer_is_the_tables(run, content):
+    (given,) = content["sets"]
+    table = run.table("influence.parquet").set_index(["query", "method", "measure", "unit"]).sort_index()
+    measures = {method["key"]: "similarity" if method["key"] == "pixel" else "pull" for method in given["methods"]}
+    assert list(measures) == [SUPPORT, TESTED, "jvp", "jvp_posterior", "pixel"]
+    for query in given["queries"]:
+        tests = table.loc[query["query"], TESTED, "pull"].loc[query["units"]]
+        for key, column in {"p": "p_value", "q": "q_value", "z": "z"}.items():
+            np.testing.assert_allclose(query[key], tests[column], rtol=1e-6)
+        for method, measure in measures.items():
+            scores = table.loc[query["query"], method, measure].score
+            np.testing.assert_allclose(query["scores"][method], scores.loc[query["units"]], rtol=1e-6)
+            above = [(scores > scores[unit]).sum() + 1 for unit in query["units"]]
+            assert query["ranks"][method] == above
+        sets = run.table("sets.parquet").query("query == @query['query']").set_index("set").loc[query["sets"]["name"]]
+        for key, column in {"score": "score", "p": "p_value", "q": "q_value", "z": "z", "size": "size"}.items():
+            np.testing.assert_allclose(query["sets"][key], sets[column], rtol=1e-6)
+
+
+def test_what_passes_is_listed_with_the_best_by_every_method(run, content):
+    passing = run.table("attributions.parquet").groupby("query").unit.agg(set)
+    assert not passing.empty
+    table = run.table("influence.parquet")
+    for query in content["sets"][0]["queries"]:
+        assert passing.get(query["query"], set()) <= set(query["units"])
+        assert query["passing"] == len(passing.get(query["query"], set()))
+        for method in content["sets"][0]["methods"]:
+            rows = table[
+                (table["query"] == query["query"]) & (table.method == method["key"]) & (table.measure != "norm")
+            ]
+            assert set(rows.nlargest(12, "score").unit) <= set(query["units"])
+        assert query["scores"][SUPPORT] == sorted(query["scores"][SUPPORT], reverse=True)
+    assert content["sets"][0]["queries"][-1]["passing"] == 0
+
+
+def test_pictures_are_those_of_the_tensors_to_half_a_step(run, content):
+    shape, (given,) = content["shape"], content["sets"]
+    tensors = load_tensors(run.folder / "queries.safetensors")
+    factual = stepped(given["factual"], KINDS["factual"], shape)
+    torch.testing.assert_close(factual, tensors["factual"].double(), rtol=0, atol=1e-4)
+    for place, query in enumerate(given["queries"]):
+        found = stepped(query["exact"], KINDS["exact"], shape)
+        where = tensors["refined_units"][:, place].tolist()
+        for unit, moved in zip(query["replayed"], found, strict=True):
+            true = tensors["refined"][where.index(unit), place] - tensors["factual"][place]
+            assert (moved - true).abs().max() <= true.abs().max() / LEVELS * 0.501
+    training = unpacked(content["pictures"]["values"], KINDS["pictures"], shape)
+    for query in given["queries"]:
+        for unit, places in zip(query["units"], query["pictures"], strict=True):
+            own = ((run.data.images[run.data.unit_of == unit] + 1) * 127.5).round().numpy()
+            assert all((training[place] == own).all((1, 2, 3)).any() for place in places)
+
+
+def test_the_first_order_is_that_of_the_panels(run, content):
+    rows = {(row["query"], row["unit"]): row["jvp"] - row["factual"] for row in panels(run.root, run.folder)}
+    checked = 0
+    for query in content["sets"][0]["queries"]:
+        moved = stepped(query["first"], KINDS["first"], content["shape"])
+        for unit, found in zip(query["units"], moved, strict=True):
+            if (true := rows.get((query["query"], unit))) is not None:
+                assert (found - true).abs().max() <= true.abs().max() / LEVELS * 0.51
+                checked += 1
+    assert checked >= 6
+
+
+def test_a_units_pictures_are_its_nearest_to_the_query_the_nearest_first(tmp_path):
+    run = made(tmp_path, units=6, pictures=60)  # ten a unit, of which six are shown
+    content = drawn(run)
+    (given,), shape = content["sets"], content["shape"]
+    training = torch.from_numpy(unpacked(content["pictures"]["values"], "u1", shape) / 127.5 - 1)
+    factual = load_tensors(run.folder / "queries.safetensors")["factual"].clamp(-1, 1)
+    for place, query in enumerate(given["queries"]):
+        for unit, places in zip(query["units"], query["pictures"], strict=True):
+            own = run.data.images[run.data.unit_of == unit]
+            nearest = (own - factual[place]).flatten(1).norm(dim=1).sort().values[:6]
+            shown = (training[places] - factual[place]).flatten(1).norm(dim=1)
+            torch.testing.assert_close(shown, nearest.double(), rtol=0, atol=0.05)
+
+
+def test_packing_loses_half_a_step_at_most(run):
+    pictures = torch.randn(3, 3, 5, 7) * torch.tensor([1e-3, 1.0, 50.0]).reshape(3, 1, 1, 1)
+    found = stepped(fine(pictures), "<i2", [3, 5, 7])
+    assert ((found - pictures).abs().amax((1, 2, 3)) <= pictures.abs().amax((1, 2, 3)) / 65000).all()
+    assert (stepped(fine(torch.zeros(1, 1, 2, 2)), "<i2", [1, 2, 2]) == 0).all()
+    bytes_ = unpacked(shades(torch.tensor([-3, -1, 0.0, 1, 2]).reshape(1, 1, 1, 5)), "u1", [1, 1, 5])
+    assert bytes_.flatten().tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_every_picture_once(channels):
+    from io import BytesIO
+
+    import matplotlib.image
+
+    pictures = torch.rand(5, channels, 4, 4) * 2 - 1
+    pixels = matplotlib.image.imread(BytesIO(b64decode(grid(pictures, 3).partition(",")[2])))
+    assert pixels.shape == (9, 14, 4)  # a pixel between
+    assert pixels[..., 3].sum() == 5 * 16
+    last = (pictures[4].expand(3, -1, -1).permute(1, 2, 0).numpy() + 1) / 2
+    np.testing.assert_allclose(pixels[5:9, 5:9, :3], last, atol=1 / 255)
+
+
+def test_text_of_the_data_stays_text(run, tmp_path):
+    run, evil = copied(run, tmp_path), "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    table = run.data.unit_table()
+    save_table(run.root / "units.parquet", table.assign(name=evil, label=evil, files=[[evil] * 2] * len(table)))
+    queries = run.table("queries.csv")
+    save_table(run.folder / "queries.csv", queries.assign(name=evil, label=evil))
+    text = page(run, evil)
+    assert text.lower().count("<script") == text.lower().count("</script") == 2
+    assert "<img src=x" not in text
+    content = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert content["run"] == content["sets"][0]["queries"][0]["name"] == content["pictures"]["files"][0] == evil
+    assert {unit["name"] for unit in content["named"].values()} == {f"{evil} (2 pictures)"}
+
+
+def test_a_name_that_is_a_template_stays_text(run, tmp_path):
+    text = page(copied(run, tmp_path), "{{ 7 * 7 }}{% endif %}")
+    assert "<title>ddattr: {{ 7 * 7 }}{% endif %}</title>" in text
+
+
+def test_the_page_says_all_of_the_summary_and_the_calibration(run, tmp_path):
+    run = copied(run, tmp_path)
+    row = {"test": ["unit"], "level": [0.05], "rejected": [0.046], "low": [0.04], "high": [0.052]}
+    save_table(run.folder / "calibration.csv", pd.DataFrame(row))
+    text = page(run)
+    for line in summary(run.root):
+        assert line.replace("<", "&lt;") in text
+    assert list(lines(run.root)) == ["units", "quality", "agreement", "first_order", "attributable", "resolution"]
+    assert "pass at p ≤ 0.05 at a rate of 0.046 [0.040, 0.052] (unit)" in text
+    assert "2 of 3 pictures have at least one label that passes the test at q ≤ 0.05" in text
+    assert "for 60 steps of 32 pictures each" in text
+
+
+def test_pictures_that_were_given_have_no_counterfactuals_and_their_names(run, tmp_path):
+    run = copied(run, tmp_path)
+    given_pictures(run)
+    content = drawn(run)
+    own, mine = content["sets"]
+    assert (own["name"], mine["name"]) == ("default", "mine")
+    assert [query["name"] for query in mine["queries"]] == ["a b.png", "<b>.png", "c.png"]
+    assert {query["first"] for query in mine["queries"]} == {query["exact"] for query in mine["queries"]} == {None}
+    assert [method["key"] for method in mine["methods"]] == [SUPPORT, TESTED, "pixel"]
+    assert mine["arguments"] == ["queries.pictures=[a b.png]"]
+    assert own["queries"][0]["q"][:4] == mine["queries"][0]["q"][:4]
+    assert "Query set mine: 2 of 3 pictures have at least one label" in page(run)
+
+
+def test_a_run_made_before_there_were_query_sets_names_of_units_or_nulls_has_a_page(run, tmp_path):
+    run = copied(run, tmp_path)
+    for path in run.folder.iterdir():
+        path.rename(run.folder.parent / path.name)
+    run.folder.rmdir()
+    (run.root / "units.parquet").unlink()
+    (run.root / "config.yaml").unlink()
+    (run.root / "attribution" / "attributions.parquet").unlink()
+    content = drawn(run)
+    assert content["named"]["3"] == {"name": "unit 3", "label": None}
+    assert {counts for query in content["sets"][0]["queries"] for counts in query["nulls"]} == {None}
+
+
+def test_nulls_that_were_kept_are_on_the_page(run, tmp_path):
+    run = copied(run, tmp_path)
+    counts = np.arange(48)
+    save_table(run.folder / "nulls.parquet", pd.DataFrame({"query": [6], "unit": [2], "counts": [counts]}))
+    one, two, _ = drawn(run)["sets"][0]["queries"]
+    assert two["nulls"][two["units"].index(2)] == counts.tolist()
+    assert one["nulls"].count(None) == len(one["units"])
+
+
+def test_numbers_that_are_none_are_null(run, tmp_path):
+    run = copied(run, tmp_path)
+    table = run.table("influence.parquet")
+    columns = ["z", "p_value", "q_value"]
+    table.loc[table.unit == 3, columns] = np.nan
+    save_table(run.folder / "influence.parquet", table)
+    query = drawn(run)["sets"][0]["queries"][0]
+    assert query["p"][query["units"].index(3)] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 64])
+def test_32_queries_of_64_members_fit_into_10_megabytes_even_if_no_picture_can_be_compressed(side, tmp_path):
+    run = made(tmp_path, shape=(3, side, side), queries=32, units=400, pictures=1200, members=64, effects=60)
+    text = page(run)
+    assert len(text.encode()) <= LIMIT
+    content = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    passing = run.table("attributions.parquet").groupby("query").size()
+    for query in content["sets"][0]["queries"]:
+        assert len(query["units"]) >= min(passing.get(query["query"], 0), content["sizes"]["passing"])
+    assert content["sizes"]["passing"] >= (24 if side == 32 else 6)
+
+
+def test_what_no_room_is_for_is_left_out_and_the_page_is_made(run, monkeypatch):
+    monkeypatch.setattr("ddattr.tracking.report.LIMIT", 1)
+    content = drawn(run)
+    assert content["sizes"] == {"passing": 2, "best": 1, "pictures": 1}
+    assert all(2 <= len(query["units"]) <= 7 for query in content["sets"][0]["queries"][:-1])
+
+
+def test_the_command_of_a_run_is_not_asked_of_its_manifest(run):
+    assert load_json(run.folder / "manifest.json")["command"] == "ddattr attribute"
+    assert drawn(run)["sets"][0]["arguments"] == []

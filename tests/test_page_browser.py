@@ -1,0 +1,296 @@
+"""The page in a browser: what a person does with it, by keys and clicks, in light and dark, on any screen."""
+
+import shutil
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from pages import Made, given_pictures, made
+
+from ddattr.artifacts import load_tensors, save_table
+from ddattr.attribution.methods import SUPPORT
+from ddattr.tracking.report import write_report
+
+pytestmark = pytest.mark.slow
+EVIL = "<script>alert(1)</script>"
+OPEN = "#explorer:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Made:
+    """A run in RGB with two query sets, whose units' names would be markup; of one unit the null was kept."""
+    run = made(tmp_path_factory.mktemp("made"), shape=(3, 8, 8))
+    given_pictures(run)
+    table = run.data.unit_table()
+    save_table(run.root / "units.parquet", table.assign(name=[f"{EVIL} {unit}" for unit in table.unit]))
+    counts = np.bincount(np.arange(48), minlength=48)
+    save_table(
+        run.folder / "nulls.parquet", pd.DataFrame({"query": [5], "unit": [best(run, 5)[0]], "counts": [counts]})
+    )
+    write_report(run.root, "made", run.data)
+    return run
+
+
+def best(run: Made, query: int, method: str = SUPPORT) -> list[int]:
+    """Units in the order of the explorer: those that pass, then the others, each by score."""
+    table = run.table("influence.parquet")
+    rows = table[(table["query"] == query) & (table.method == method) & (table.measure != "norm")]
+    passing = run.table("attributions.parquet").query("query == @query").unit
+    order = rows.assign(first=rows.unit.isin(passing)).sort_values(["first", "score"], ascending=False).unit
+    return order.tolist()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Debian's Chromium."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("the page in a browser: install Debian's package `chromium`")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play, closing(play.chromium.launch(executable_path=path, args=["--no-sandbox"])) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser, run) -> Iterator[Callable]:
+    """Opens the page; at the end, nothing must have been said on its console or asked of anywhere."""
+    said, asked, contexts = [], [], []
+
+    def visit(fragment: str = "", root: Path = run.root, wait: str = OPEN, **options):
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{(root / 'report.html').as_uri()}{fragment}")
+        page.wait_for_selector(wait)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("data:", "file:", "blob:"))] == []
+    assert len([url for url in asked if not url.startswith("data:")]) == len(contexts)
+
+
+def query(page) -> str:
+    return page.text_content("#query h3")
+
+
+def units(page) -> list[int]:
+    """Of the list, in order, by the numbers in their names."""
+    return [int(name.split()[-3]) for name in page.locator("#list .name").all_text_contents()]
+
+
+def pixels(page, canvas: str) -> np.ndarray:
+    address = page.eval_on_selector(canvas, "it => it.toDataURL()")
+    return (matplotlib.image.imread(BytesIO(b64decode(address.partition(",")[2])))[..., :3] * 255).round()
+
+
+def test_every_picture_has_words_and_nothing_of_the_data_runs(visit):
+    page = visit()
+    images = page.eval_on_selector_all("img", "all => all.map(it => it.alt)")
+    assert len(images) > 50
+    assert all(images)
+    assert page.eval_on_selector_all("canvas", "all => all.filter(it => !it.ariaLabel).length") == 0
+    assert page.text_content("#detail-name").startswith(EVIL)
+    assert page.locator("script").count() == 2
+
+
+def test_keys_go_from_query_to_query(visit):
+    page = visit()
+    assert query(page) == "seed 5"
+    for key, wanted in {"j": 6, "ArrowRight": 7, "ArrowLeft": 6, "k": 5}.items():
+        page.keyboard.press(key)
+        page.wait_for_selector(f"#query h3:text('seed {wanted}')")
+    page.keyboard.press("k")  # there is none before the first
+    assert query(page) == "seed 5"
+    page.focus("#filter")
+    page.keyboard.type("jk")
+    assert page.input_value("#filter") == "jk"
+    assert query(page) == "seed 5"
+
+
+def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
+    page = visit()
+    page.click("#strip > :nth-child(2)")
+    page.wait_for_selector("#query h3:text('seed 6')")
+    page.locator("#list [aria-selected=true]").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.dataset.item") == str(best(run, 6)[2])
+    assert page.text_content("#detail-name").startswith(f"{EVIL} {best(run, 6)[2]}")
+    for where in ("#strip", "#list"):
+        assert page.locator(f"{where} [role=option][tabindex='0']").count() == 1
+        assert page.locator(f"{where} [aria-selected=true]").count() == 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#list')") is None
+
+
+def test_what_passes_stands_apart_and_methods_reorder(visit, run):
+    page = visit()
+    passing = run.table("attributions.parquet").query("query == 5").unit.tolist()
+    assert units(page) == [unit for unit in best(run, 5) if unit in units(page)]
+    assert [
+        int(item) for item in page.locator("#list .row.pass").evaluate_all("all => all.map(it => it.dataset.item)")
+    ] == [unit for unit in best(run, 5) if unit in passing]
+    headings = page.locator("#list h3").all_text_contents()
+    assert headings == [
+        f"{len(passing)} units pass the test (q ≤ 0.05)",
+        "Do not pass the test: nothing may be claimed of these",
+    ]
+    page.select_option("#method", label="pixel similarity")
+    assert units(page) == [unit for unit in best(run, 5, "pixel") if unit in units(page)]
+    assert units(page) != [unit for unit in best(run, 5) if unit in units(page)]
+    page.select_option("#sort", "p")
+    table = run.table("influence.parquet").query("query == 5 and method == 'denoised_gls'").set_index("unit").p_value
+    assert table[units(page)].is_monotonic_increasing
+    page.check("#passes")
+    assert set(units(page)) == set(passing)
+
+
+def test_a_filter_keeps_what_is_called_so(visit):
+    page = visit()
+    page.fill("#filter", "script> 12 ")
+    assert units(page) == [12]
+    page.fill("#filter", "no such name")
+    assert units(page) == []
+    assert page.is_hidden("#detail")
+
+
+def test_sets_are_listed_beside_the_units(visit, run):
+    page = visit()
+    page.check("#tabs [value=sets]")
+    assert {"nearest 1", "nearest 2", "nearest 5"} <= set(page.locator("#list .name").all_text_contents())
+    assert page.is_hidden("#compare")
+    assert "as one" in page.text_content("#detail-rank")
+
+
+def test_the_pictures_are_those_of_the_replay_and_the_slider_amplifies(visit, run):
+    tensors = load_tensors(run.folder / "queries.safetensors")
+    unit = tensors["refined_units"][0, 0].item()
+    page = visit(f"#/default/5/{unit}")
+    shown = {}
+    for view in ("factual", "exact", "first"):
+        page.check(f"#views [value={view}]")
+        shown[view] = pixels(page, "#picture")
+    for view, true in (("factual", tensors["factual"][0]), ("exact", tensors["refined"][0, 0])):
+        wanted = ((true.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0)
+        assert np.abs(shown[view] - wanted.numpy()).max() <= 1.5
+    assert (shown["first"] != shown["exact"]).any()
+    page.check("#views [value=exact]")
+    before, scale = pixels(page, "#difference"), page.text_content("#brighter")
+    page.fill("#amplify", "6")
+    after = pixels(page, "#difference")
+    assert (before != after).any()
+    assert page.text_content("#brighter") != scale
+    assert page.text_content("#amplified") == "\N{MULTIPLICATION SIGN} 64"
+    page.fill("#amplify", "0")
+    gentle = pixels(page, "#difference")
+    moved = (tensors["refined"][0, 0] - tensors["factual"][0]).mean(0)
+    neutral = np.array([0xF5, 0xF5, 0xF4])
+    far = np.abs(gentle - neutral).sum(-1)
+    assert np.corrcoef(far.flatten(), moved.abs().flatten())[0, 1] > 0.9
+    brown = gentle[..., 0] - gentle[..., 2]
+    assert np.corrcoef(brown.flatten(), moved.flatten())[0, 1] > 0.9
+
+
+def test_what_was_not_replayed_has_the_command_that_does_it(visit, run):
+    replayed = load_tensors(run.folder / "queries.safetensors")["refined_units"][:, 0].tolist()
+    unit = next(unit for unit in best(run, 5) if unit not in replayed)
+    page = visit(f"#/default/5/{unit}")
+    assert page.text_content("#replay") == ""
+    page.check("#views [value=exact]")
+    assert f"codewords(torch.tensor([{unit}]))" in page.text_content("#replay")
+    assert page.is_hidden("#picture")
+
+
+def test_commands_name_the_folder_that_the_page_lies_in(visit, run):
+    page = visit()
+    command, python = page.locator("#commands code").all_text_contents()
+    assert command == f"ddattr attribute {run.root}"
+    assert f'ddattr.load("{run.root}")' in python
+    assert "run.best(query=5)" in python
+    page.locator("#commands button").first.click()
+    page.wait_for_selector("#commands button:text('copied')")
+
+
+def test_a_null_is_drawn_with_the_units_mark_or_its_absence_said(visit, run):
+    page = visit(f"#/default/5/{best(run, 5)[0]}")
+    assert page.locator("#null rect").count() == 48
+    assert page.locator("#null .mark").count() == 1
+    z = run.table("attributions.parquet").set_index(["query", "unit"]).z[5, best(run, 5)[0]]
+    assert page.text_content("#null .here").startswith(f"z = {z:.3g}")
+    page.click("#list [role=option] >> nth=1")
+    assert page.locator("#null rect").count() == 0
+    assert "was not kept" in page.text_content("#null")
+
+
+def test_an_address_leads_back(visit, run):
+    page = visit()
+    page.keyboard.press("j")
+    page.wait_for_selector("#query h3:text('seed 6')")
+    page.click("#list [role=option] >> nth=3")
+    address = page.evaluate("location.hash")
+    assert address == f"#/default/6/{best(run, 6)[3]}"
+    other = visit(address)
+    assert query(other) == "seed 6"
+    assert other.text_content("#detail-name") == page.text_content("#detail-name")
+    assert query(visit("#/no%20such/9/9")) == "seed 5"
+
+
+def test_another_query_set_has_its_own_queries(visit):
+    page = visit()
+    page.select_option("#set", label="mine")
+    page.wait_for_selector("#query h3:text('a b.png')")
+    assert page.is_hidden("#compare")
+    assert "no counterfactual" in page.text_content("#no-compare")
+    assert "'queries.pictures=[a b.png]'" in page.text_content("#commands")
+    assert page.evaluate("location.hash").startswith("#/mine/5/")
+
+
+def test_it_is_dark_where_the_screen_is(visit):
+    def colours(page) -> list:
+        styles = "it => [getComputedStyle(it).backgroundColor, getComputedStyle(it).color]"
+        return [*page.eval_on_selector("body", styles), pixels(page, "#legend")[0, 64].tolist()]
+
+    light, dark = visit(color_scheme="light"), visit(color_scheme="dark")
+    for one, other in zip(colours(light), colours(dark), strict=True):
+        assert one != other
+    light.emulate_media(color_scheme="dark")
+    light.wait_for_timeout(100)
+    assert colours(light) == colours(dark)
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_no_screen_scrolls_sideways(visit, width):
+    page = visit(viewport={"width": width, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.check("#views [value=exact]")
+    page.check("#tabs [value=sets]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_reads_without_a_script(visit, run):
+    page = visit(java_script_enabled=False, wait="#words")
+    assert page.is_hidden("#explorer")
+    assert page.is_visible("#whose-list li >> nth=0")
+    assert "diffusion models" in page.inner_text("#words")
+
+
+def test_grey_pictures_have_no_colours_to_choose(visit, tmp_path):
+    grey = made(tmp_path, shape=(1, 8, 8))
+    write_report(grey.root, "grey", grey.data)
+    page = visit(root=grey.root)
+    assert page.is_hidden("#colours-choice")
+    assert (np.diff(pixels(page, "#picture")) == 0).all()
+    assert visit().is_visible("#colours-choice")
