@@ -21,6 +21,7 @@ from PIL import Image
 from ddattr.data import decoded
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources.folder import folder, found
+from ddattr.data.tables import unit_table
 
 NOBODY = 65534
 
@@ -340,7 +341,7 @@ def test_columns_are_joined_by_file_whatever_their_order(tree):
     data = UnitDataModule(source, "artist", sets=["folder"])
     assert data.units == 3
     assert torch.equal(data.unit_of, torch.arange(12) % 3)
-    table = data.unit_table()
+    table = unit_table(data)
     assert table["name"].tolist() == ["x", "y", "z"]
     assert table["files"].tolist() == [names(source)[unit::3] for unit in range(3)]
 
@@ -351,8 +352,8 @@ def test_a_column_of_labels_takes_the_place_of_the_first_folder(tree):
     source = folder(str(tree), columns=str(tree.parent / "other.csv"))
     assert source.label_names == ["0", "00", "000"]
     assert torch.equal(source.labels, torch.arange(12) % 3)
-    assert UnitDataModule(source, "folder").unit_table()["name"].tolist() == ["a", "b"]
-    assert UnitDataModule(source, "label").unit_table()["name"].tolist() == ["0", "00", "000"]
+    assert unit_table(UnitDataModule(source, "folder"))["name"].tolist() == ["a", "b"]
+    assert unit_table(UnitDataModule(source, "label"))["name"].tolist() == ["0", "00", "000"]
 
 
 def test_a_row_is_found_by_its_name_in_any_form(tmp_path):
@@ -393,7 +394,7 @@ def test_a_table_that_is_missing_is_named(tree):
 
 
 def test_names_are_kept_in_the_units_table(tree):
-    table = UnitDataModule(folder(str(tree)), "image").unit_table()
+    table = unit_table(UnitDataModule(folder(str(tree)), "image"))
     assert table["name"].tolist() == names(folder(str(tree)))
     assert table["files"].tolist() == [[name] for name in table["name"]]
     assert table["label"].tolist() == ["a"] * 6 + ["b"] * 6

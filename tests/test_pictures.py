@@ -51,7 +51,7 @@ def test_a_part_of_a_part_is_what_it_is_of_a_tensor(pictures, index):
 
 
 def test_a_byte_is_scaled_from_minus_1_to_1():
-    every = scaled(torch.arange(256, dtype=torch.uint8))
+    every = scaled(torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)).flatten()
     assert every[[0, 255]].tolist() == [-1, 1]
     assert torch.equal(((every + 1) * 127.5).round().byte(), torch.arange(256, dtype=torch.uint8))
 
