@@ -116,6 +116,10 @@ class Run(Builder):
         """The run's own query set."""
         config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
+        if self.data.compared_by != "pixels":
+            config["similarity"] = self.data.compared_name
+        if self.data.sets:
+            config["sets"] = list(self.data.sets)
         parents = {"members": self.members_fingerprint}
         return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
 
