@@ -14,6 +14,7 @@ from pages import Made, given_pictures, made
 
 from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.data.tables import unit_table
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades
 from ddattr.tracking.page.words import words
 from ddattr.tracking.panels import panels
@@ -160,7 +161,7 @@ def test_a_grid_shows_every_picture_once(channels):
 
 def test_text_of_the_data_stays_text(run, tmp_path):
     run, evil = copied(run, tmp_path), "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    table = run.data.unit_table()
+    table = unit_table(run.data)
     save_table(run.root / "units.parquet", table.assign(name=evil, label=evil, files=[[evil] * 2] * len(table)))
     queries = run.table("queries.csv")
     save_table(run.folder / "queries.csv", queries.assign(name=evil, label=evil))

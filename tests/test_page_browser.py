@@ -15,6 +15,7 @@ from pages import Made, given_pictures, made
 
 from ddattr.artifacts import load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT
+from ddattr.data.tables import unit_table
 from ddattr.tracking.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def run(tmp_path_factory) -> Made:
     """A run in RGB with two query sets, whose units' names would be markup; of one unit the null was kept."""
     run = made(tmp_path_factory.mktemp("made"), shape=(3, 8, 8))
     given_pictures(run)
-    table = run.data.unit_table()
+    table = unit_table(run.data)
     save_table(run.root / "units.parquet", table.assign(name=[f"{EVIL} {unit}" for unit in table.unit]))
     counts = np.bincount(np.arange(48), minlength=48)
     save_table(
