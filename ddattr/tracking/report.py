@@ -14,6 +14,7 @@ from ddattr.tracking.attributed import NO_SHARES, attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings
 from ddattr.tracking.page import rendered
+from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.explorer import explorer
 from ddattr.tracking.page.pictures import png
 from ddattr.tracking.page.provenance import provenance
@@ -151,6 +152,7 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
         "findings": findings(root / "validation"),
         "evidence": [figure for figure in drawn if figure.name in EVIDENCE],
         "tables": {"Agreement with exact ablation": _html(agreement), "Queries": _html(radius)},
+        "duplicates": duplicates(root, data),
         "provenance": _html(provenance(root)),
     }
     limit = LIMIT * max(1.0, queries / 32)
