@@ -1,6 +1,6 @@
 """Runs that were made up: members answer noise, and effects of some units that are known; tables are the product's."""
 
-import shutil
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,13 +8,17 @@ import pandas as pd
 import torch
 
 from ddattr.artifacts import load_table, load_tensors, save_json, save_table, save_tensors, save_text
+from ddattr.attribution import replayed
+from ddattr.attribution import tables as denoised
 from ddattr.attribution.significance import TestSettings
-from ddattr.attribution.tables import tabulate
+from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
-from ddattr.data.tables import unit_table
+from ddattr.data.tables import near_table, unit_table
 from ddattr.stages.attribute import write
+
+SETTINGS = TestSettings(0, phantoms=2000, draws=100, neighbourhoods=(1, 2, 5))
 
 
 class Made(NamedTuple):
@@ -40,11 +44,16 @@ def made(
     pictures: int = 60,
     members: int = 16,
     effects: int = 4,
+    images: torch.Tensor | None = None,
 ) -> Made:
-    """A run of units by label; the first `effects` units matter to every query but the last one."""
+    """A run of units by label; the first `effects` units matter to every query but the last one.
+
+    Args:
+        images: noise where none are given.
+    """
     draw = torch.Generator().manual_seed(0)
     codebook = Codebook(units, members, members // 2 - 1)
-    images = torch.rand(pictures, *shape, generator=draw) * 2 - 1
+    images = torch.rand(pictures, *shape, generator=draw) * 2 - 1 if images is None else images
     data = UnitDataModule(Source(images, torch.arange(pictures) % units), units="label")
 
     def noise(*lead: int) -> torch.Tensor:
@@ -57,11 +66,9 @@ def made(
         answers[:, :-1] += 2 * effect[:, None]
     refined = torch.stack([torch.randperm(units, generator=draw)[:4] for _ in range(queries)], 1)
     factual = noise(queries).clamp(-1.5, 1.5)
-    tensors = {
-        "seeds": torch.arange(queries) + 5,
-        "factual": factual,
+    given = {"seeds": torch.arange(queries) + 5, "factual": factual, "denoised": answers}
+    tensors = given | {
         "jacobian": noise(members, queries),
-        "denoised": answers,
         "members": factual + noise(members, queries),
         "last_step": noise(members, queries),
         "ablations": factual + 0.1 * noise(4, queries),
@@ -70,28 +77,24 @@ def made(
         "refined": factual + 0.1 * noise(4, queries),
         "rotating_error": torch.full((queries,), torch.nan),
     }
-    settings = TestSettings(0, phantoms=2000, draws=100, neighbourhoods=(1, 2, 5))
     found = Made(root, data, codebook)
-    write(found.folder, tensors, tabulate(tensors, torch.arange(4), codebook, data, settings))
-    save_json(found.folder / "manifest.json", {"command": "ddattr attribute", "fingerprint": "0123456789abcdef"})
+    _write(found.folder, tensors, replayed.tabulate(tensors, torch.arange(4), codebook, data, SETTINGS))
     _rest(found)
     return found
 
 
-def given_pictures(run: Made) -> None:
-    """A second set of queries, as pictures that were not inverted leave it behind."""
-    folder = run.root / "attribution" / "mine"
-    shutil.copytree(run.folder, folder)
-    for name in ("jacobian.safetensors", "agreement.csv", "agreement_summary.csv", "calibration.csv"):
-        (folder / name).unlink(missing_ok=True)
-    tensors = load_tensors(folder / "queries.safetensors")
-    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in ("seeds", "factual")})
-    queries = run.table("queries.csv")[["query", "label", "nearest", "unlike_data"]]
-    save_table(folder / "queries.csv", queries.assign(name=["a b.png", "<b>.png", "c.png"]))
-    save_table(folder / "radius.csv", run.table("radius.csv")[["query", "attributable", "resolution", "level"]])
-    table = run.table("influence.parquet")
-    save_table(folder / "influence.parquet", table[table.method.str.startswith("denoised") | (table.method == "pixel")])
-    save_json(folder / "manifest.json", {"command": "ddattr attribute runs/x 'queries.pictures=[a b.png]' seed=0"})
+def given_pictures(run: Made, names: list[str]) -> None:
+    """A second query set, of the same pictures as files that were not inverted."""
+    tensors = load_tensors(run.folder / "queries.safetensors") | load_tensors(run.folder / "denoised.safetensors")
+    given = {name: tensors[name] for name in ("seeds", "factual", "denoised")}
+    tables = denoised.tabulate(given, run.codebook, run.data, SETTINGS, names)
+    asked = shlex.join([f"queries.pictures=[{','.join(names)}]", "seed=0"])
+    _write(run.root / "attribution" / "mine", given, tables, f"ddattr attribute runs/made {asked}")
+
+
+def _write(folder: Path, tensors: dict[str, torch.Tensor], tables: Tables, command: str = "ddattr attribute") -> None:
+    write(folder, tensors, tables)
+    save_json(folder / "manifest.json", {"command": command, "fingerprint": "0123456789abcdef"})
 
 
 def _rest(run: Made) -> None:
@@ -101,6 +104,7 @@ def _rest(run: Made) -> None:
     save_json(run.root / "codebook" / "codebook.json", about)
     save_text(run.root / "config.yaml", "training: {steps: 60, batch: 32}")
     save_table(run.root / "units.parquet", unit_table(run.data))
+    save_table(run.root / "near_duplicates.parquet", near_table(run.data))
     quality = run.root / "quality"
     save_table(quality / "likeness.csv", pd.DataFrame({"unlikeness": [0.1], "images": [8]}))
     fid = {"kind": ["individual", "ensemble"], "members": [1, code.members], "fid": [2.0, 1.0], "images": [8, 8]}

@@ -15,6 +15,7 @@ from pages import Made, given_pictures, made
 from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.data.tables import unit_table
+from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades
 from ddattr.tracking.page.words import words
 from ddattr.tracking.panels import panels
@@ -201,14 +202,14 @@ def test_the_surest_are_shown_first_each_with_where_the_explorer_has_it(run):
 
 def test_pictures_that_were_given_have_no_counterfactuals_and_their_names(run, tmp_path):
     run = copied(run, tmp_path)
-    given_pictures(run)
+    given_pictures(run, ["a b.png", "<b>.png", "c.png"])
     content = drawn(run)
     own, mine = content["sets"]
     assert (own["name"], mine["name"]) == ("default", "mine")
     assert [query["name"] for query in mine["queries"]] == ["a b.png", "<b>.png", "c.png"]
     assert {query["first"] for query in mine["queries"]} == {query["exact"] for query in mine["queries"]} == {None}
     assert [method["key"] for method in mine["methods"]] == [SUPPORT, TESTED, "pixel"]
-    assert mine["arguments"] == ["queries.pictures=[a b.png]"]
+    assert mine["arguments"] == ["queries.pictures=[a b.png,<b>.png,c.png]"]
     assert own["queries"][0]["q"][:4] == mine["queries"][0]["q"][:4]
     assert "Query set mine: 2 of 3 pictures have at least one label" in page(run)
 
@@ -221,18 +222,44 @@ def test_a_run_made_before_there_were_query_sets_names_of_units_or_nulls_has_a_p
     (run.root / "units.parquet").unlink()
     (run.root / "config.yaml").unlink()
     (run.root / "attribution" / "attributions.parquet").unlink()
+    (run.root / "attribution" / "nulls.parquet").unlink()
+    (run.root / "near_duplicates.parquet").unlink()
     content = drawn(run)
     assert content["named"]["3"] == {"name": "unit 3", "label": None, "of": 2}
     assert {counts for query in content["sets"][0]["queries"] for counts in query["nulls"]} == {None}
 
 
-def test_nulls_that_were_kept_are_on_the_page(run, tmp_path):
-    run = copied(run, tmp_path)
-    counts = np.arange(48)
-    save_table(run.folder / "nulls.parquet", pd.DataFrame({"query": [6], "unit": [2], "counts": [counts]}))
-    one, two, _ = drawn(run)["sets"][0]["queries"]
-    assert two["nulls"][two["units"].index(2)] == counts.tolist()
-    assert one["nulls"].count(None) == len(one["units"])
+def test_nulls_that_were_kept_are_on_the_page(run, content):
+    kept = run.table("nulls.parquet").set_index(["query", "unit"]).counts
+    for query in content["sets"][0]["queries"]:
+        for unit, counts in zip(query["units"], query["nulls"], strict=True):
+            assert (counts is None) == ((query["query"], unit) not in kept.index)
+            assert counts is None or counts == kept[query["query"], unit].tolist()
+        assert sum(map(bool, query["nulls"])) >= 12
+
+
+def test_near_duplicates_are_shown_those_of_two_units_first(tmp_path):
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images[7], images[31] = images[3], images[1]  # of two units; of one
+    run = made(tmp_path, images=images)
+    found = duplicates(run.root, run.data)
+    assert (found.pairs, found.apart) == (2, 1)
+    assert [twins.names for twins in found.shown] == [("picture 3", "picture 7"), ("picture 1", "picture 31")]
+    assert [twins.apart for twins in found.shown] == [True, False]
+    assert found.shown[0].pictures[0] == found.shown[0].pictures[1] != found.shown[1].pictures[0]
+    assert "2 pairs of training pictures may be called the same, 1\nof them of two units" in page(run)
+
+
+def test_neighbourhoods_show_the_units_that_they_are_of(run, content):
+    factual = load_tensors(run.folder / "queries.safetensors")["factual"]
+    nearest = run.data.distance(factual).argsort(dim=0, stable=True)
+    training = unpacked(content["pictures"]["values"], KINDS["pictures"], content["shape"])
+    for place, query in enumerate(content["sets"][0]["queries"]):
+        shown = query["sets"]["pictures"][query["sets"]["name"].index("nearest:5")]
+        assert len(shown) == 5
+        for picture, unit in zip(shown, nearest[:5, place], strict=True):
+            own = ((run.data.images[run.data.unit_of == unit] + 1) * 127.5).round().numpy()
+            assert (training[picture] == own).all((1, 2, 3)).any()
 
 
 def test_numbers_that_are_none_are_null(run, tmp_path):

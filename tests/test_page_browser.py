@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
 from pages import Made, given_pictures, made
 
@@ -27,13 +26,11 @@ OPEN = "#explorer:not([hidden])"
 def run(tmp_path_factory) -> Made:
     """A run in RGB with two query sets, whose units' names would be markup; of one unit the null was kept."""
     run = made(tmp_path_factory.mktemp("made"), shape=(3, 8, 8))
-    given_pictures(run)
+    given_pictures(run, ["a b.png", "<b>.png", "c.png"])
     table = unit_table(run.data)
     save_table(run.root / "units.parquet", table.assign(name=[f"{EVIL} {unit}" for unit in table.unit]))
-    counts = np.bincount(np.arange(48), minlength=48)
-    save_table(
-        run.folder / "nulls.parquet", pd.DataFrame({"query": [5], "unit": [best(run, 5)[0]], "counts": [counts]})
-    )
+    nulls = run.table("nulls.parquet")
+    save_table(run.folder / "nulls.parquet", nulls[(nulls["query"] == 5) & (nulls.unit == best(run, 5)[0])])
     write_report(run.root, "made", run.data)
     return run
 
@@ -230,7 +227,9 @@ def test_commands_name_the_folder_that_the_page_lies_in(visit, run):
 
 def test_a_null_is_drawn_with_the_units_mark_or_its_absence_said(visit, run):
     page = visit(f"#/default/5/{best(run, 5)[0]}")
-    assert page.locator("#null rect").count() == 48
+    (counts,) = run.table("nulls.parquet").counts
+    assert page.locator("#null rect").count() == (counts > 0).sum()
+    assert f"{sum(counts):,} codewords that no unit holds" in page.text_content("#null")
     assert page.locator("#null .mark").count() == 1
     z = run.table("attributions.parquet").set_index(["query", "unit"]).z[5, best(run, 5)[0]]
     assert page.text_content("#null .here").startswith(f"z = {z:.2f}")
@@ -268,7 +267,7 @@ def test_another_query_set_has_its_own_queries(visit):
     page.wait_for_selector("#query h3:text('a b.png')")
     assert page.is_hidden("#compare")
     assert "no counterfactual" in page.text_content("#no-compare")
-    assert "'queries.pictures=[a b.png]'" in page.text_content("#commands")
+    assert "'queries.pictures=[a b.png,<b>.png,c.png]'" in page.text_content("#commands")
     assert page.evaluate("location.hash").startswith("#/mine/5/")
 
 

@@ -162,11 +162,11 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
         "words": words(root, data, lines(root)),
         "whose": attributed(root),
         "no_shares": NO_SHARES,
+        "duplicates": duplicates(root, data),
         "figures": [figure for figure in drawn if figure.name not in EVIDENCE],
         "findings": findings(root / "validation"),
         "evidence": [figure for figure in drawn if figure.name in EVIDENCE],
         "tables": {"Agreement with exact ablation": _html(agreement), "Queries": _html(radius)},
-        "duplicates": duplicates(root, data),
         "provenance": _html(provenance(root)),
     }
     limit = LIMIT * max(1.0, queries / 32)

@@ -56,6 +56,7 @@ class _Gathered:
         self.table = load_table(path).set_index("unit") if path.exists() else None
         self.room = room
         self.images = data.images
+        self.distance = data.distance
         self.nearest = Nearest(data)
         self.named: dict[int, dict[str, Any]] = {}
         self.places: dict[int, int] = {}  # of rows of the data, among the pictures that are shown
@@ -63,7 +64,8 @@ class _Gathered:
 
     def query_set(self, name: str, answers: Answers) -> dict[str, Any]:
         """A query set: how it was asked, its queries and their pictures."""
-        queries = [self._query(answers, place, query) for place, query in enumerate(answers.names)]
+        near = self.distance(answers.factual).argsort(dim=0, stable=True)  # as neighbourhoods are
+        queries = [self._query(answers, place, query, near[:, place]) for place, query in enumerate(answers.names)]
         return {
             "name": name,
             "arguments": _arguments(answers.manifest.get("command") or ""),
@@ -77,11 +79,11 @@ class _Gathered:
         """Every training picture that is shown, packed, and its file where it has one."""
         return {"values": pictures.shades(self.images[torch.tensor(list(self.places))]), "files": self.files}
 
-    def _query(self, answers: Answers, place: int, query: int) -> dict[str, Any]:
+    def _query(self, answers: Answers, place: int, query: int, near: Tensor) -> dict[str, Any]:
         scores, tests = answers.scores(query), answers.tests(query)
         units = listed.units(scores, tests, answers.level, self.room)
         ranks = scores.rank(ascending=False, method="first").loc[units]
-        factual, similar = answers.factual[place], scores["pixel"].sort_values(ascending=False, kind="stable").index
+        factual, similar = answers.factual[place], pd.Index(near.numpy())
         sets = listed.sets(answers.sets(query), answers.level, self.room)
         for unit in units:
             self._name(unit)

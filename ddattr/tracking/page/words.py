@@ -18,7 +18,13 @@ from ddattr.tracking.page.listed import Nearest
 from ddattr.tracking.page.pictures import drawn, grid
 from ddattr.tracking.units import unit_names
 
-_UNITS = {"image": "one picture", "label": "all pictures of a label", "cluster": "a cluster of pictures"}
+_UNITS = {
+    "image": "one picture",
+    "label": "all pictures of a label",
+    "folder": "all pictures of a folder",
+    "cluster": "a cluster of look-alikes",
+    "near": "a picture with its near-duplicates",
+}
 _PAIRS = 3  # that are shown at once
 _COLOURS = {1: "grey", 3: "RGB"}
 
@@ -76,11 +82,11 @@ def _trained(root: Path, data: UnitDataModule, code: Mapping[str, Any]) -> list[
     path = root / "config.yaml"
     training = (yaml.safe_load(path.read_text()) if path.exists() else {}).get("training", {})
     steps = f", for {training['steps']:,} steps of {training['batch']} pictures each" if "steps" in training else ""
+    unit = _UNITS.get(code["unit"], f"all pictures of a {code['unit']}")
     return [
         f"{code['n']} diffusion models, the members, on {len(data.images):,} pictures of {shape}{beside}{steps}.",
-        f"The pictures are {code['N']:,} units, a unit is {_UNITS.get(code['unit'], code['unit'])}. Each unit was seen "
-        f"by {code['h']} members and by no other, so that a unit is taken out by leaving these out: nothing is trained "
-        "again.",
+        f"The pictures are {code['N']:,} units; a unit is {unit}. Each unit was seen by {code['h']} members and by no "
+        "other, so that a unit is taken out by leaving these out: nothing is trained again.",
     ]
 
 
