@@ -13,6 +13,7 @@ from ddattr.attribution.tables import tabulate
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
+from ddattr.data.tables import unit_table
 from ddattr.stages.attribute import write
 
 
@@ -99,7 +100,7 @@ def _rest(run: Made) -> None:
     about = {"n": code.members, "h": code.weight, "seed": code.seed, "N": code.units, "unit": "label"}
     save_json(run.root / "codebook" / "codebook.json", about)
     save_text(run.root / "config.yaml", "training: {steps: 60, batch: 32}")
-    save_table(run.root / "units.parquet", run.data.unit_table())
+    save_table(run.root / "units.parquet", unit_table(run.data))
     quality = run.root / "quality"
     save_table(quality / "likeness.csv", pd.DataFrame({"unlikeness": [0.1], "images": [8]}))
     fid = {"kind": ["individual", "ensemble"], "members": [1, code.members], "fid": [2.0, 1.0], "images": [8, 8]}

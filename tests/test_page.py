@@ -14,7 +14,9 @@ from pages import Made, given_pictures, made
 
 from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.data.tables import unit_table
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades
+from ddattr.tracking.page.words import words
 from ddattr.tracking.panels import panels
 from ddattr.tracking.report import LIMIT, lines, summary, write_report
 
@@ -159,7 +161,7 @@ def test_a_grid_shows_every_picture_once(channels):
 
 def test_text_of_the_data_stays_text(run, tmp_path):
     run, evil = copied(run, tmp_path), "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    table = run.data.unit_table()
+    table = unit_table(run.data)
     save_table(run.root / "units.parquet", table.assign(name=evil, label=evil, files=[[evil] * 2] * len(table)))
     queries = run.table("queries.csv")
     save_table(run.folder / "queries.csv", queries.assign(name=evil, label=evil))
@@ -168,7 +170,7 @@ def test_text_of_the_data_stays_text(run, tmp_path):
     assert "<img src=x" not in text
     content = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert content["run"] == content["sets"][0]["queries"][0]["name"] == content["pictures"]["files"][0] == evil
-    assert {unit["name"] for unit in content["named"].values()} == {f"{evil} (2 pictures)"}
+    assert {unit["name"] for unit in content["named"].values()} == {evil}
 
 
 def test_a_name_that_is_a_template_stays_text(run, tmp_path):
@@ -187,6 +189,14 @@ def test_the_page_says_all_of_the_summary_and_the_calibration(run, tmp_path):
     assert "pass at p ≤ 0.05 at a rate of 0.046 [0.040, 0.052] (unit)" in text
     assert "2 of 3 pictures have at least one label that passes the test at q ≤ 0.05" in text
     assert "for 60 steps of 32 pictures each" in text
+
+
+def test_the_surest_are_shown_first_each_with_where_the_explorer_has_it(run):
+    table = run.table("attributions.parquet").sort_values(["q_value", "rank"]).drop_duplicates("query")
+    pairs = words(run.root, run.data, {})[2].pairs
+    assert [pair.address for pair in pairs] == [f"#/default/{row.query}/{row.unit}" for row in table.itertuples()]
+    assert [pair.unit for pair in pairs] == [f"label {unit} (2 pictures)" for unit in table.unit]
+    assert all(f'href="{pair.address}"' in page(run) for pair in pairs)
 
 
 def test_pictures_that_were_given_have_no_counterfactuals_and_their_names(run, tmp_path):
@@ -212,7 +222,7 @@ def test_a_run_made_before_there_were_query_sets_names_of_units_or_nulls_has_a_p
     (run.root / "config.yaml").unlink()
     (run.root / "attribution" / "attributions.parquet").unlink()
     content = drawn(run)
-    assert content["named"]["3"] == {"name": "unit 3", "label": None}
+    assert content["named"]["3"] == {"name": "unit 3", "label": None, "of": 2}
     assert {counts for query in content["sets"][0]["queries"] for counts in query["nulls"]} == {None}
 
 

@@ -15,6 +15,7 @@ from pages import Made, given_pictures, made
 
 from ddattr.artifacts import load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT
+from ddattr.data.tables import unit_table
 from ddattr.tracking.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def run(tmp_path_factory) -> Made:
     """A run in RGB with two query sets, whose units' names would be markup; of one unit the null was kept."""
     run = made(tmp_path_factory.mktemp("made"), shape=(3, 8, 8))
     given_pictures(run)
-    table = run.data.unit_table()
+    table = unit_table(run.data)
     save_table(run.root / "units.parquet", table.assign(name=[f"{EVIL} {unit}" for unit in table.unit]))
     counts = np.bincount(np.arange(48), minlength=48)
     save_table(
@@ -88,7 +89,7 @@ def query(page) -> str:
 
 def units(page) -> list[int]:
     """Of the list, in order, by the numbers in their names."""
-    return [int(name.split()[-3]) for name in page.locator("#list .name").all_text_contents()]
+    return [int(name.split()[-1]) for name in page.locator("#list .name").all_text_contents()]
 
 
 def pixels(page, canvas: str) -> np.ndarray:
@@ -132,6 +133,9 @@ def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
     for where in ("#strip", "#list"):
         assert page.locator(f"{where} [role=option][tabindex='0']").count() == 1
         assert page.locator(f"{where} [aria-selected=true]").count() == 1
+    page.keyboard.press("j")
+    page.wait_for_selector("#query h3:text('seed 7')")
+    assert page.evaluate("document.activeElement.dataset.item") == str(best(run, 7)[0])  # and stays in the list
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('#list')") is None
 
@@ -141,17 +145,17 @@ def test_what_passes_stands_apart_and_methods_reorder(visit, run):
     passing = run.table("attributions.parquet").query("query == 5").unit.tolist()
     assert units(page) == [unit for unit in best(run, 5) if unit in units(page)]
     assert [
-        int(item) for item in page.locator("#list .row.pass").evaluate_all("all => all.map(it => it.dataset.item)")
+        int(item) for item in page.locator("#list .pass .row").evaluate_all("all => all.map(it => it.dataset.item)")
     ] == [unit for unit in best(run, 5) if unit in passing]
     headings = page.locator("#list h3").all_text_contents()
     assert headings == [
         f"{len(passing)} units pass the test (q ≤ 0.05)",
-        "Do not pass the test: nothing may be claimed of these",
+        "Do not pass: nothing may be claimed",
     ]
     page.select_option("#method", label="pixel similarity")
     assert units(page) == [unit for unit in best(run, 5, "pixel") if unit in units(page)]
     assert units(page) != [unit for unit in best(run, 5) if unit in units(page)]
-    page.select_option("#sort", "p")
+    page.select_option("#sort", label="p")
     table = run.table("influence.parquet").query("query == 5 and method == 'denoised_gls'").set_index("unit").p_value
     assert table[units(page)].is_monotonic_increasing
     page.check("#passes")
@@ -160,7 +164,7 @@ def test_what_passes_stands_apart_and_methods_reorder(visit, run):
 
 def test_a_filter_keeps_what_is_called_so(visit):
     page = visit()
-    page.fill("#filter", "script> 12 ")
+    page.fill("#filter", "SCRIPT> 12")
     assert units(page) == [12]
     page.fill("#filter", "no such name")
     assert units(page) == []
@@ -229,7 +233,7 @@ def test_a_null_is_drawn_with_the_units_mark_or_its_absence_said(visit, run):
     assert page.locator("#null rect").count() == 48
     assert page.locator("#null .mark").count() == 1
     z = run.table("attributions.parquet").set_index(["query", "unit"]).z[5, best(run, 5)[0]]
-    assert page.text_content("#null .here").startswith(f"z = {z:.3g}")
+    assert page.text_content("#null .here").startswith(f"z = {z:.2f}")
     page.click("#list [role=option] >> nth=1")
     assert page.locator("#null rect").count() == 0
     assert "was not kept" in page.text_content("#null")
@@ -245,7 +249,17 @@ def test_an_address_leads_back(visit, run):
     other = visit(address)
     assert query(other) == "seed 6"
     assert other.text_content("#detail-name") == page.text_content("#detail-name")
-    assert query(visit("#/no%20such/9/9")) == "seed 5"
+    for broken in ("#/no%20such/9/9", "#/%", "#/default/99/x"):
+        assert query(visit(broken)) == "seed 5"
+
+
+def test_what_is_surest_leads_to_where_the_explorer_has_it(visit, run):
+    page = visit()
+    link = page.locator("a.pairing >> nth=1")
+    link.click()
+    page.wait_for_selector("#query h3:text('seed 6')")
+    assert page.evaluate("location.hash") == link.get_attribute("href")
+    assert page.evaluate("document.getElementById('explorer').getBoundingClientRect().top") < 100
 
 
 def test_another_query_set_has_its_own_queries(visit):

@@ -153,10 +153,11 @@ def _sets(
     """Labels, clusters and nearest neighbourhoods as sets, and every query's resolution."""
     frames = []
     for kind, of in data.partitions().items():
-        names, sets = sets_of(of, len(seeds))
+        values, sets = sets_of(of, len(seeds))
         total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
         q = significance.benjamini_hochberg(p)
-        frames.append(_set_rows([f"{kind}:{name}" for name in names], sets, seeds, total, z, p, q))
+        names = [f"{kind}:{data.set_name(kind, value)}" for value in values]
+        frames.append(_set_rows(names, sets, seeds, total, z, p, q))
     sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
     total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
@@ -164,7 +165,7 @@ def _sets(
     frames.append(_set_rows([f"nearest:{size}" for size in sizes], sets, seeds, total, z, p, q))
     index = significance.resolution(p, settings.level)
     resolution = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
-    return pd.concat(frames, ignore_index=True), resolution
+    return pd.concat(frames, ignore_index=True).assign(similarity=data.compared_name), resolution
 
 
 def _set_rows(
@@ -186,19 +187,16 @@ def _set_rows(
 
 def _queries(seeds: Tensor, factual: Tensor, data: UnitDataModule, names: Sequence[str] | None) -> pd.DataFrame:
     """The label of every query's nearest pictures, whether it is like any, and its name."""
-    labels = torch.full((len(factual),), -1)
+    labels: list[int | str] = [-1] * len(factual)
     if data.labels is not None:
-        nearest = (
-            torch.cat([baselines.pixel(factual, block) for block in blocks(data.images)])
-            .topk(min(10, len(data.images)), 0)
-            .indices
-        )
-        labels = data.labels[nearest].mode(0).values
+        near = torch.cat([baselines.pixel(factual, block) for block in blocks(data.images)])
+        of_nearest = data.labels[near.topk(min(10, len(near)), 0).indices].mode(0).values.tolist()
+        labels = of_nearest if data.source.label_names is None else [data.set_name("label", of) for of in of_nearest]
     distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(
         {
             "query": seeds.numpy(),
-            "label": labels.numpy(),
+            "label": labels,
             "nearest": distance.numpy(),
             "unlike_data": unlike.numpy(),
             "name": [f"seed {seed}" for seed in seeds.tolist()] if names is None else names,

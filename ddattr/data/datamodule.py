@@ -240,6 +240,12 @@ class UnitDataModule(L.LightningDataModule):
             sets[column] = grouping.majority(values, self.unit_of)
         return sets
 
+    def set_key(self, name: str) -> str:
+        """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; else itself."""
+        kind, _, wanted = name.partition(":")
+        known = {self.set_name(kind, value): value for value in self.partitions().get(kind, torch.empty(0)).tolist()}
+        return f"{kind}:{known[wanted]}" if wanted in known else name
+
     def set_name(self, kind: str, value: int) -> str:
         """A set's value in words: a label by its name, a column's value by itself, a cluster by its number."""
         if kind == "label" and self.source.label_names is not None:

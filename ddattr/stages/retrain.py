@@ -35,7 +35,7 @@ def select(run: Run) -> list[Training]:
     elif isinstance(listed := run.plain("unit"), list):
         models = run.validation.several(listed)
     else:
-        models = run.validation.set(str(unit))
+        models = run.validation.set(run.data.set_key(str(unit)))
     if member is not None:
         run.codebook.check_member(member)
         models = [model for model in models if model.member == member]

@@ -115,10 +115,9 @@ def _sets(root: Path, level: float) -> str:
     sets = load_table(default_folder(root) / "sets.parquet")
     labels = load_table(default_folder(root) / "queries.csv").set_index("query").label
     text = ""
-    for kind in ("cluster", "label"):
-        rows = sets[sets.set.str.startswith(f"{kind}:")]
-        if rows.empty:
-            continue
+    kinds = sets.set.str.partition(":")[0]
+    for kind in sorted(set(kinds) - {"nearest"}):
+        rows = sets[kinds == kind]
         best = rows.groupby("query").q_value.min()
         text += f", to a {kind} {(best <= level).sum()} of {len(best)}"
         if kind == "label":

@@ -7,12 +7,15 @@ const area = height * width;
 const size = channels * area;
 const LEVELS = 63; // of a displacement on either side of zero, as pictures.py has them
 const MARGIN = 6; // the null's histogram goes from -6 to 6
+const UNTAPED = "This picture was given, and lies on no noise tape: no counterfactual of it (queries.invert=true).";
+const NOT_REPLAYED = "It was not replayed without this unit. This does it:";
 const VIEWS = { factual: "factual", exact: "exact", first: "first order" };
 
+// What is looked at: `item` is a unit's number or a set's name, as text. How the list is made. How pictures are drawn.
 const chosen = {
-  set: 0, query: 0, item: null, // what is looked at: `item` is a unit's number or a set's name, as text
-  listed: "units", method: null, sort: "score", text: "", passes: false, // how the list is made
-  view: "factual", amplify: 2, colours: false, // how the pictures are drawn
+  ...{ set: 0, query: 0, item: null },
+  ...{ listed: "units", method: 0, sort: "score", text: "", passes: false },
+  ...{ view: "factual", amplify: 2, colours: false },
 };
 let turn = 0; // of queries shown: what was unpacked for an older one is dropped
 let rows = []; // of the list, in order
@@ -34,13 +37,17 @@ function make(tag, attributes = {}, ...children) {
 
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-function number(value) {
+const passing = (count, noun) => `${plural(count, noun)} pass${count === 1 ? "es" : ""}`;
+
+// Three digits; a minus and not a hyphen; small numbers as powers of ten.
+function number(value, digits = 3) {
   if (value == null) return "–";
-  const length = Math.abs(value);
-  return length && (length < 0.001 || length >= 10000) ? value.toExponential(1) : String(+value.toPrecision(3));
+  const far = value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e5);
+  return (far ? value.toExponential(digits - 2) : String(+value.toPrecision(digits))).replaceAll("-", "−");
 }
 
-const chance = (name, value) => (value != null && value < 0.001 && name === "q" ? "q < 0.001" : `${name} = ${number(value)}`);
+const chance = (value) => number(value, 2);
+const deviations = (value) => (value == null ? "–" : value.toFixed(2).replace("-", "−"));
 
 // ---- pictures
 
@@ -80,7 +87,7 @@ function natural(values) {
   return (i) => planes.map((plane) => byte(values[plane * area + i]));
 }
 
-// Brown where brighter, violet where darker, neutral at zero, as in figure 5; or grey and the difference in its colours.
+// Brown where brighter, violet where darker, neutral at zero, as in figure 5; or grey and the change in its colours.
 function signed(values, limit) {
   const [zero, more, less] = ["--zero", "--plus", "--minus"].map(themed);
   if (chosen.colours) return natural(values.map((value) => value / limit));
@@ -113,10 +120,11 @@ function address(key, values) {
 }
 
 function trained(place, words) {
-  const shade = () => Float32Array.from(data.pictures.whole.subarray(place * size, (place + 1) * size), (v) => v / 127.5 - 1);
+  const shade = () =>
+    Float32Array.from(data.pictures.whole.subarray(place * size, (place + 1) * size), (v) => v / 127.5 - 1);
   const file = data.pictures.files[place];
   const alt = `training picture of ${words}${file ? `, ${file}` : ""}`;
-  return make("img", { src: address(`training ${place}`, shade), alt, title: file || alt });
+  return make("img", { src: address(`training ${place}`, shade), alt, title: file });
 }
 
 function generated(place, alt) {
@@ -129,102 +137,153 @@ const largest = LEVELS * steps.reduce((most, stepped) => Math.max(most, ...(step
 
 // ---- the list
 
-function listedRows() {
+const passes = (q) => q != null && q <= set().level;
+
+function listedUnits() {
   const asked = query();
-  const passes = (q) => q != null && q <= set().level;
-  if (chosen.listed === "sets") {
-    const { name, size: sizes, score, p, q, z, pictures } = asked.sets;
-    return name.map((id, i) => ({
-      id, name: id.replace(":", " "), text: plural(sizes[i], "unit"), score: score[i], p: p[i], q: q[i], z: z[i],
-      pictures: pictures[i], passes: passes(q[i]),
-    }));
-  }
   const { key } = set().methods[chosen.method];
-  return asked.units.map((unit, i) => ({
-    id: String(unit), unit, place: i, ...data.named[unit], rank: asked.ranks[key][i], score: asked.scores[key][i],
-    support: asked.scores[set().methods[0].key][i], p: asked.p[i], q: asked.q[i], z: asked.z[i],
-    pictures: asked.pictures[i], null: asked.nulls[i], passes: passes(asked.q[i]),
+  const support = asked.scores[set().methods[0].key];
+  return asked.units.map((unit, place) => ({
+    id: String(unit),
+    unit,
+    place,
+    ...data.named[unit],
+    score: asked.scores[key][place],
+    support: support[place],
+    about: `rank ${asked.ranks[key][place].toLocaleString("en")}`,
+    sized: data.named[unit].of > 1 ? `${plural(data.named[unit].of, "picture")}, ` : "",
+    p: asked.p[place],
+    q: asked.q[place],
+    z: asked.z[place],
+    pictures: asked.pictures[place],
+    null: asked.nulls[place],
   }));
 }
 
-function sorted(found) {
-  const last = (value, sign) => (value == null ? Infinity : sign * value);
-  const orders = {
-    score: (each) => last(each.score, -1), z: (each) => last(each.z, -1),
-    p: (each) => last(each.p, 1), q: (each) => last(each.q, 1),
-  };
-  if (chosen.sort === "name") return found.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
-  const value = orders[chosen.sort];
-  return found.sort((a, b) => value(a) - value(b) || (b.score ?? 0) - (a.score ?? 0));
+function listedSets() {
+  const { name, size: sizes, score, p, q, z, pictures } = query().sets;
+  return name.map((id, i) => ({
+    id,
+    name: id.replace(":", " "),
+    score: score[i],
+    about: plural(sizes[i], "unit"),
+    p: p[i],
+    q: q[i],
+    z: z[i],
+    pictures: pictures[i],
+  }));
 }
 
+// What has no number comes last.
+const ascending = (one, other) => (one ?? Infinity) - (other ?? Infinity) || 0;
+const descending = (one, other) => (other ?? -Infinity) - (one ?? -Infinity) || 0;
+const ORDERS = {
+  score: (one, other) => descending(one.score, other.score),
+  p: (one, other) => ascending(one.p, other.p) || descending(one.score, other.score),
+  q: (one, other) => ascending(one.q, other.q) || descending(one.score, other.score),
+  z: (one, other) => descending(one.z, other.z),
+  name: (one, other) => one.name.localeCompare(other.name, "en", { numeric: true }),
+};
+
 function matches(each) {
-  const words = `${each.name} ${each.label ?? ""} ${each.pictures.map((place) => data.pictures.files[place] ?? "").join(" ")}`;
-  return (!chosen.passes || each.passes) && words.toLowerCase().includes(chosen.text.toLowerCase());
+  const files = each.pictures.map((place) => data.pictures.files[place] ?? "");
+  const words = [each.name, each.label ?? "", ...files].join(" ").toLowerCase();
+  return words.includes(chosen.text.toLowerCase()) && (passes(each.q) || !chosen.passes);
 }
 
 function showList() {
-  const all = sorted(listedRows());
+  const units = chosen.listed === "units";
+  const focused = at("list").contains(document.activeElement);
+  const all = (units ? listedUnits() : listedSets()).sort(ORDERS[chosen.sort]);
   const found = all.filter(matches);
-  const [passing, others] = [found.filter((each) => each.passes), found.filter((each) => !each.passes)];
-  rows = [...passing, ...others];
+  const [good, others] = [found.filter((each) => passes(each.q)), found.filter((each) => !passes(each.q))];
+  rows = [...good, ...others];
   if (!row()) chosen.item = rows[0]?.id ?? null;
-  const noun = chosen.listed === "units" ? "unit" : "set";
-  const heading = `${plural(passing.length, noun)} pass${passing.length === 1 ? "es" : ""} the test (q ≤ ${set().level})`;
-  const list = [make("h3", { class: "pass", role: "presentation" }, heading), ...passing.map(option)];
-  if (!passing.length) list.push(make("p", { class: "empty", role: "presentation" }, nonePasses(all)));
-  if (!chosen.passes) {
-    list.push(make("h3", { class: "not", role: "presentation" }, "Do not pass the test: nothing may be claimed of these"));
-    list.push(...others.map(option));
-  }
-  at("list").replaceChildren(...list);
-  at("method-choice").hidden = noun === "set";
-  at("listed").textContent = noun === "set"
-    ? `A set is scored and tested as one. All neighbourhoods are listed; of other kinds those that pass, and the ${data.sizes.best} of largest z.`
-    : `${all.length} of ${plural(data.units, "unit")} are listed: those that pass (${data.sizes.passing} at most), and the ` +
-      `${data.sizes.best} best by each method. influence.parquet has all.`;
+  const heading = `${passing(good.length, units ? "unit" : "set")} the test (q ≤ ${set().level})`;
+  const groups = [group("pass", heading, good, nonePasses(all, units))];
+  const left = units ? query().passing - all.filter((each) => passes(each.q)).length : 0;
+  if (left) groups.push(make("p", { class: "empty" }, `${left} more pass, of smaller support: not on this page.`));
+  if (!chosen.passes) groups.push(group("not", "Do not pass: nothing may be claimed", others, "None."));
+  at("list").replaceChildren(...groups);
+  mark(focused);
+  at("method-choice").hidden = !units;
+  const { passing: most, best } = data.sizes;
+  at("listed").textContent = units
+    ? `${all.length} of ${plural(data.units, "unit")} are listed: those that pass (${most} at most), and the ${best} ` +
+      "best by each method. influence.parquet has all."
+    : "A set is scored and tested as one. Every neighbourhood of nearest units is listed; of other kinds those that " +
+      `pass, and the ${best} of largest z.`;
 }
 
-function nonePasses(all) {
-  if (all.some((each) => each.passes)) return "None of those that pass is called so.";
+function nonePasses(all, units) {
+  if (all.some((each) => passes(each.q))) return "None of those that pass is called so.";
+  if (!units) return "No set passes for this picture.";
   const { resolution } = query();
   const near = resolution > 0 ? ` Its ${plural(resolution, "nearest unit")} together do: see the sets.` : "";
-  return chosen.listed === "units" ? `No single unit passes for this picture.${near}` : "No set passes for this picture.";
+  return `No single unit passes for this picture.${near}`;
 }
 
-function option(each) {
-  const label = chosen.listed === "units" && chosen.method ? "score" : chosen.listed === "units" ? "support" : "score";
-  const said = [`${label} ${number(each.score)}`, chance("p", each.p), chance("q", each.q), `z = ${number(each.z)}`];
-  const [first, ...more] = each.pictures.map((place) => trained(place, each.name));
-  const here = each.id === chosen.item;
+const scored = () => (chosen.listed === "units" && chosen.method === 0 ? "support" : "score");
+
+function group(kind, heading, members, none) {
+  const columns = [scored(), "p", "q", "z"].map((name) => make("span", { "aria-hidden": "true" }, name));
   return make(
     "div",
-    {
-      role: "option", id: `item ${each.id}`, class: `row ${each.passes ? "pass" : "not"}`, "aria-selected": String(here),
-      tabindex: here ? 0 : -1, "data-item": each.id, onclick: () => choose(each.id, true),
-    },
-    first ?? make("span"),
-    make(
-      "div", {},
-      make("div", { class: "name" }, each.name),
-      make("div", { class: "numbers" }, each.rank && make("span", {}, `rank ${each.rank}`), each.text && make("span", {}, each.text),
-        ...said.map((words) => make("span", {}, words))),
-    ),
-    more.length > 0 && make("div", { class: "thumbs" }, ...more),
+    { role: "group", "aria-label": heading, class: kind },
+    make("div", { class: "head" }, make("h3", {}, heading), ...(members.length ? columns : [])),
+    ...(members.length ? members.map(option) : [make("p", { class: "empty" }, none)]),
   );
 }
 
-function choose(id, look = false) {
-  chosen.item = id;
+function option(each) {
+  const [first, ...more] = each.pictures.map((place) => trained(place, each.name));
+  const numbers = { [scored()]: number(each.score), p: chance(each.p), q: chance(each.q), z: deviations(each.z) };
+  const said = Object.entries(numbers).map(([name, value]) => `${name} ${value}`);
+  return make(
+    "div",
+    {
+      role: "option",
+      class: "row",
+      "aria-label": [each.name, each.about, ...said].join(", "),
+      "data-item": each.id,
+      onclick: () => choose(each.id, true),
+    },
+    first ?? make("span"),
+    make(
+      "div",
+      { class: "who" },
+      make("div", { class: "name" }, each.name),
+      make("div", { class: "about" }, `${each.sized ?? ""}${each.about}`),
+      more.length > 0 && make("div", { class: "thumbs" }, ...more),
+    ),
+    ...Object.entries(numbers).map(([name, value]) => make("div", { class: "cell", "data-name": name }, value)),
+  );
+}
+
+// One of the list is chosen, and is what Tab goes to.
+function mark(focused) {
   for (const element of at("list").querySelectorAll("[role=option]")) {
-    const here = element.dataset.item === id;
+    const here = element.dataset.item === chosen.item;
     element.setAttribute("aria-selected", String(here));
     element.tabIndex = here ? 0 : -1;
-    if (here) element.focus({ preventScroll: look });
-    if (here && !look) element.scrollIntoView({ block: "nearest" });
+    if (here && focused) element.focus({ preventScroll: true });
   }
+}
+
+function choose(id, clicked = false) {
+  chosen.item = id;
+  mark(true);
+  if (!clicked) reveal(at("list").querySelector("[aria-selected=true]"), at("list"));
   showItem();
-  if (look && matchMedia("(max-width: 46rem)").matches) at("detail").scrollIntoView();
+  if (clicked && matchMedia("(max-width: 46rem)").matches) at("detail").scrollIntoView();
+}
+
+// Scrolls a box, and not the page, as little as it takes.
+function reveal(element, box) {
+  const [inner, outer] = [element.getBoundingClientRect(), box.getBoundingClientRect()];
+  const margin = box === at("list") ? 48 : 8; // of the heading that stays
+  if (inner.top < outer.top + margin) box.scrollTop -= outer.top + margin - inner.top;
+  if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
 }
 
 // ---- what is chosen of the list
@@ -234,94 +293,98 @@ function showItem() {
   at("detail").hidden = !each;
   keepAddress();
   if (!each) return;
-  const asked = query();
+  const [unit, yes] = [each.unit != null, passes(each.q)];
   at("detail-name").textContent = each.name;
-  at("detail-verdict").replaceChildren(make(
-    "span", { class: `verdict ${each.passes ? "pass" : "not"}` },
-    `${each.passes ? "passes" : "does not pass"}, ${chance("q", each.q)}`,
-  ));
-  const method = set().methods[chosen.method];
-  at("detail-rank").textContent = each.unit == null
-    ? `${each.text}, scored and tested as one`
-    : `rank ${each.rank} of ${data.units.toLocaleString("en")} by ${method.label}` +
-      (chosen.method ? `, which scores it ${number(each.score)}` : "");
-  const first = each.unit == null ? { score: number(each.score) } : { support: number(each.support) };
-  const numbers = { ...first, p: number(each.p), q: number(each.q), z: number(each.z) };
+  const verdict = `${yes ? "passes" : "does not pass"}, q = ${chance(each.q)}`;
+  at("detail-verdict").replaceChildren(make("span", { class: `verdict ${yes ? "pass" : "not"}` }, verdict));
+  const { label } = set().methods[chosen.method];
+  const other = chosen.method ? `, which scores it ${number(each.score)}` : "";
+  at("detail-rank").textContent = unit
+    ? `${each.sized}${each.about} of ${data.units.toLocaleString("en")} by ${label}${other}`
+    : `${each.about}, scored and tested as one`;
+  const first = unit ? { support: number(each.support) } : { score: number(each.score) };
+  const numbers = { ...first, p: chance(each.p), q: chance(each.q), z: deviations(each.z) };
   at("detail-numbers").replaceChildren(
     ...Object.entries(numbers).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
+  const shown =
+    each.pictures.length > 1 ? `The nearest to ${query().name} of its training pictures` : "Its training picture";
   at("detail-pictures").replaceChildren(
     ...each.pictures.map((place) => trained(place, each.name)),
-    make("p", {}, each.pictures.length > 1 ? `Of its training pictures, those nearest to ${asked.name}.` : "Its training picture."),
+    make("p", {}, each.pictures.length ? shown : "Which pictures it has is not known here."),
   );
   showPictures();
   showNull(each);
-  const python = [`import ddattr`, `run = ddattr.load(${JSON.stringify(folder())})`];
+  const asked = query().query;
+  const python = [`run.best(query=${asked})`];
+  if (unit) python.push(`run.influence.query("query == ${asked} and unit == ${each.unit}")`);
   at("commands").replaceChildren(
     code("command", ["ddattr attribute", quoted(folder()), ...set().arguments.map(quoted)].join(" ")),
-    code("Python", [...python, ...told(each)].join("\n")),
+    code("Python", [...loading(), ...python].join("\n")),
   );
 }
 
+// The chosen picture, and beside it what changes without the unit: exactly if that was replayed, else to first order.
 function showPictures() {
   const each = row();
+  const unit = each.unit != null;
   const { first, exact, replayed } = query();
-  const possible = each.unit != null && (first || replayed.length > 0);
-  const place = each.unit == null ? -1 : replayed.indexOf(each.unit);
-  const moved = { exact: place >= 0 ? pixels(exact, place) : null, first: first && possible ? pixels(first, each.place) : null };
-  const given = "This picture was given, and not put on a noise tape: there is no counterfactual of it. queries.invert=true makes one.";
+  const place = unit ? replayed.indexOf(each.unit) : -1;
+  const moved = {
+    exact: place < 0 ? null : pixels(exact, place),
+    first: unit && first ? pixels(first, each.place) : null,
+  };
+  const possible = moved.exact || moved.first;
   at("compare").hidden = !possible;
-  at("no-compare").textContent = possible ? "" : each.unit == null ? "A set is not taken out as a whole here." : given;
+  at("no-compare").textContent = possible ? "" : unit ? UNTAPED : "A set is not taken out as a whole here.";
   at("replay").replaceChildren();
   if (!possible) return;
-  const factual = pixels(set().factual, chosen.query);
-  const shown = chosen.view === "factual" ? (moved.exact ? "exact" : "first") : chosen.view;
-  const missing = !moved[shown];
-  const pictured = chosen.view === "factual" ? factual : missing ? null : plus(factual, moved[shown]);
-  const words = { exact: "exactly", first: "to first order" }[shown];
-  at("picture").parentElement.parentElement.hidden = missing && chosen.view !== "factual";
-  at("scale").hidden = missing;
-  if (pictured) {
-    paint(at("picture"), natural(pictured));
-    at("picture-words").textContent = chosen.view === "factual" ? `${query().name}, as it is` : `without ${each.name}, ${words}`;
-    at("picture").setAttribute("aria-label", at("picture-words").textContent);
-  }
-  if (missing) {
-    const unit = shown === "exact" ? "It was not replayed without this unit. This does it:" : "This run has no Jacobian.";
-    at("replay").replaceChildren(make("p", { class: "note" }, unit), ...(shown === "exact" ? [code("Python", replaying(each))] : []));
+  const factual = chosen.view === "factual";
+  const kind = factual ? (moved.exact ? "exact" : "first") : chosen.view;
+  at("pair").hidden = at("scale").hidden = !moved[kind];
+  if (!moved[kind]) {
+    const missing = kind === "exact" ? [NOT_REPLAYED, code("Python", replaying(each))] : ["This run has no Jacobian."];
+    at("replay").replaceChildren(...missing);
     return;
   }
+  const how = { exact: "exactly", first: "to first order" }[kind];
   const limit = (largest || 1) / 2 ** chosen.amplify;
-  paint(at("difference"), signed(moved[shown], limit));
-  at("difference-words").textContent = `what changes without it, ${words}`;
-  at("difference").setAttribute("aria-label", `${at("difference-words").textContent}: from ${number(-limit)} to ${number(limit)}`);
+  const base = pixels(set().factual, chosen.query);
+  paint(at("picture"), natural(factual ? base : plus(base, moved[kind])));
+  paint(at("difference"), signed(moved[kind], limit));
+  caption("picture", factual ? `${query().name}, as it is` : `without ${each.name}, ${how}`);
+  caption("difference", `what changes without it, ${how}`);
   showScale(limit);
+}
+
+function caption(id, words) {
+  at(id).setAttribute("aria-label", words);
+  at(`${id}-words`).textContent = words;
 }
 
 function showScale(limit) {
   const [zero, more, less] = ["--zero", "--plus", "--minus"].map(themed);
-  paint(at("legend"), (i) => (chosen.colours ? Array(3).fill(byte((i - 64) / 64)) : mixed((i - 64) / 64, zero, more, less)), 129, 1);
-  at("legend").setAttribute("aria-label", `Scale from ${number(-limit)}, darker without it, to ${number(limit)}, brighter`);
-  at("darker").textContent = `−${number(limit)} darker`;
+  const part = (i) => (i - 64) / 64;
+  paint(
+    at("legend"),
+    (i) => (chosen.colours ? Array(3).fill(byte(part(i))) : mixed(part(i), zero, more, less)),
+    129,
+    1,
+  );
+  at("legend").setAttribute("aria-label", `Scale of the change, from ${number(-limit)} to ${number(limit)}`);
+  at("darker").textContent = `${number(-limit)} darker`;
   at("brighter").textContent = `brighter +${number(limit)}`;
   at("amplified").textContent = `× ${number(2 ** chosen.amplify)}`;
 }
 
 function showNull(each) {
-  if (each.unit == null) {
-    at("null").replaceChildren(make("p", {}, "Sets have no stored null: their p is in sets.parquet."));
-    return;
-  }
-  if (!each.null) {
-    const none = set().queries.every(({ nulls }) => nulls.every((counts) => !counts));
-    const why = none ? "This run has kept no nulls (nulls.parquet)." : "Its null was not kept: nulls.parquet has the units that pass, and those of largest support.";
-    at("null").replaceChildren(make("p", {}, why));
-    return;
-  }
-  const total = each.null.reduce((sum, count) => sum + count, 0);
+  const none = !query().nulls.some(Boolean) && "This run has kept no nulls (nulls.parquet).";
+  const missing = each.unit == null ? "The null of a set is not kept." : none || "Its null was not kept.";
+  if (!each.null) return at("null").replaceChildren(make("p", {}, missing));
+  const total = each.null.reduce((sum, count) => sum + count, 0).toLocaleString("en");
   const words =
-    `How ${total.toLocaleString("en")} codewords that no unit holds score here, in standard deviations; coloured: as much as ` +
-    `this unit or more. ${chance("p", each.p)}.`;
+    `What ${total} codewords that no unit holds score here, in standard deviations. Coloured: as much as this unit, ` +
+    `or more; p = ${chance(each.p)}.`;
   at("null").replaceChildren(histogram(each.null, each.z, words), make("p", {}, words));
 }
 
@@ -334,7 +397,11 @@ function histogram(counts, z, words) {
     return element;
   };
   const x = (value) => ((clamp(value, -MARGIN, MARGIN) + MARGIN) / (2 * MARGIN)) * across;
-  const svg = draw("svg", { viewBox: `0 -14 ${across} ${down + 30}`, role: "img", "aria-label": `${words} z = ${number(z)}` });
+  const svg = draw("svg", {
+    viewBox: `0 -14 ${across} ${down + 30}`,
+    role: "img",
+    "aria-label": `${words} z = ${deviations(z)}`,
+  });
   const most = Math.max(...counts, 1);
   counts.forEach((count, i) => {
     const from = -MARGIN + (i * 2 * MARGIN) / counts.length;
@@ -345,12 +412,24 @@ function histogram(counts, z, words) {
   });
   svg.append(draw("line", { x1: 0, x2: across, y1: down, y2: down, class: "axis" }));
   for (const tick of [-6, -3, 0, 3, 6]) {
-    svg.append(draw("text", { x: x(tick), y: down + 12, "text-anchor": tick === -6 ? "start" : tick === 6 ? "end" : "middle" }, tick));
+    svg.append(
+      draw(
+        "text",
+        { x: x(tick), y: down + 12, "text-anchor": tick === -6 ? "start" : tick === 6 ? "end" : "middle" },
+        tick,
+      ),
+    );
   }
   if (z != null) {
     const anchor = z > 3 ? "end" : z < -3 ? "start" : "middle";
     svg.append(draw("line", { x1: x(z), x2: x(z), y1: 0, y2: down, class: "mark" }));
-    svg.append(draw("text", { x: x(z), y: -4, class: "here", "text-anchor": anchor }, `z = ${number(z)}${z > MARGIN ? " →" : ""}`));
+    svg.append(
+      draw(
+        "text",
+        { x: x(z), y: -4, class: "here", "text-anchor": anchor },
+        `z = ${deviations(z)}${z > MARGIN ? " →" : ""}`,
+      ),
+    );
   }
   return svg;
 }
@@ -366,17 +445,12 @@ function folder() {
 
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
-function told(each) {
-  const asked = query().query;
-  return each.unit == null
-    ? [`run.best(query=${asked})`]
-    : [`run.best(query=${asked})`, `run.influence.query("query == ${asked} and unit == ${each.unit}")`];
-}
+const loading = () => ["import ddattr", `run = ddattr.load(${JSON.stringify(folder())})`];
 
 function replaying(each) {
   return [
-    "import ddattr, torch",
-    `run = ddattr.load(${JSON.stringify(folder())})`,
+    ...loading(),
+    "import torch",
     `codewords = run.codebook.codewords(torch.tensor([${each.unit}]))`,
     `without = ddattr.counterfactual(run.ensemble, codewords, [${query().query}], run.reverse, run.data.shape)`,
   ].join("\n");
@@ -384,7 +458,11 @@ function replaying(each) {
 
 function code(label, text) {
   const said = make("code", {}, text);
-  const button = make("button", { type: "button", "aria-label": `Copy the ${label}`, onclick: () => copy(said, button) }, "copy");
+  const button = make(
+    "button",
+    { type: "button", "aria-label": `Copy the ${label}`, onclick: () => copy(said, button) },
+    "copy",
+  );
   return make("div", { class: "code" }, make("div", {}, make("span", {}, label), button), make("pre", {}, said));
 }
 
@@ -404,33 +482,43 @@ async function copy(said, button) {
 async function showSet(asked = 0, item = null) {
   chosen.method = 0;
   await unpack(set().factual, Int16Array);
-  at("method").replaceChildren(...set().methods.map(({ label }, i) => make("option", { value: i }, i ? label : `${label} (support)`)));
-  at("strip").replaceChildren(...set().queries.map((each, i) => make(
-    "div",
-    {
-      role: "option", class: each.passing ? "owes" : "", tabindex: -1, onclick: () => turnTo(i),
-      "aria-label": `${each.name}: ${plural(each.passing, "unit")} pass`, title: each.name,
-    },
-    generated(i, each.name),
-  )));
+  at("method").replaceChildren(
+    ...set().methods.map(({ label }, i) => make("option", { value: i }, i ? label : `${label} (support)`)),
+  );
+  at("strip").replaceChildren(
+    ...set().queries.map((each, i) =>
+      make(
+        "div",
+        {
+          role: "option",
+          class: each.passing ? "owes" : "",
+          tabindex: -1,
+          onclick: () => turnTo(i),
+          "aria-label": `${each.name}: ${plural(each.passing, "unit")} pass`,
+          title: each.name,
+        },
+        generated(i, each.name),
+      ),
+    ),
+  );
   await turnTo(asked, item);
 }
 
 async function turnTo(place, item = null) {
-  const focused = at("strip").contains(document.activeElement);
   chosen.query = clamp(place, 0, set().queries.length - 1);
   chosen.item = item;
   const mine = ++turn;
   const asked = query();
   await Promise.all([unpack(asked.first, Int8Array), unpack(asked.exact, Int8Array)]);
   if (mine !== turn) return;
+  const focused = at("strip").contains(document.activeElement);
   [...at("strip").children].forEach((element, i) => {
-    const here = i === chosen.query;
-    element.setAttribute("aria-selected", String(here));
-    element.tabIndex = here ? 0 : -1;
-    if (here && focused) element.focus({ preventScroll: true });
-    if (here) at("strip").scrollTop = clamp(at("strip").scrollTop, element.offsetTop + element.offsetHeight - at("strip").offsetTop - at("strip").clientHeight, element.offsetTop - at("strip").offsetTop);
+    element.setAttribute("aria-selected", String(i === chosen.query));
+    element.tabIndex = i === chosen.query ? 0 : -1;
   });
+  const here = at("strip").children[chosen.query];
+  reveal(here, at("strip"));
+  if (focused) here.focus({ preventScroll: true });
   showQuery();
   showList();
   showItem();
@@ -438,18 +526,22 @@ async function turnTo(place, item = null) {
 
 function showQuery() {
   const asked = query();
-  const line = (words, kind) => make("p", { class: kind }, words);
-  const told = [line(asked.passing ? `${plural(asked.passing, "unit")} of ${data.units.toLocaleString("en")} pass` + (asked.passing === 1 ? "es." : ".")
-    : `No single unit of ${data.units.toLocaleString("en")} passes.`)];
-  if (asked.resolution > 0) told.push(line(`The ${plural(asked.resolution, "nearest unit")} matter${asked.resolution === 1 ? "s" : " together"}.`));
-  if (asked.resolution === -1) told.push(line("No neighbourhood of nearest units is found to matter."));
-  if (asked.label != null) told.push(line(`Nearest label: ${asked.label}.`));
-  if (asked.jvp_error != null) told.push(line(`The first order is off by ${number(100 * asked.jvp_error)} %.`));
-  if (asked.unlike) told.push(line("Unlike the data: farther from every training picture than 99 % of real ones are.", "doubt"));
-  const button = (words, by, name) => make("button", { type: "button", "aria-label": name, onclick: () => turnTo(chosen.query + by) }, words);
-  at("query").replaceChildren(
-    generated(chosen.query, asked.name), make("h3", {}, asked.name), ...told,
-    make("div", { class: "turn" }, button("←", -1, "Previous query"), button("→", 1, "Next query")),
+  const { resolution } = asked;
+  const told = [
+    asked.passing
+      ? `${passing(asked.passing, "unit")}, of ${data.units.toLocaleString("en")}.`
+      : `No single unit of ${data.units.toLocaleString("en")} passes.`,
+    resolution > 0 && `Its ${plural(resolution, "nearest unit")} matter${resolution > 1 ? " together" : "s"}.`,
+    resolution === -1 && "No neighbourhood of nearest units is found to matter.",
+    asked.label != null && `Nearest label: ${asked.label}.`,
+    asked.jvp_error != null && `The first order is off by ${number(100 * asked.jvp_error, 2)} %.`,
+  ];
+  const doubt = "Unlike the data: farther from every training picture than 99 % of real ones are.";
+  at("query-said").replaceChildren(
+    generated(chosen.query, asked.name),
+    make("h3", {}, asked.name),
+    ...told.filter(Boolean).map((words) => make("p", {}, words)),
+    ...(asked.unlike ? [make("p", { class: "doubt" }, doubt)] : []),
   );
 }
 
@@ -461,9 +553,17 @@ function keepAddress() {
   if (ready && location.hash !== wanted) history.replaceState(null, "", wanted);
 }
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // that somebody has cut short
+  }
+}
+
 function fromAddress() {
   if (!location.hash.startsWith("#/")) return null;
-  const [name, asked, item = null] = location.hash.slice(2).split("/").map(decodeURIComponent);
+  const [name, asked, item = null] = location.hash.slice(2).split("/").map(decoded);
   const found = data.sets.findIndex((each) => each.name === name);
   if (found < 0) return null;
   chosen.set = found;
@@ -475,14 +575,25 @@ function fromAddress() {
 // ---- keys and controls
 
 function radios(id, options, key, change) {
-  at(id).replaceChildren(...Object.entries(options).map(([value, words]) => make(
-    "label", {},
-    make("input", {
-      type: "radio", name: id, value, checked: chosen[key] === value,
-      onchange: () => { chosen[key] = value; change(); },
-    }),
-    words,
-  )));
+  at(id).replaceChildren(
+    ...Object.entries(options).map(([value, words]) =>
+      make(
+        "label",
+        {},
+        make("input", {
+          type: "radio",
+          name: id,
+          value,
+          checked: chosen[key] === value,
+          onchange: () => {
+            chosen[key] = value;
+            change();
+          },
+        }),
+        words,
+      ),
+    ),
+  );
 }
 
 function along(event) {
@@ -506,24 +617,46 @@ function onKey(event) {
   turnTo(chosen.query + step);
 }
 
+function tabs() {
+  radios("tabs", { units: "units", sets: "sets" }, "listed", () => {
+    chosen.item = null;
+    anew();
+  });
+}
+
+function anew() {
+  showList();
+  showItem();
+}
+
+// What a control is set to is chosen, and shown.
+function heed(id, event, key, value, show) {
+  at(id).addEventListener(event, () => {
+    chosen[key] = value(at(id));
+    show();
+  });
+}
+
 function controls() {
-  const anew = () => { showList(); showItem(); };
-  const orders = { score: "score", p: "p", q: "q", z: "z", name: "name" };
-  radios("tabs", { units: "units", sets: "sets" }, "listed", () => { chosen.item = null; anew(); });
+  const options = (names) => names.map((name, i) => make("option", { value: i }, name));
+  const orders = Object.keys(ORDERS);
+  tabs();
   radios("views", VIEWS, "view", showPictures);
-  at("sort").replaceChildren(...Object.entries(orders).map(([value, words]) => make("option", { value }, words)));
-  at("set").replaceChildren(...data.sets.map(({ name }, i) => make("option", { value: i }, name)));
+  at("sort").replaceChildren(...options(orders));
+  at("set").replaceChildren(...options(data.sets.map(({ name }) => name)));
   at("set").value = chosen.set;
   at("set-choice").hidden = data.sets.length < 2;
   at("colours-choice").hidden = channels !== 3;
   at("amplify").value = chosen.amplify;
-  at("set").addEventListener("change", () => { chosen.set = +at("set").value; showSet(); });
-  at("method").addEventListener("change", () => { chosen.method = +at("method").value; anew(); });
-  at("sort").addEventListener("change", () => { chosen.sort = at("sort").value; anew(); });
-  at("filter").addEventListener("input", () => { chosen.text = at("filter").value; anew(); });
-  at("passes").addEventListener("change", () => { chosen.passes = at("passes").checked; anew(); });
-  at("amplify").addEventListener("input", () => { chosen.amplify = +at("amplify").value; showPictures(); });
-  at("colours").addEventListener("change", () => { chosen.colours = at("colours").checked; showPictures(); });
+  heed("set", "change", "set", (it) => +it.value, showSet);
+  heed("method", "change", "method", (it) => +it.value, anew);
+  heed("sort", "change", "sort", (it) => orders[it.value], anew);
+  heed("filter", "input", "text", (it) => it.value, anew);
+  heed("passes", "change", "passes", (it) => it.checked, anew);
+  heed("amplify", "input", "amplify", (it) => +it.value, showPictures);
+  heed("colours", "change", "colours", (it) => it.checked, showPictures);
+  at("back").addEventListener("click", () => turnTo(chosen.query - 1));
+  at("on").addEventListener("click", () => turnTo(chosen.query + 1));
   at("list").addEventListener("keydown", along);
   document.addEventListener("keydown", onKey);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => row() && showPictures());
@@ -531,8 +664,9 @@ function controls() {
     const wanted = fromAddress();
     if (!wanted) return;
     at("set").value = chosen.set;
-    radios("tabs", { units: "units", sets: "sets" }, "listed", () => { chosen.item = null; anew(); });
+    tabs();
     await showSet(wanted.place, wanted.item);
+    at("explorer").scrollIntoView();
   });
 }
 

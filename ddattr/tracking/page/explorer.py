@@ -19,7 +19,6 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.tracking.page import listed, pictures
 from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.listed import ROOMS, Nearest, Room
-from ddattr.tracking.units import unit_names
 
 
 def explorer(root: Path, name: str, data: UnitDataModule, room: int) -> Markup:
@@ -59,7 +58,6 @@ class _Gathered:
         self.images = data.images
         self.nearest = Nearest(data)
         self.named: dict[int, dict[str, Any]] = {}
-        self.name = unit_names(root)
         self.places: dict[int, int] = {}  # of rows of the data, among the pictures that are shown
         self.files: list[str | None] = []
 
@@ -111,9 +109,13 @@ class _Gathered:
 
     def _name(self, unit: int) -> None:
         if unit not in self.named:
-            rows = self.table.loc[unit] if self.table is not None else {}
-            label = rows.get("label")
-            self.named[unit] = {"name": self.name(unit), "label": None if label is None else str(label)}
+            row = self.table.loc[unit] if self.table is not None else {}
+            label = row.get("label")
+            self.named[unit] = {
+                "name": str(row.get("name", f"unit {unit}")),
+                "label": None if label is None else str(label),
+                "of": len(self.nearest.rows(unit)),
+            }
 
     def _pictures(self, unit: int, query: Tensor, count: int) -> list[int]:
         """Where the pictures of a unit nearest to a query are, among those shown."""

@@ -1,6 +1,6 @@
 """The page's first words: what was trained, how good its samples are, what was found, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,23 +9,38 @@ import pandas as pd
 import yaml
 
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.attribution.queries import default_folder, query_sets
+from ddattr.attribution.queries import DEFAULT, default_folder, query_sets
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
-from ddattr.tracking.attributed import passing
-from ddattr.tracking.page.pictures import grid
+from ddattr.tracking.attributed import passing, query_names
+from ddattr.tracking.figures.words import q_of
+from ddattr.tracking.page.listed import Nearest
+from ddattr.tracking.page.pictures import drawn, grid
+from ddattr.tracking.units import unit_names
 
 _UNITS = {"image": "one picture", "label": "all pictures of a label", "cluster": "a cluster of pictures"}
+_PAIRS = 3  # that are shown at once
 _COLOURS = {1: "grey", 3: "RGB"}
 
 
+class Pair(NamedTuple):
+    """A query and a unit that passes: names, pictures for an img, q in words, and where the explorer has them."""
+
+    query: str
+    unit: str
+    pictures: tuple[str, str]
+    sure: str
+    address: str
+
+
 class Part(NamedTuple):
-    """A heading, sentences, the summary's lines that say it in numbers, and pictures by their captions."""
+    """A heading, sentences, the summary's lines that say it in numbers, and what is shown with it."""
 
     title: str
     text: list[str]
     lines: list[str]
-    pictures: Mapping[str, str] = MappingProxyType({})
+    pictures: Mapping[str, str] = MappingProxyType({})  # by their captions
+    pairs: Sequence[Pair] = ()
 
 
 def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Part]:
@@ -38,8 +53,14 @@ def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Pa
     return [
         Part("What was trained", _trained(root, data, code), _of(lines, "units")),
         Part("How good its pictures are", [_likeness(root)], _of(lines, "quality"), _samples(root)),
-        Part("What was found", _found(root, code["unit"]), _of(lines, "attributable", "resolution")),
-        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order")),
+        Part(
+            "What was found",
+            _found(root, code["unit"]),
+            _of(lines, "attributable", "resolution"),
+            {},
+            _surest(root, data),
+        ),
+        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order", "calibration")),
     ]
 
 
@@ -92,6 +113,29 @@ def _found(root: Path, unit: str) -> list[str]:
             f"{len(table):,} pairs pass in all."
         )
     return said
+
+
+def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
+    """Of the run's own queries the surest few, each with its surest unit."""
+    folder = default_folder(root)
+    table = passing(folder).sort_values(["q_value", "rank"]).drop_duplicates("query").head(_PAIRS)
+    if table.empty:
+        return []
+    stored, called, unit, nearest = (
+        load_tensors(folder / "queries.safetensors"),
+        query_names(folder),
+        unit_names(root),
+        Nearest(data),
+    )
+    factual = dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
+    pairs = []
+    for row in table.itertuples():
+        rows = nearest.rows(row.unit)
+        best = rows[nearest.of(row.unit, factual[row.query], 1)[0]]
+        shown = drawn(factual[row.query]), drawn(data.images[int(best)])
+        address = f"#/{DEFAULT}/{row.query}/{row.unit}"
+        pairs.append(Pair(called[row.query], unit(row.unit), shown, q_of(row.q_value), address))
+    return pairs
 
 
 def _first(word: str, before: str) -> str:
