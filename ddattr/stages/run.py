@@ -135,9 +135,8 @@ class Run(Builder):
         if queries.own:
             return self.attribution_artifact
         settings = self.plain("attribution")
-        settings = {key: settings[key] for key in set(settings) - {"queries", "first_query", "batch"}}
-        if not queries.replayed:
-            settings = {"denoisings": settings["denoisings"]}
+        asked = [key for key in settings if key not in ("queries", "first_query", "batch")]
+        settings = {key: settings[key] for key in (asked if queries.replayed else ["denoisings"])}
         config = self._attribution({"attribution": settings, "queries": queries.content})
         return Artifact(
             self.root / "attribution" / queries.title,
@@ -160,13 +159,13 @@ class Run(Builder):
 
     def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config of a query set: what all have, and its own."""
-        shared = {"seed": self.seed, "significance": self.plain("significance")}
-        shared |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
+        config = {"seed": self.seed, "significance": self.plain("significance"), **config}
+        config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         if self.data.compared_by != "pixels":
-            shared["similarity"] = self.data.compared_name
+            config["similarity"] = self.data.compared_name
         if self.data.sets:
-            shared["sets"] = list(self.data.sets)
-        return shared | config
+            config["sets"] = list(self.data.sets)
+        return config
 
     @cached_property
     def scores_artifact(self) -> Artifact:
