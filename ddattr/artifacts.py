@@ -38,8 +38,9 @@ class Artifact:
         config: what the result depends on, plain containers. Only this and the parents are fingerprinted.
         parents: fingerprints of what was read.
         remedy: how to make it, for errors: a command line.
-        discard: what to delete before it is made with another config.
+        otherwise: what to do where it was made with another config: a sentence.
         title: what messages call it; the folder's name where none is given.
+        view: whether it only shows others: it is made again, and not refused, where it was made with another config.
     """
 
     def __init__(
@@ -48,15 +49,17 @@ class Artifact:
         config: Mapping[str, Any],
         parents: Mapping[str, str] | None = None,
         remedy: str = "",
-        discard: str = "that folder",
+        otherwise: str = "Choose another name= or root=, or delete that folder.",
         title: str = "",
+        view: bool = False,
     ):
         self.folder = folder
         self.config = dict(config)
         self.parents = dict(parents or {})
         self.remedy = remedy
-        self.discard = discard
+        self.otherwise = otherwise
         self.title = title or folder.name
+        self.view = view
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
     @property
@@ -76,11 +79,13 @@ class Artifact:
         if not {"fingerprint", "config", "parents"} <= set(manifest):
             raise ValueError(f"{self.folder / 'manifest.json'} is damaged. Delete its folder and make it again.")
         if manifest["fingerprint"] != self.fingerprint:
+            if self.view:
+                return False
             raise ValueError(self._mismatch(manifest))
         return True
 
     def state(self) -> str:
-        """`done`, `made with another config`, `running`, `dead`, `failed`, `interrupted` or `missing`.
+        """`done`, `made with another config`, `out of date`, `running`, `dead`, `failed`, `interrupted` or `missing`.
 
         A process that works on it holds its lock; one that status.json calls running, and which holds none, was killed.
         """
@@ -91,6 +96,8 @@ class Artifact:
             return "made with another config"
         if held(self.folder):
             return "running"
+        if self.view and self.manifest is not None:
+            return "out of date"
         known = (load_json(self.folder / "status.json") or {}).get("state", "missing")
         return "dead" if known == "running" else known
 
@@ -166,10 +173,7 @@ class Artifact:
         keys = [key for key in sorted({*made, *wanted}) if made.get(key) != wanted.get(key)]
         differences = ", ".join(f"{k}={_short(made.get(k))} (now {_short(wanted.get(k))})" for k in keys[:4])
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-        return (
-            f"{self.title}: {self.folder} was made with {differences}{more}. "
-            f"Choose another name= or root=, or delete {self.discard}."
-        )
+        return f"{self.title}: {self.folder} was made with {differences}{more}. {self.otherwise}"
 
 
 def fingerprint(content: Any) -> str:

@@ -33,6 +33,7 @@ KEYS = {
     "quality",
     "attribution",
     "significance",
+    "queries",
     "validation",
     "tracking",
     "trainer",

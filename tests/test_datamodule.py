@@ -11,6 +11,7 @@ from ddattr.data.pictures import Pictures
 from ddattr.data.source import Source
 from ddattr.data.sources.digits import digits
 from ddattr.data.sources.first import first
+from ddattr.data.tables import unit_table
 
 
 @pytest.fixture
@@ -203,13 +204,12 @@ def test_pictures_of_two_labels_are_counted_once_for_every_label_but_one(labels)
 
 def test_near_units_join_what_is_alike(source):
     """Copies with a little noise, of the first ten."""
-    noisy = (source.images[:10] + 0.02 * torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))).clamp(
-        -1, 1
-    )
+    noise = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = (source.images[:10] + 0.02 * noise).clamp(-1, 1)
     data = UnitDataModule(Source(torch.cat([source.images, noisy]), None), "near")
     assert torch.equal(data.unit_of[40:], data.unit_of[:10])
     assert torch.equal(data.unit_of.unique(), torch.arange(data.units))
-    table = data.unit_table()
+    table = unit_table(data)
     assert table["name"][0] == "picture 0 and its like"
     alone = table["pictures"] == 1
     assert (table["name"][alone] == [f"picture {rows[0]}" for rows in table["rows"][alone]]).all()
@@ -220,7 +220,7 @@ def test_units_and_sets_of_columns_go_by_their_text(source):
     when = [["day", "night"][place % 6 // 3] for place in range(40)]
     table = pd.DataFrame({"file": [f"{place}.png" for place in range(40)], "who": who, "when": when})
     data = UnitDataModule(source._replace(table=table), "who", sets=["when"])
-    found = data.unit_table()
+    found = unit_table(data)
     assert found["name"].tolist() == ["ann", "bob", "cy"]
     assert found["files"].tolist() == [[f"{place}.png" for place in range(unit, 40, 3)] for unit in range(3)]
     majority = [max(("day", "night"), key=[when[p] for p in range(unit, 40, 3)].count) for unit in range(3)]
@@ -236,5 +236,5 @@ def test_a_picture_s_place_in_the_source_outlives_those_held_out(source):
     data = UnitDataModule(source._replace(table=table), holdout=7)
     assert [f"{row}.png" for row in data.rows.tolist()] == data.kept.table["file"].tolist()
     assert torch.equal(source.images[data.rows], data.images)
-    assert [rows[0] for rows in data.unit_table()["rows"]] == data.rows.tolist()
-    assert np.array_equal(data.unit_table()["name"], data.kept.table["file"])
+    assert [rows[0] for rows in unit_table(data)["rows"]] == data.rows.tolist()
+    assert np.array_equal(unit_table(data)["name"], data.kept.table["file"])

@@ -169,6 +169,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             header(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_a_damaged_file_is_a_picture_or_a_refusal_in_one_line(kind):
     """Cut anywhere, or with any byte changed: nothing else is ever raised."""
@@ -177,15 +178,15 @@ def test_a_damaged_file_is_a_picture_or_a_refusal_in_one_line(kind):
     damaged = [whole[:length] for length in draw.integers(0, len(whole), 40)]
     for place in draw.integers(0, len(whole), 200):
         damaged.append(whole[:place] + bytes([draw.integers(256)]) + whole[place + 1 :])
-    refusals = 0
+    refusals = []
     for content in damaged:
         try:
             header(content)
             assert picture(content, Frame(4, 4, 3)).shape == (3, 4, 4)
         except ValueError as error:
-            refusals += 1
-            assert "\n" not in str(error)
+            refusals.append(str(error))
     assert refusals
+    assert not any("\n" in said for said in refusals)
 
 
 def test_the_middle_is_taken_or_the_whole_stretched():

@@ -23,6 +23,7 @@ from ddattr.data.fetching.artists import ARTISTS
 from ddattr.data.fetching.emoji import emoji
 from ddattr.data.fetching.fashion import fashion
 from ddattr.data.fetching.whole import whole
+from ddattr.data.tables import unit_table
 from ddattr.stages.run import Run
 from ddattr.stages.saved import read, text
 
@@ -143,7 +144,7 @@ def test_the_experiment_takes_what_was_fetched(registry, tmp_path, experiment, s
     places = f"data.source.path={tmp_path / 'emoji'}", f"data.source.cache={tmp_path / 'cache'}"
     data = Run(composed(f"experiment={experiment}", *places, "data.holdout=0")).data
     assert data.shape == (3, side, side)
-    assert set(data.unit_table().name) == {
+    assert set(unit_table(data).name) == {
         *(f"{name}/hand-fingers-open" for name in ("noto", "twemoji", "openmoji")),
         *(f"{name}/heart" for name in ("noto", "openmoji")),
     }

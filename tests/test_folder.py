@@ -21,6 +21,7 @@ from PIL import Image
 from ddattr.data import decoded
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources.folder import folder, found
+from ddattr.data.tables import unit_table
 
 NOBODY = 65534
 
@@ -114,9 +115,7 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path):
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     made(tmp_path / "x", [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")])
-    with pytest.raises(
-        ValueError, match=r"^data: .*\.png and .*\.png have one name in composed Unicode, .* Rename one"
-    ):
+    with pytest.raises(ValueError, match=r"^data: .*\.png and .*\.png have one name in composed Unicode"):
         folder(str(tmp_path / "x"))
 
 
@@ -253,7 +252,7 @@ def test_the_order_is_not_the_file_system_s(tree, monkeypatch, order):
 
 
 def test_the_order_is_not_the_locale_s(tmp_path):
-    root = made(tmp_path / "x", ["I.png", "i.png", "ı.png", "İ.png", "Z.png", "ä.png", "a.png"])
+    root = made(tmp_path / "x", ["I.png", "i.png", "\u0131.png", "İ.png", "Z.png", "ä.png", "a.png"])
     expected = [file.name for file in found(root)[0]]
     before = locale.setlocale(locale.LC_ALL)
     for name in ("C", "C.UTF-8", "tr_TR.UTF-8", "en_US.UTF-8"):
@@ -266,13 +265,13 @@ def test_the_order_is_not_the_locale_s(tmp_path):
 
 
 def test_where_the_system_knows_no_unicode_names_are_the_same(tmp_path):
-    root = made(tmp_path / "x", ["ä/ı.png", "z/I.png"])
-    say = "import sys; from ddattr.data.sources.folder import *; print(ascii([f.name for f in found(Path(sys.argv[1]))[0]]))"
+    made(tmp_path / "x", ["ä/\u0131.png", "z/I.png"])
+    say = "from ddattr.data.sources.folder import *; print(ascii([file.name for file in found(Path('x'))[0]]))"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     path = [str(Path(decoded.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     child = environment(tmp_path) | plain | {"PYTHONPATH": os.pathsep.join(path)}
-    said = subprocess.run([sys.executable, "-c", say, str(root)], env=child, capture_output=True, text=True)
-    assert said.stdout.strip() == ascii(["z/I.png", "ä/ı.png"]), said.stderr
+    said = subprocess.run([sys.executable, "-c", say], cwd=tmp_path, env=child, capture_output=True, text=True)
+    assert said.stdout.strip() == ascii(["z/I.png", "ä/\u0131.png"]), said.stderr
 
 
 @pytest.mark.parametrize(
@@ -342,7 +341,7 @@ def test_columns_are_joined_by_file_whatever_their_order(tree):
     data = UnitDataModule(source, "artist", sets=["folder"])
     assert data.units == 3
     assert torch.equal(data.unit_of, torch.arange(12) % 3)
-    table = data.unit_table()
+    table = unit_table(data)
     assert table["name"].tolist() == ["x", "y", "z"]
     assert table["files"].tolist() == [names(source)[unit::3] for unit in range(3)]
 
@@ -353,8 +352,8 @@ def test_a_column_of_labels_takes_the_place_of_the_first_folder(tree):
     source = folder(str(tree), columns=str(tree.parent / "other.csv"))
     assert source.label_names == ["0", "00", "000"]
     assert torch.equal(source.labels, torch.arange(12) % 3)
-    assert UnitDataModule(source, "folder").unit_table()["name"].tolist() == ["a", "b"]
-    assert UnitDataModule(source, "label").unit_table()["name"].tolist() == ["0", "00", "000"]
+    assert unit_table(UnitDataModule(source, "folder"))["name"].tolist() == ["a", "b"]
+    assert unit_table(UnitDataModule(source, "label"))["name"].tolist() == ["0", "00", "000"]
 
 
 def test_a_row_is_found_by_its_name_in_any_form(tmp_path):
@@ -395,7 +394,7 @@ def test_a_table_that_is_missing_is_named(tree):
 
 
 def test_names_are_kept_in_the_units_table(tree):
-    table = UnitDataModule(folder(str(tree)), "image").unit_table()
+    table = unit_table(UnitDataModule(folder(str(tree)), "image"))
     assert table["name"].tolist() == names(folder(str(tree)))
     assert table["files"].tolist() == [[name] for name in table["name"]]
     assert table["label"].tolist() == ["a"] * 6 + ["b"] * 6

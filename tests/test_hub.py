@@ -15,6 +15,7 @@ datasets = pytest.importorskip("datasets")
 from ddattr.data.datamodule import UnitDataModule  # noqa: E402
 from ddattr.data.sources.folder import folder  # noqa: E402
 from ddattr.data.sources.hub import hub  # noqa: E402
+from ddattr.data.tables import unit_table  # noqa: E402
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
 LABELS = [place % 3 for place in range(12)]
@@ -79,7 +80,7 @@ def test_pictures_and_classes_of_any_folder_come_in_order(tmp_path, make):
     assert source.labels.tolist() == LABELS
     assert source.label_names == ["cat", "dog", "eel"]
     assert source.table["file"].tolist() == [f"row {place}" for place in range(12)]
-    assert UnitDataModule(source, "label").unit_table()["name"].tolist() == ["cat", "dog", "eel"]
+    assert unit_table(UnitDataModule(source, "label"))["name"].tolist() == ["cat", "dog", "eel"]
 
 
 def test_an_image_folder_is_what_folder_makes_of_it(tmp_path):

@@ -81,14 +81,24 @@ def test_the_page_says_where_its_numbers_come_from(page, reproduced):
         assert manifest["command"] in words
 
 
-def test_the_summary_has_at_most_eight_lines_and_they_are_on_the_page(page, reproduced):
+def test_the_summary_has_at_most_nine_lines_and_they_are_on_the_page(page, reproduced):
     lines = summary(reproduced.root)
-    assert 4 <= len(lines) <= 8
+    assert 4 <= len(lines) <= 9
     words = "".join(page.text)
     for line in lines:
         assert "\n" not in line
         assert line in words
         assert "nan" not in line.lower()
+
+
+def test_the_summary_says_how_often_strangers_pass(reproduced, tmp_path):
+    """As the table has it; nothing where no picture was held out."""
+    (said,) = [line for line in summary(reproduced.root) if line.startswith("calibration: ")]
+    for row in table(reproduced, "calibration.csv").itertuples():
+        assert f"{row.test} {row.rejected:.3f} [{row.low:.3f}, {row.high:.3f}]" in said
+    root = shutil.copytree(reproduced.root, tmp_path / "run", ignore=shutil.ignore_patterns("members", "wandb"))
+    (root / "attribution" / "default" / "calibration.csv").unlink()
+    assert not [line for line in summary(root) if line.startswith("calibration: ")]
 
 
 def test_the_summary_says_what_the_tables_say(reproduced):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ddattr.codebook import smallest
+from ddattr.codebook import encode, fewest_units, smallest
 from ddattr.schema import check_keys
 from ddattr.stages import plan
 from ddattr.stages.rule import named, open_keys, ruled
@@ -47,7 +47,17 @@ def test_larger_and_more_pictures_get_no_less(one, other, few, many):
 
 @given(st.integers(1, 10**5))
 def test_members_are_24_or_as_many_as_let_one_unit_show(units):
-    assert rule(8, 100, units)[2] == max(24, smallest(units, 0.01))
+    assert rule(8, 100, units + 30)[2] == max(24, smallest(units + 30, 0.01))
+
+
+@given(st.integers(3, 40), st.integers(0, 100))
+def test_of_few_units_every_member_sees_some(units, seed):
+    """And one member more would leave one without, or be beyond the rule."""
+    members = rule(8, 100, units, seed=seed)[2]
+    assert fewest_units(encode(units, members, seed=seed)) <= units
+    if members < max(24, smallest(units, 0.01)):
+        with pytest.raises(ValueError, match=r"^codebook: "):
+            encode(units, members + 1, seed=seed)
 
 
 def test_2000_small_pictures_get_what_the_digits_experiment_has():
@@ -67,7 +77,7 @@ def test_what_is_given_is_not_changed(side, count):
     )
 
 
-@pytest.mark.parametrize("side", [4, 12, 13, 20, 32, 64])
+@pytest.mark.parametrize("side", [4, 12, 16, 20, 28, 32, 64])
 def test_the_network_of_the_rule_takes_the_pictures(side):
     """As many blocks as channels, and nothing that the schema does not know."""
     config = OmegaConf.merge(OPEN, {"name": "x"})
@@ -130,7 +140,7 @@ def test_the_values_of_the_rule_are_saved(tmp_path, monkeypatch):
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["name"] == "cats"
     assert saved["unet"]["block_out_channels"] == [16, 32]
-    assert (saved["codebook"]["members"], saved["training"]["steps"]) == (24, 400)
+    assert (saved["codebook"]["members"], saved["training"]["steps"]) == (run.codebook.members, 400)
     assert not open_keys(OmegaConf.create(saved))
 
 

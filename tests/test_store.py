@@ -45,7 +45,7 @@ def test_of_two_processes_at_once_one_store_is_left(tmp_path):
         stored(tmp_path, ["x"], write)
         return write(to)
 
-    kept, notes = stored(tmp_path, ["x"], slow)
+    kept = stored(tmp_path, ["x"], slow).pictures
     assert torch.equal(kept[:], torch.from_numpy(PICTURES).float() / 127.5 - 1)
     assert len(entries(tmp_path)) == 1
     with ThreadPoolExecutor(4) as threads:

@@ -1,11 +1,33 @@
-"""Query sets of a run: queries that were asked together lie together, in `attribution/<query set>/`.
+"""Query sets of a run: what is asked together, where it lies, and what is there.
 
-The run's own set is `default`. A run made before there were others has it in `attribution/` itself, where it is read.
+Queries that were asked together lie together, in `attribution/<query set>/`. The run's own set is `default`; a run made
+before there were others has it in `attribution/` itself, where it is read.
 """
 
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge, Interval
+from jaxtyping import Float
+from torch import Tensor
+
+from ddattr.artifacts import fingerprint
+from ddattr.attribution.asked import Asked
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.decode import picture
+from ddattr.data.pictures import scaled
+from ddattr.data.sources.folder import File, found
 
 DEFAULT = "default"
+_NAME = re.compile(r"\w[\w.=+-]{0,79}")
 
 
 def default_folder(root: Path) -> Path:
@@ -25,3 +47,145 @@ def located(root: Path, need: str) -> Path:
     """Where `stage/file` of a run is; of attribution/, that of the run's own set."""
     stage, _, name = need.partition("/")
     return default_folder(root) / name if stage == "attribution" else root / need
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """What is asked together: the config group `queries`. Neither pictures nor seeds: the run's own set.
+
+    Args:
+        name: of the set and its folder; None is made of what is asked.
+        pictures: files, and folders whose pictures are asked, each once.
+        seeds: of generated queries.
+        invert: whether pictures get tapes, on which they can be replayed; else they are attributed by their denoising.
+        inversions: tapes of each picture, of other noise.
+    Raises:
+        ValueError: what excludes each other, the same seed twice, or a name that no folder may have.
+    """
+
+    name: str | None = None
+    pictures: Sequence[str] | None = None
+    seeds: Sequence[Annotated[int, Interval(ge=0, le=2**63 - 1)]] | None = None
+    invert: bool = False
+    inversions: Annotated[int, Ge(1)] = 3
+
+    def __post_init__(self) -> None:
+        if self.pictures is not None and self.seeds is not None:
+            raise ValueError("queries: pictures and seeds, expected one of them: each is a set. Leave out one.")
+        for key in ("pictures", "seeds"):
+            if (given := getattr(self, key)) is not None and not len(given):
+                raise ValueError(f"queries: {key}=[], expected one or more. Set queries.{key}.")
+        if self.invert and self.pictures is None:
+            raise ValueError("queries: invert=true without pictures, expected some to invert. Set queries.pictures.")
+        if self.inversions < 1:
+            raise ValueError(f"queries: inversions={self.inversions}, expected 1 or more. Set queries.inversions.")
+        self._check_name()
+        for seed in self.seeds or ():
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"queries: seeds={seed}, expected 0 to 2^63 - 1. Set queries.seeds.")
+        if twice := [seed for seed, count in Counter(self.seeds).items() if count > 1]:
+            raise ValueError(f"queries: seeds has {twice[0]} twice, expected every seed once. Set queries.seeds.")
+
+    def _check_name(self) -> None:
+        if self.name is not None and self.own:
+            raise ValueError(f"queries: name={self.name} of no queries. Set queries.pictures or queries.seeds.")
+        if self.name == DEFAULT:
+            raise ValueError(f"queries: name={self.name}, which is the run's own set. Set queries.name to another.")
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"queries: name={self.name}, expected 1 to 80 letters, digits, _ . = + or -, the first a letter, a "
+                "digit or _. Set queries.name."
+            )
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the run's own."""
+        return self.pictures is None and self.seeds is None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether its queries have tapes."""
+        return self.pictures is None or self.invert
+
+    @cached_property
+    def files(self) -> list[File]:
+        """The pictures' files, each once: in the order given, those of a folder by name.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, or no picture in a folder.
+        """
+        files: dict[Path, File] = {}
+        for path in map(Path, self.pictures or ()):
+            for file in _below(path) if path.is_dir() else [File(path.name, path)]:
+                files.setdefault(file.path.resolve(), file)
+        return list(files.values())
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What answers depend on: pictures, by names and hashes of their files, or seeds; and how they are asked.
+
+        Raises:
+            FileNotFoundError, ValueError: a file that cannot be read.
+        """
+        if self.pictures is None:
+            return {"seeds": sorted(self.seeds or ())}
+        files = [f"{file.name} {_digest(file.path)}" for file in self.files]
+        return {"pictures": files, "inversions": self.inversions if self.invert else 0}
+
+    @property
+    def title(self) -> str:
+        """Its name: the one given, `default`, or one made of what is asked, the same for the same pictures or seeds."""
+        if self.own or self.name is not None:
+            return self.name or DEFAULT
+        seeds = sorted(self.seeds or ())
+        stem = f"seeds-{seeds[0]}-{seeds[-1]}" if seeds else re.sub(r"[^\w.=+-]", "_", self.files[0].path.stem)[:40]
+        return f"{stem if _NAME.fullmatch(stem) else 'pictures'}-{fingerprint(self.content)[:8]}"
+
+    def asked(self, data: UnitDataModule, seed: int) -> Asked | None:
+        """Its queries; None for the run's own, which the group `attribution` numbers.
+
+        Args:
+            data: whose pictures these are made like.
+            seed: of the inversions' noise.
+        Raises:
+            FileNotFoundError, ValueError: a file that is no picture.
+        """
+        if self.own:
+            return None
+        if self.pictures is None:
+            return Asked(torch.tensor(sorted(self.seeds or ())))
+        pictures = torch.stack([_decoded(file.path, data) for file in self.files])
+        names = [file.name for file in self.files]
+        return Asked(torch.arange(len(names)), names, pictures, self.inversions if self.invert else 0, seed)
+
+
+def _below(folder: Path) -> list[File]:
+    """Image files of a folder and those below it, named from it; as `data=folder` finds them."""
+    try:
+        files, broken = found(folder)
+    except ValueError as error:
+        said = str(error).replace("data: ", "queries: ").replace("data.source.path", "queries.pictures")
+        raise ValueError(said) from None
+    if broken:
+        name, why = broken[0]
+        raise ValueError(f"queries: {folder / name} cannot be read: {why}. Mend it, or set queries.pictures.")
+    return files
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"queries: {path} is missing, expected a picture or a folder of pictures. Set queries.pictures."
+        ) from None
+    except OSError as error:
+        raise ValueError(f"queries: {path} cannot be read: {str(error.strerror).lower()}. Mend it.") from None
+
+
+def _decoded(path: Path, data: UnitDataModule) -> Float[Tensor, "c h w"]:
+    """A file as a picture of the data, to the bit."""
+    try:
+        return scaled(torch.from_numpy(np.array(picture(path, data.frame))))
+    except ValueError as error:
+        raise ValueError(f"queries: {path} cannot be read: {error}. Mend it, or leave it out.") from None

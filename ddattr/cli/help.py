@@ -46,8 +46,12 @@ PAGES = {  # in the order in which a newcomer needs them
     ),
     "evaluate": Page((*RUN, "quality", "sampler", "trainer", "tracking"), ("ddattr evaluate",)),
     "attribute": Page(
-        (*RUN, "attribution", "significance", "sampler", "trainer", "tracking"),
-        ("ddattr attribute", "ddattr attribute trainer=processes trainer.devices=2"),
+        (*RUN, "queries", "attribution", "significance", "sampler", "trainer", "tracking"),
+        (
+            "ddattr attribute",
+            "ddattr attribute runs/digits 'queries.pictures=[a.png,scans/]'",
+            "ddattr attribute runs/digits 'queries.seeds=[100,101]'",
+        ),
     ),
     "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),
     "status": Page(RUN, ("ddattr status experiment=digits_small", "ddattr status runs/digits_small")),

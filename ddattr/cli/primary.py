@@ -10,7 +10,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ddattr.stages.saved import conf, named, read
+from ddattr.stages.saved import PER_CALL, conf, named, read
 
 _SAVED = "saved_config"
 _PLAIN = re.compile(r"[A-Za-z./_-][\w./-]*", re.ASCII)
@@ -79,7 +79,11 @@ def _started_from(folder: Path, saved: dict[str, Any], keys: set[str]) -> dict[s
     """What Hydra composes: conf/config.yaml with a saved config in the place of its groups."""
     config = yaml.safe_load((Path(conf()) / "config.yaml").read_text())
     groups = [entry for entry in config.pop("defaults") if isinstance(entry, dict)]
-    chosen = [entry for entry in groups if keys & set(entry) or any(group.startswith("override ") for group in entry)]
+    chosen = [
+        entry
+        for entry in groups
+        if (keys | PER_CALL) & set(entry) or any(group.startswith("override ") for group in entry)
+    ]
     for key, value in saved.items():
         if not any(key in entry for entry in chosen):
             config[key] = _linked(value, saved["seed"])

@@ -241,7 +241,7 @@ class UnitDataModule(L.LightningDataModule):
         return sets
 
     def set_key(self, name: str) -> str:
-        """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; what is no set's name, itself."""
+        """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; else itself."""
         kind, _, wanted = name.partition(":")
         known = {self.set_name(kind, value): value for value in self.partitions().get(kind, torch.empty(0)).tolist()}
         return f"{kind}:{known[wanted]}" if wanted in known else name

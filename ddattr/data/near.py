@@ -37,6 +37,8 @@ def near_duplicates(images: Images) -> Near:
     a pair, of 0 bits. Costs N^2 comparisons of 64 bits: 10,000 pictures take a second or two.
     Source: Zauner 2010, Implementation and benchmarking of perceptual image hash functions; the library ImageHash.
     """
+    if not len(images):
+        return Near(torch.zeros(0, 2).long(), torch.zeros(0).long())
     hashes, cells = _hashes(images), _coarse(images)
     found, bits = [], []
     for start in range(0, len(hashes), _ROWS):
@@ -48,7 +50,7 @@ def near_duplicates(images: Images) -> Near:
         same = (cells[rows[0]] - cells[rows[1]]).square().mean(1).sqrt() < 2 * COARSE
         found.append(torch.stack(rows, 1)[same])
         bits.append(torch.from_numpy(differing[first, second].astype(np.int64))[same])
-    return Near(torch.cat(found), torch.cat(bits)) if found else Near(torch.zeros(0, 2).long(), torch.zeros(0).long())
+    return Near(torch.cat(found), torch.cat(bits))
 
 
 def within(points: Float[Tensor, "images d"], share: float = SHARE) -> Near:
@@ -79,7 +81,7 @@ def _hashes(images: Images) -> np.ndarray:
     for block in blocks(images):
         grey = ((block.mean(1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         words += [np.packbits(phash(Image.fromarray(picture)).hash) for picture in grey]
-    return np.stack(words).view(np.uint64)[:, 0] if words else np.empty(0, np.uint64)
+    return np.stack(words).view(np.uint64)[:, 0]
 
 
 def _coarse(images: Images) -> Float[Tensor, "images cells"]:

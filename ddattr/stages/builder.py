@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddattr.artifacts import first_process
+from ddattr.attribution.queries import QuerySet
 from ddattr.schema import check_keys, raised_here
 from ddattr.stages.rule import named, open_keys, ruled
 from ddattr.stages.saved import checked_name
@@ -44,6 +45,11 @@ class Builder:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         self.rule = ruled(config, self.data) if open_keys(config) else ""
         check_keys(config)
+        if config.stage not in ("attribute", "load") and not self.queries.own:
+            raise ValueError(
+                "queries: pictures or seeds, which `attribute` asks and no other verb does. Leave them out, or run: "
+                + self.command("attribute")
+            )
 
     def build(self, group: str, **arguments: Any) -> Any:
         """What a config group's `_target_` makes of its keys and of arguments that no config holds.
@@ -92,6 +98,11 @@ class Builder:
     @cached_property
     def significance(self):
         return self.build("significance", seed=self.seed)
+
+    @cached_property
+    def queries(self):
+        """What a call asks: the run's own queries, or another set."""
+        return QuerySet() if self.config.queries is None else self.build("queries")
 
     @cached_property
     def validation(self):

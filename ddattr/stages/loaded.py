@@ -10,13 +10,15 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ddattr.artifacts import load_table, load_tensors
+from ddattr.artifacts import Artifact, load_table, load_tensors
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.attribution.queries import DEFAULT, QuerySet, query_sets
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.attributing import attribute
 from ddattr.stages.run import Run
 from ddattr.stages.saved import PER_CALL, read
 
@@ -30,8 +32,75 @@ def load(folder: str | Path, trusted: Collection[str] = ()) -> "Loaded":
         FileNotFoundError, ValueError: there is no such folder or config; it is damaged, or names what it may not.
     """
     folder = Path(folder)
+    config = read(folder, trusted)
     call = {**dict.fromkeys(PER_CALL), "stage": "load", "run": str(folder), "root": str(folder)}
-    return Loaded(Run(OmegaConf.create(read(folder, trusted) | call)))
+    alone = {"tracking": {**config["tracking"], "mode": "disabled"}}
+    alone["trainer"] = {**config["trainer"], "devices": 1, "strategy": "auto"}  # a notebook starts no processes
+    return Loaded(Run(OmegaConf.create(config | call | alone)))
+
+
+class Attributed:
+    """A query set, and whose pictures its queries are."""
+
+    def __init__(self, name: str, artifact: Artifact, root: Path):
+        self.name = name
+        self._artifact = artifact
+        self._root = root
+
+    def __repr__(self) -> str:
+        return f"query set {self.name}: {self.folder}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._artifact.folder
+
+    @cached_property
+    def queries(self) -> pd.DataFrame:
+        """A row for every query, named by its seed, or its place among the pictures that were given."""
+        return self._table("queries.csv")
+
+    @cached_property
+    def pictures(self) -> dict[int, Float[Tensor, "*image"]]:
+        """What the whole ensemble made, or what was given, by query."""
+        stored = load_tensors(self._artifact.require().verified("queries.safetensors"))
+        return dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
+
+    @cached_property
+    def influence(self) -> pd.DataFrame:
+        """A row for every unit, query, method and measure: score, z, p, q."""
+        return self._table("influence.parquet")
+
+    @cached_property
+    def attributions(self) -> pd.DataFrame:
+        """What to read first: a row a query and unit that matters (its q is at most `significance.level`)."""
+        return self._table("attributions.parquet")
+
+    @cached_property
+    def sets(self) -> pd.DataFrame:
+        """A row for every set of units (a label, a cluster, the nearest) and query: score, z, p, q."""
+        return self._table("sets.parquet")
+
+    def best(self, query: int, k: int = 5) -> pd.DataFrame:
+        """The k units of largest support of a query, in that order, with p, q and z of the test that each matters.
+
+        Raises:
+            ValueError: no such query.
+        """
+        known = self.queries["query"].tolist()
+        if query not in known:
+            raise ValueError(f"query={query}, expected one of {', '.join(map(str, known))}. Name it by its seed.")
+        pulls = self.influence.query("query == @query and measure == 'pull'").set_index("unit")
+        support = pulls.score[pulls.method == SUPPORT].rename("support")
+        tested = pulls.loc[pulls.method == TESTED, ["p_value", "q_value", "z"]]
+        found = tested.join(support).nlargest(k, "support").reset_index()
+        if (path := self._root / "units.parquet").is_file():
+            found = found.merge(load_table(path)[["unit", "name"]], on="unit", how="left")
+        columns = ["unit", "name", "support", "p_value", "q_value", "z"]
+        return found[[column for column in columns if column in found]]
+
+    def _table(self, name: str) -> pd.DataFrame:
+        return load_table(self._artifact.require().verified(name))
 
 
 class Loaded:
@@ -49,7 +118,7 @@ class Loaded:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """All of it, as plain containers."""
+        """All of it, as plain containers; what is made here is tracked nowhere, and by one process."""
         return self._run.resolved()
 
     @property
@@ -81,27 +150,64 @@ class Loaded:
         """The noise of generations, of this run's length and shape; a query's is that of its seed."""
         return noise_tape(seeds, len(self.reverse), self.data.shape)
 
-    @cached_property
-    def queries(self) -> pd.DataFrame:
-        """A row for every query, named by its seed."""
-        return self._table("queries.csv")
+    def attribute(
+        self,
+        pictures: str | Path | Sequence[str | Path] | None = None,
+        seeds: Sequence[int] | None = None,
+        invert: bool = False,
+        inversions: int = 3,
+        name: str | None = None,
+    ) -> Attributed:
+        """Attributes pictures (files, and folders of them) or generated queries, unless it was done: a query set.
+
+        As `ddattr attribute` does, to the bit, with the keys of `queries`. Neither: the run's own set.
+
+        Raises:
+            FileNotFoundError, ValueError: a file that cannot be read, or what excludes each other.
+        """
+        given = [pictures] if isinstance(pictures, str | Path) else pictures
+        files = None if given is None else [str(path) for path in given]
+        queries = QuerySet(name, files, seeds, invert, inversions)
+        attribute(self._run, queries)
+        return self.sets[queries.title]
+
+    @property
+    def sets(self) -> dict[str, Attributed]:
+        """The query sets that are done, by name: `default`, the run's own, first."""
+        found, done = self._run.query_sets, query_sets(self._run.root)
+        return {name: Attributed(name, found[name], self._run.root) for name in done}
 
     @cached_property
+    def _own(self) -> Attributed:
+        return Attributed(DEFAULT, self._run.attribution_artifact, self._run.root)
+
+    @property
+    def queries(self) -> pd.DataFrame:
+        """Of the run's own set, as the four below: see `Attributed`. Those of others are in `sets`."""
+        return self._own.queries
+
+    @property
     def pictures(self) -> dict[int, Float[Tensor, "*image"]]:
         """What the whole ensemble made, by query."""
-        artifact = self._run.attribution_artifact.require()
-        stored = load_tensors(artifact.verified("queries.safetensors"))
-        return dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
+        return self._own.pictures
 
-    @cached_property
+    @property
     def influence(self) -> pd.DataFrame:
         """A row for every unit, query, method and measure: score, z, p, q."""
-        return self._table("influence.parquet")
+        return self._own.influence
 
-    @cached_property
+    @property
     def attributions(self) -> pd.DataFrame:
         """What to read first: a row a query and unit that matters (its q is at most `significance.level`)."""
-        return self._table("attributions.parquet")
+        return self._own.attributions
+
+    def best(self, query: int, k: int = 5) -> pd.DataFrame:
+        """The k units of largest support of a query, in that order, with p, q and z of the test that each matters.
+
+        Raises:
+            ValueError: no such query.
+        """
+        return self._own.best(query, k)
 
     @cached_property
     def units(self) -> pd.DataFrame:
@@ -114,24 +220,3 @@ class Loaded:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: an older ddattr made the run. Set name= and make it again.")
         return load_table(path)
-
-    def best(self, query: int, k: int = 5) -> pd.DataFrame:
-        """The k units of largest support of a query, in that order, with p, q and z of the test that each matters.
-
-        Raises:
-            ValueError: no such query.
-        """
-        known = self.queries["query"].tolist()
-        if query not in known:
-            raise ValueError(f"query={query}, expected one of {', '.join(map(str, known))}. Name it by its seed.")
-        pulls = self.influence.query("query == @query and measure == 'pull'").set_index("unit")
-        support = pulls.score[pulls.method == SUPPORT].rename("support")
-        tested = pulls.loc[pulls.method == TESTED, ["p_value", "q_value", "z"]]
-        found = tested.join(support).nlargest(k, "support").reset_index()
-        if (self._run.root / "units.parquet").is_file():
-            found = found.merge(self.units[["unit", "name"]], on="unit", how="left")
-        columns = ["unit", "name", "support", "p_value", "q_value", "z"]
-        return found[[column for column in columns if column in found]]
-
-    def _table(self, name: str) -> pd.DataFrame:
-        return load_table(self._run.attribution_artifact.require().verified(name))

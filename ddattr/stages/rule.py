@@ -2,15 +2,17 @@
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddattr.codebook import smallest
+from ddattr.codebook import encode, smallest
 
 _NETWORKS = {12: (16, 32), 20: (32, 64), 32: (64, 128), 1 << 30: (64, 128, 256)}  # by the largest side that they suit
 _STEPS = {12: 800, 20: 2000, 32: 4000, 1 << 30: 8000}  # of 2,000 pictures; others by the root of their number
+_BATCH = {32: 64, 1 << 30: 32}  # pictures of a step, for 4 GB
 _PICTURES = 2000
 _MEMBERS = 24
 _LEVEL = 0.01  # that the smallest q of a single unit has to reach
@@ -32,15 +34,16 @@ def open_keys(config: DictConfig) -> bool:
     return (
         config.codebook.get("members", 0) is None
         or config.training.get("steps", 0) is None
+        or config.training.get("batch", 0) is None
         or config.unet.get("block_out_channels", 0) is None
     )
 
 
 def ruled(config: DictConfig, data: Any) -> str:
-    """Fills in the network's channels, steps and members that are null; returns them as they would be typed.
+    """Fills in the network's channels, steps, batch and members that are null; returns them as they would be typed.
 
     A wider network and more steps for larger pictures; steps by the root of their number, from half to four times those
-    of 2,000; 24 members, or as many as let a single unit reach q = 0.01.
+    of 2,000; 24 members, or as many as let a single unit reach q = 0.01, as far as every one sees some unit.
     """
     side, count = max(data.shape[1:]), len(data.images)
     found: dict[str, Any] = {}
@@ -53,11 +56,22 @@ def ruled(config: DictConfig, data: Any) -> str:
         if config.training.get("steps", 0) is None:
             share = min(4.0, max(0.5, math.sqrt(count / _PICTURES)))
             config.training.steps = found["training.steps"] = round(_by_side(_STEPS, side) * share / 100) * 100
+        if config.training.get("batch", 0) is None:
+            config.training.batch = found["training.batch"] = _by_side(_BATCH, side)
         if config.codebook.get("members", 0) is None:
-            config.codebook.members = found["codebook.members"] = max(_MEMBERS, smallest(data.units, _LEVEL))
+            config.codebook.members = found["codebook.members"] = _members(data.units, config)
     size = " x ".join(map(str, data.shape))
     what = f"{count:,} pictures of {size}, {data.units:,} units by {data.kind}"
     return f"by rule, for {what}: {' '.join(f'{key}={value}' for key, value in found.items())}"
+
+
+def _members(units: int, config: DictConfig) -> int:
+    """Fewer where some would see no unit; where any number leaves some out, that which the codebook refuses."""
+    most = max(_MEMBERS, smallest(units, _LEVEL))
+    for members in range(most, 1, -1):
+        with suppress(ValueError):
+            return encode(units, members, config.codebook.get("weight"), config.seed).members
+    return most
 
 
 def _by_side(table: dict[int, Any], side: int) -> Any:

@@ -10,13 +10,14 @@ from ddattr.artifacts import (
     Artifact,
     fingerprint,
     first_process,
+    load_json,
     load_tensors,
     save_json,
     save_table,
     save_tensors,
     save_text,
 )
-from ddattr.attribution.queries import default_folder
+from ddattr.attribution.queries import DEFAULT, QuerySet, default_folder, query_sets
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import content_of
 from ddattr.data.tables import near_table, unit_table
@@ -114,14 +115,57 @@ class Run(Builder):
     @cached_property
     def attribution_artifact(self) -> Artifact:
         """The run's own query set."""
-        config = {key: self.plain(key) for key in ("seed", "attribution", "significance")} | self._sampling
+        config = self._attribution({"attribution": self.plain("attribution")} | self._sampling)
+        return Artifact(
+            default_folder(self.root),
+            config,
+            {"members": self.members_fingerprint},
+            self.command("attribute"),
+            "Other queries are a set of their own: set queries.seeds or queries.pictures. Else choose another name= or "
+            "root=, or delete that folder.",
+            title="attribution",
+        )
+
+    def query_set_artifact(self, queries: QuerySet) -> Artifact:
+        """A query set, the run's own or another, whose folder is named as it is.
+
+        Raises:
+            FileNotFoundError, ValueError: a picture's file that cannot be read.
+        """
+        if queries.own:
+            return self.attribution_artifact
+        settings = self.plain("attribution")
+        asked = [key for key in settings if key not in ("queries", "first_query", "batch")]
+        settings = {key: settings[key] for key in (asked if queries.replayed else ["denoisings"])}
+        config = self._attribution({"attribution": settings, "queries": queries.content})
+        return Artifact(
+            self.root / "attribution" / queries.title,
+            config | (self._sampling if queries.replayed else {}),
+            {"members": self.members_fingerprint},
+            self.command("attribute"),
+            "Set queries.name to another, or delete that folder.",
+        )
+
+    @property
+    def query_sets(self) -> dict[str, Artifact]:
+        """Query sets that are done or begun, by name, the run's own first; others must be of this run's members."""
+        found = {DEFAULT: self.attribution_artifact}
+        for folder in sorted((self.root / "attribution").glob("*/")):
+            if folder.name not in (DEFAULT, "shards"):  # in which an older run kept parts of its own
+                config = (load_json(folder / "manifest.json") or {}).get("config", {})
+                parents, otherwise = {"members": self.members_fingerprint}, "Delete that folder, and ask again."
+                found[folder.name] = Artifact(folder, config, parents, self.command("attribute"), otherwise)
+        return found
+
+    def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config of a query set: what all have, and its own."""
+        config = {"seed": self.seed, "significance": self.plain("significance"), **config}
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         if self.data.compared_by != "pixels":
             config["similarity"] = self.data.compared_name
         if self.data.sets:
             config["sets"] = list(self.data.sets)
-        parents = {"members": self.members_fingerprint}
-        return Artifact(default_folder(self.root), config, parents, self.command("attribute"), title="attribution")
+        return config
 
     @cached_property
     def scores_artifact(self) -> Artifact:
@@ -146,13 +190,18 @@ class Run(Builder):
             config,
             parents,
             self.command("validate"),
-            "its manifest.json and its folder scores/: trained models are kept",
+            "Choose another name= or root=, or delete its manifest.json and its folder scores/: trained models are "
+            "kept.",
         )
 
-    @cached_property
+    @property
     def figures_artifact(self) -> Artifact:
+        """The report, which is made again when there is another query set."""
         parents = {"quality": self.quality_artifact.fingerprint, "attribution": self.attribution_artifact.fingerprint}
-        return Artifact(self.root / "figures", {"name": self.name}, parents, self.command("report"))
+        for name, folder in query_sets(self.root).items():
+            if name != DEFAULT:
+                parents[f"attribution/{name}"] = (load_json(folder / "manifest.json") or {}).get("fingerprint", "")
+        return Artifact(self.root / "figures", {"name": self.name}, parents, self.command("report"), view=True)
 
     def save_config(self) -> None:
         """Keeps the config in the folder, where it differs from what is kept: `ddattr VERB FOLDER` takes it from there.
@@ -229,11 +278,13 @@ class Run(Builder):
         if first_process() and not (path := self.root / "units.parquet").is_file():
             save_table(path, unit_table(self.data))
 
-    def predict(self, trainer, module, parts: int, key: str) -> None:
+    def predict(self, trainer, module, parts: int, key: str, keeps: bool = True) -> None:
         """Spreads a module's parts, which the config's `key` sizes, over the trainer's devices.
 
         The config is kept once a first batch is through: until then a step may refuse what it says.
 
+        Args:
+            keeps: whether it is; what a call asks for itself changes no run.
         Raises:
             ValueError: a device would have none.
         """
@@ -244,5 +295,6 @@ class Run(Builder):
                 f"trainer: {trainer.world_size} devices for {parts} parts of work, expected no more than that. "
                 f"Set trainer.devices={parts}, or {key} to have more parts."
             )
-        trainer.callbacks.append(LambdaCallback(on_predict_batch_end=lambda *_: self.save_config()))
+        if keeps:
+            trainer.callbacks.append(LambdaCallback(on_predict_batch_end=lambda *_: self.save_config()))
         trainer.predict(module, return_predictions=False)

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from ddattr.artifacts import Artifact, load_json
+from ddattr.artifacts import Artifact, load_json, load_table
+from ddattr.attribution.queries import DEFAULT
 from ddattr.stages.run import Run
 
 _KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
@@ -23,9 +24,19 @@ def run(run: Run) -> None:
             print(f"  {name}: {now} at step {status.get('step', 0)}. {why}")
     for name, artifact in stages(run).items():
         print(f"{name:<12}{artifact.state()}")
+    for name, artifact in run.query_sets.items():
+        if name != DEFAULT:
+            now = artifact.state()
+            print(f"  query set {name}: {'interrupted' if now == 'missing' else now}{_asked(artifact)}")
     if (now := run.validation_artifact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
+
+
+def _asked(artifact: Artifact) -> str:
+    """How many queries a set has, once it is done."""
+    path = artifact.folder / "queries.csv"
+    return f", {len(load_table(path))} queries" if path.is_file() else ""
 
 
 def stages(run: Run) -> dict[str, Artifact]:

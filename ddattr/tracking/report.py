@@ -19,6 +19,7 @@ from ddattr.tracking.page.explorer import explorer
 from ddattr.tracking.page.pictures import png
 from ddattr.tracking.page.provenance import provenance
 from ddattr.tracking.page.words import words
+from ddattr.tracking.query_sets import compared
 
 WARNING = "WARNING"
 LIMIT = 10_000_000  # bytes of a page of 32 queries
@@ -38,8 +39,10 @@ class _Figure(NamedTuple):
 
 
 def summary(root: Path) -> list[str]:
-    """What a run says, in at most eight lines: warnings, quality, agreement, how many queries owe something to what."""
-    return [*warnings(root, load_table(default_folder(root) / "queries.csv")), *filter(None, lines(root).values())]
+    """What a run says, in some lines: warnings, quality, agreement, how many queries owe something to what; and a line
+    for every query set, where there are several."""
+    doubts = warnings(root, load_table(default_folder(root) / "queries.csv"))
+    return [*doubts, *filter(None, lines(root).values()), *compared(root)]
 
 
 def lines(root: Path) -> dict[str, str]:
@@ -57,6 +60,7 @@ def lines(root: Path) -> dict[str, str]:
         "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
         f"{surest(root)}{_sets(root, level)}",
         "resolution": _resolution(radius),
+        "calibration": _calibration(root),
     }
 
 
@@ -132,6 +136,16 @@ def _resolution(radius: pd.DataFrame) -> str:
         f"resolution: {len(found)} of {len(radius)} queries have a significant neighbourhood of nearest units, "
         f"median size {found.median():.0f}, smallest {found.min()}"
     )
+
+
+def _calibration(root: Path) -> str:
+    """Nothing where no pictures were held out."""
+    path = default_folder(root) / "calibration.csv"
+    if not path.exists():
+        return ""
+    table = load_table(path)
+    rates = ", ".join(f"{row.test} {row.rejected:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
+    return f"calibration: pictures that no member saw pass at p <= {table.level.iloc[0]:g} at a rate of: {rates}"
 
 
 def write_report(root: Path, name: str, data: UnitDataModule) -> None:

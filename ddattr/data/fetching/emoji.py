@@ -53,8 +53,10 @@ def emoji(
     """
     if len(set(artists)) < 2:
         raise ValueError(f"fetch: artists={list(artists)}, expected two or more. Set 'fetch.artists=[noto,twemoji]'.")
-    _require_drawing()
-    with whole(Path(folder), {"data": "emoji", "artists": sorted(set(artists)), "tones": tones}) as part:
+    if any(ARTISTS[name].folder is None for name in artists):
+        _require_drawing()
+    versions = {name: ARTISTS[name].package.version for name in artists}
+    with whole(Path(folder), {"data": "emoji", "artists": versions, "tones": tones}) as part:
         if part is not None:
             _fill(part, list(dict.fromkeys(artists)), tones)
 
@@ -64,7 +66,8 @@ def _require_drawing() -> None:
         import resvg_py  # noqa: F401
     except ImportError:
         raise ValueError(
-            "fetch: resvg-py is missing, which draws SVG. Install it: pip install 'ddattr[emoji]'"
+            "fetch: resvg-py is missing, which draws SVG. Install it: pip install 'ddattr[emoji]', or do without: "
+            "'fetch.artists=[noto,twemoji]'"
         ) from None
 
 

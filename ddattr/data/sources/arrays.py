@@ -2,8 +2,9 @@
 
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,11 +45,20 @@ class Saved(NamedTuple):
                 count = min(rows, self.shape[0] - start)
                 content = file.read(count * size)
                 if len(content) < count * size:
-                    raise ValueError(f"data: {self.path} is cut short. Save it again, or check data.source.")
+                    raise self.cut_short()
                 yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
+    def cut_short(self) -> ValueError:
+        return ValueError(f"data: {self.path} is cut short. Save it again, or check data.source.")
+
     def mapped(self) -> np.ndarray:
-        """The values where they lie, in an .npy."""
+        """The values where they lie, in an .npy.
+
+        Raises:
+            ValueError: the file is cut short.
+        """
+        if self.path.stat().st_size < self.offset + self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64)):
+            raise self.cut_short()
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
@@ -89,7 +99,7 @@ def arrays(
     return Source(pictures, *_labels(file, labels, label_name, len(pictures)))
 
 
-def _opened(path: Path, name: str | None) -> BinaryIO:
+def _opened(path: Path, name: str | None) -> BufferedIOBase:
     return path.open("rb") if name is None else zipfile.ZipFile(path).open(f"{name}.npy")  # type: ignore[return-value]
 
 

@@ -60,7 +60,7 @@ def hub(
         _column(data.features, "columns", column, bool, path)
     try:
         pictures = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"data: column {image} of {path} has no pictures: {said}. Set data.source.image.") from None
 

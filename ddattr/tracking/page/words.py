@@ -66,7 +66,7 @@ def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Pa
             {},
             _surest(root, data),
         ),
-        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order")),
+        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order", "calibration")),
     ]
 
 

@@ -1,0 +1,45 @@
+"""The query sets of a run, side by side: a line each."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ddattr.artifacts import load_table
+from ddattr.attribution.methods import TESTED
+from ddattr.attribution.queries import query_sets
+from ddattr.tracking.figures.words import q_of
+
+
+def compared(root: Path) -> list[str]:
+    """A line for every query set, where there are several."""
+    sets = query_sets(root)
+    return [f"query set {name}: {_found(folder)}" for name, folder in sets.items()] if len(sets) > 1 else []
+
+
+def said(folder: Path) -> list[str]:
+    """What a set says: what it found, and how well inverted pictures are replayed."""
+    queries = load_table(folder / "queries.csv")
+    return [_found(folder), *_inverted(queries)]
+
+
+def _found(folder: Path) -> str:
+    """How many queries have a unit that passes, how sure the surest is, and which are like no training picture."""
+    queries, radius = (load_table(folder / f"{name}.csv") for name in ("queries", "radius"))
+    influence = load_table(folder / "influence.parquet")
+    tested = influence[(influence.method == TESTED) & (influence.measure == "pull")]
+    unlike = queries.name[queries.unlike_data].tolist()
+    many = ", ..." if len(unlike) > 4 else ""
+    return (
+        f"{len(queries)} queries, {int(radius.attributable.sum())} with a unit that passes at q <= "
+        f"{radius.level.iloc[0]:g} (smallest {q_of(tested.q_value.min())}); {len(unlike)} unlike the data"
+        + (f": {', '.join(unlike[:4])}{many}" if unlike else "")
+    )
+
+
+def _inverted(queries: pd.DataFrame) -> list[str]:
+    if "replay_error" not in queries:
+        return []
+    return [
+        f"inverted: replayed to within {queries.replay_error.max():.1e} at every pixel (-1 to 1); between inversions "
+        f"the first-order pull differs by {queries.pull_spread.median():.2f} of its size (median over queries)"
+    ]
