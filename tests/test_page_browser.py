@@ -174,6 +174,7 @@ def test_sets_are_listed_beside_the_units(visit, run):
     assert {"nearest 1", "nearest 2", "nearest 5"} <= set(page.locator("#list .name").all_text_contents())
     assert page.is_hidden("#compare")
     assert "as one" in page.text_content("#detail-rank")
+    assert 'run.sets["default"].sets' in page.text_content("#commands")
 
 
 def test_the_pictures_are_those_of_the_replay_and_the_slider_amplifies(visit, run):

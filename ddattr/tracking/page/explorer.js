@@ -315,13 +315,9 @@ function showItem() {
   );
   showPictures();
   showNull(each);
-  const asked = query().query;
-  const found = set().name === "default" ? "run" : `run.sets[${JSON.stringify(set().name)}]`;
-  const python = [`${found}.best(query=${asked})`];
-  if (unit) python.push(`${found}.influence.query("query == ${asked} and unit == ${each.unit}")`);
   at("commands").replaceChildren(
     code("command", ["ddattr attribute", quoted(folder()), ...set().arguments.map(quoted)].join(" ")),
-    code("Python", [...loading(), ...python].join("\n")),
+    code("Python", asking(each)),
   );
 }
 
@@ -450,6 +446,16 @@ function folder() {
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
 const loading = () => ["import ddattr", `run = ddattr.load(${JSON.stringify(folder())})`];
+
+function asking(each) {
+  const asked = query().query;
+  const found = set().name === "default" && each.unit != null ? "run" : `run.sets[${JSON.stringify(set().name)}]`;
+  const table =
+    each.unit == null
+      ? [`sets = ${found}.sets`, `sets[(sets["query"] == ${asked}) & (sets["set"] == ${JSON.stringify(each.id)})]`]
+      : [`${found}.influence.query("query == ${asked} and unit == ${each.unit}")`];
+  return [...loading(), `${found}.best(query=${asked})`, ...table].join("\n");
+}
 
 function notHere(each, kind) {
   const { first, replay_error: inverted } = query();
