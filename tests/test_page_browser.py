@@ -268,6 +268,7 @@ def test_another_query_set_has_its_own_queries(visit):
     assert page.is_hidden("#compare")
     assert "no counterfactual" in page.text_content("#no-compare")
     assert "'queries.pictures=[a b.png,<b>.png,c.png]'" in page.text_content("#commands")
+    assert 'run.sets["mine"].best(query=5)' in page.text_content("#commands")
     assert page.evaluate("location.hash").startswith("#/mine/5/")
 
 

@@ -8,7 +8,6 @@ const size = channels * area;
 const LEVELS = 63; // of a displacement on either side of zero, as pictures.py has them
 const MARGIN = 6; // the null's histogram goes from -6 to 6
 const UNTAPED = "This picture was given, and lies on no noise tape: no counterfactual of it (queries.invert=true).";
-const NOT_REPLAYED = "It was not replayed without this unit. This does it:";
 const VIEWS = { factual: "factual", exact: "exact", first: "first order" };
 
 // What is looked at: `item` is a unit's number or a set's name, as text. How the list is made. How pictures are drawn.
@@ -316,8 +315,9 @@ function showItem() {
   showPictures();
   showNull(each);
   const asked = query().query;
-  const python = [`run.best(query=${asked})`];
-  if (unit) python.push(`run.influence.query("query == ${asked} and unit == ${each.unit}")`);
+  const found = set().name === "default" ? "run" : `run.sets[${JSON.stringify(set().name)}]`;
+  const python = [`${found}.best(query=${asked})`];
+  if (unit) python.push(`${found}.influence.query("query == ${asked} and unit == ${each.unit}")`);
   at("commands").replaceChildren(
     code("command", ["ddattr attribute", quoted(folder()), ...set().arguments.map(quoted)].join(" ")),
     code("Python", [...loading(), ...python].join("\n")),
@@ -343,8 +343,7 @@ function showPictures() {
   const kind = factual ? (moved.exact ? "exact" : "first") : chosen.view;
   at("pair").hidden = at("scale").hidden = !moved[kind];
   if (!moved[kind]) {
-    const missing = kind === "exact" ? [NOT_REPLAYED, code("Python", replaying(each))] : ["This run has no Jacobian."];
-    at("replay").replaceChildren(...missing);
+    at("replay").replaceChildren(...(kind === "exact" ? notReplayed(each) : ["This run has no Jacobian."]));
     return;
   }
   const how = { exact: "exactly", first: "to first order" }[kind];
@@ -447,6 +446,13 @@ const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replac
 
 const loading = () => ["import ddattr", `run = ddattr.load(${JSON.stringify(folder())})`];
 
+function notReplayed(each) {
+  const words = make("p", { class: "note" }, "It was not replayed without this unit. ");
+  const inverted = query().replay_error != null;
+  words.append(inverted ? "attribution.refine replays more of the best." : "This does it:");
+  return inverted ? [words] : [words, code("Python", replaying(each))];
+}
+
 function replaying(each) {
   return [
     ...loading(),
@@ -535,6 +541,8 @@ function showQuery() {
     resolution === -1 && "No neighbourhood of nearest units is found to matter.",
     asked.label != null && `Nearest label: ${asked.label}.`,
     asked.jvp_error != null && `The first order is off by ${number(100 * asked.jvp_error, 2)} %.`,
+    asked.replay_error != null && `Inverted: its replay is off by ${number(asked.replay_error, 2)} at most.`,
+    asked.pull_spread != null && `Pulls differ by ${number(100 * asked.pull_spread, 2)} % between inversions.`,
   ];
   const doubt = "Unlike the data: farther from every training picture than 99 % of real ones are.";
   at("query-said").replaceChildren(

@@ -152,9 +152,13 @@ def _arguments(command: str) -> list[str]:
 def _said(answers: Answers, query: int) -> dict[str, Any]:
     """What the tables say of a query as a whole, as far as they do."""
     row = answers.queries.loc[query].to_dict() | answers.radius.loc[query].to_dict()
-    said = {key: row.get(key) for key in ("label", "nearest", "jvp_error", "resolution")}
-    known = {key: None if value is None or value != value else value for key, value in said.items()}
-    return {"name": answers.called[query], "unlike": bool(row.get("unlike_data", False)), **known}
+    known = {key: value for key, value in row.items() if value == value}
+    return {
+        "name": answers.called[query],
+        "unlike": bool(known.get("unlike_data", False)),
+        "label": None if known.get("label", -1) == -1 else known["label"],
+        **{key: known.get(key) for key in ("jvp_error", "replay_error", "pull_spread", "resolution")},
+    }
 
 
 def _moved(answers: Answers, place: int, units: list[int]) -> dict[str, Any]:
