@@ -16,7 +16,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.data.tables import near_table, unit_table
-from ddattr.stages.attribute import write
+from ddattr.stages.attributing import write
 
 SETTINGS = TestSettings(0, phantoms=2000, draws=100, neighbourhoods=(1, 2, 5))
 

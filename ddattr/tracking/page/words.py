@@ -5,17 +5,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import pandas as pd
 import yaml
 
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.attribution.queries import DEFAULT, default_folder, query_sets
+from ddattr.attribution.queries import DEFAULT, default_folder
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.attributed import passing, query_names
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.listed import Nearest
 from ddattr.tracking.page.pictures import drawn, grid
+from ddattr.tracking.query_sets import compared
 from ddattr.tracking.units import unit_names
 
 _UNITS = {
@@ -56,17 +56,12 @@ def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Pa
         lines: of the summary, by what they are of.
     """
     code = load_json(root / "codebook" / "codebook.json") or {}
+    found = _of(lines, "attributable", "resolution") + compared(root)
     return [
         Part("What was trained", _trained(root, data, code), _of(lines, "units")),
         Part("How good its pictures are", [_likeness(root)], _of(lines, "quality"), _samples(root)),
-        Part(
-            "What was found",
-            _found(root, code["unit"]),
-            _of(lines, "attributable", "resolution"),
-            {},
-            _surest(root, data),
-        ),
-        Part("How sure that is", _sure(root), _of(lines, "agreement", "first_order", "calibration")),
+        Part("What was found", [_found(root, code["unit"])], found, pairs=_surest(root, data)),
+        Part("How sure that is", [_sure(root)], _of(lines, "agreement", "first_order", "calibration")),
     ]
 
 
@@ -104,21 +99,16 @@ def _samples(root: Path) -> dict[str, str]:
     return {"What the ensemble draws": grid(kept["samples"], 8), "What it was trained on": grid(kept["data"], 8)}
 
 
-def _found(root: Path, unit: str) -> list[str]:
-    said = []
-    for name, folder in query_sets(root).items():
-        level = load_table(folder / "radius.csv").level.iloc[0]
-        table, count = passing(folder), len(load_table(folder / "queries.csv"))
-        own = "" if folder == default_folder(root) else f"Query set {name}: "
-        some = table["query"].nunique()
-        if not some:
-            said.append(f"{own}{_first('no', own)} single {unit} passes the test for any of {count} pictures.")
-            continue
-        said.append(
-            f"{own}{some} of {count} pictures have at least one {unit} that passes the test at q ≤ {level:g}; "
-            f"{len(table):,} pairs pass in all."
-        )
-    return said
+def _found(root: Path, unit: str) -> str:
+    folder = default_folder(root)
+    table, count = passing(folder), len(load_table(folder / "queries.csv"))
+    some, level = table["query"].nunique(), load_table(folder / "radius.csv").level.iloc[0]
+    if not some:
+        return f"No single {unit} passes the test for any of {count} pictures."
+    return (
+        f"{some} of {count} pictures have at least one {unit} that passes the test at q ≤ {level:g}; {len(table):,} "
+        "pairs pass in all."
+    )
 
 
 def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
@@ -144,26 +134,10 @@ def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
     return pairs
 
 
-def _first(word: str, before: str) -> str:
-    return word if before else word.capitalize()
-
-
-def _sure(root: Path) -> list[str]:
+def _sure(root: Path) -> str:
     level = load_table(default_folder(root) / "radius.csv").level.iloc[0]
-    said = [
+    return (
         f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their units at "
         "random, so that a unit that does nothing looks as influential as a codeword that no unit holds: p compares it "
         "with those, and q corrects for all units. What does not pass may matter as well; nothing can be claimed of it."
-    ]
-    return said + [line for folder in query_sets(root).values() for line in _calibrated(folder)]
-
-
-def _calibrated(folder: Path) -> list[str]:
-    """The rate at which pictures that no member saw pass, where there are any."""
-    path = folder / "calibration.csv"
-    table = load_table(path) if path.exists() else pd.DataFrame(columns=["test"])
-    return [
-        f"Checked on this run: pictures that no member saw pass at p ≤ {row.level:g} at a rate of {row.rejected:.3f} "
-        f"[{row.low:.3f}, {row.high:.3f}] ({row.test})."
-        for row in table.itertuples()
-    ]
+    )
