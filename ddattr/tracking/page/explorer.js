@@ -50,17 +50,17 @@ const deviations = (value) => (value == null ? "–" : value.toFixed(2).replace(
 
 // ---- pictures
 
-async function unpacked(text, Kind) {
+async function unpacked(text, Kind, across) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const values = new Kind(await new Response(stream).arrayBuffer());
-  for (let i = 0; i < values.length; i++) if (i % width) values[i] += values[i - 1]; // wraps around, as it was packed
+  for (let i = 0; i < values.length; i++) if (i % across) values[i] += values[i - 1]; // wraps around, as it was packed
   return values;
 }
 
 // Each thing is unpacked when it is first looked at, and kept.
-async function unpack(stepped, Kind) {
-  if (stepped) stepped.whole ??= await unpacked(stepped.values, Kind);
+async function unpack(packed, Kind, across = width) {
+  if (packed) packed.whole ??= await unpacked(packed.values, Kind, across);
 }
 
 function pixels(stepped, place) {
@@ -83,7 +83,7 @@ function paint(canvas, colour, across = width, down = height) {
 
 function natural(values) {
   const planes = channels === 3 ? [0, 1, 2] : [0, 0, 0];
-  return (i) => planes.map((plane) => byte(values[plane * area + i]));
+  return (i) => planes.map((plane) => byte(values[(plane * values.length) / channels + i]));
 }
 
 // Brown where brighter, violet where darker, neutral at zero, as in figure 5; or grey and the change in its colours.
@@ -109,25 +109,26 @@ function themed(name) {
 }
 
 const addresses = new Map();
-function address(key, values) {
+function address(key, values, across, down) {
   if (!addresses.has(key)) {
     const canvas = make("canvas");
-    paint(canvas, natural(values()));
+    paint(canvas, natural(values()), across, down);
     addresses.set(key, canvas.toDataURL());
   }
   return addresses.get(key);
 }
 
 function trained(place, words) {
-  const shade = () =>
-    Float32Array.from(data.pictures.whole.subarray(place * size, (place + 1) * size), (v) => v / 127.5 - 1);
-  const file = data.pictures.files[place];
-  const alt = `training picture of ${words}${file ? `, ${file}` : ""}`;
-  return make("img", { src: address(`training ${place}`, shade), alt, title: file });
+  const { shape, whole, files } = data.pictures;
+  const own = shape[0] * shape[1] * shape[2];
+  const shade = () => Float32Array.from(whole.subarray(place * own, (place + 1) * own), (value) => value / 127.5 - 1);
+  const alt = `training picture of ${words}${files[place] ? `, ${files[place]}` : ""}`;
+  return make("img", { src: address(`training ${place}`, shade, shape[2], shape[1]), alt, title: files[place] });
 }
 
 function generated(place, alt) {
-  return make("img", { src: address(`${chosen.set} ${place}`, () => pixels(set().factual, place)), alt });
+  const shade = () => pixels(set().factual, place);
+  return make("img", { src: address(`${chosen.set} ${place}`, shade, width, height), alt });
 }
 
 // One scale for all differences of the page: the largest of them, before it is amplified.
@@ -327,33 +328,37 @@ function showItem() {
 // The chosen picture, and beside it what changes without the unit: exactly if that was replayed, else to first order.
 function showPictures() {
   const each = row();
-  const unit = each.unit != null;
-  const { first, exact, replayed } = query();
-  const place = unit ? replayed.indexOf(each.unit) : -1;
-  const moved = {
-    exact: place < 0 ? null : pixels(exact, place),
-    first: unit && first ? pixels(first, each.place) : null,
-  };
-  const possible = moved.exact || moved.first;
+  const { first, exact } = query();
+  const possible = each.unit != null && (first || exact);
   at("compare").hidden = !possible;
-  at("no-compare").textContent = possible ? "" : unit ? UNTAPED : "A set is not taken out as a whole here.";
+  at("no-compare").textContent = possible
+    ? ""
+    : each.unit == null
+      ? "A set is not taken out as a whole here."
+      : UNTAPED;
   at("replay").replaceChildren();
   if (!possible) return;
+  const moved = { exact: without(exact, each.unit), first: without(first, each.unit) };
   const factual = chosen.view === "factual";
   const kind = factual ? (moved.exact ? "exact" : "first") : chosen.view;
-  at("pair").hidden = at("scale").hidden = !moved[kind];
-  if (!moved[kind]) {
-    at("replay").replaceChildren(...(kind === "exact" ? notReplayed(each) : ["This run has no Jacobian."]));
-    return;
-  }
   const how = { exact: "exactly", first: "to first order" }[kind];
-  const limit = (largest || 1) / 2 ** chosen.amplify;
+  const known = moved[kind] != null;
+  at("picture-figure").hidden = !known && !factual;
+  at("difference-figure").hidden = at("scale").hidden = !known;
+  if (!known) at("replay").replaceChildren(...notHere(each, kind));
   const base = pixels(set().factual, chosen.query);
-  paint(at("picture"), natural(factual ? base : plus(base, moved[kind])));
-  paint(at("difference"), signed(moved[kind], limit));
+  if (known || factual) paint(at("picture"), natural(factual ? base : plus(base, moved[kind])));
   caption("picture", factual ? `${query().name}, as it is` : `without ${each.name}, ${how}`);
+  if (!known) return;
+  const limit = (largest || 1) / 2 ** chosen.amplify;
+  paint(at("difference"), signed(moved[kind], limit));
   caption("difference", `what changes without it, ${how}`);
   showScale(limit);
+}
+
+function without(moved, unit) {
+  const place = moved ? moved.units.indexOf(unit) : -1;
+  return place < 0 ? null : pixels(moved, place);
 }
 
 function caption(id, words) {
@@ -446,11 +451,16 @@ const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replac
 
 const loading = () => ["import ddattr", `run = ddattr.load(${JSON.stringify(folder())})`];
 
-function notReplayed(each) {
-  const words = make("p", { class: "note" }, "It was not replayed without this unit. ");
-  const inverted = query().replay_error != null;
-  words.append(inverted ? "attribution.refine replays more of the best." : "This does it:");
-  return inverted ? [words] : [words, code("Python", replaying(each))];
+function notHere(each, kind) {
+  const { first, replay_error: inverted } = query();
+  const why =
+    kind === "exact"
+      ? "It was not replayed without this unit."
+      : first
+        ? "This page has no room for it."
+        : "This run has no Jacobian.";
+  if (inverted != null) return [make("p", { class: "note" }, `${why} attribution.refine replays more of the best.`)];
+  return [make("p", { class: "note" }, `${why} This replays it exactly:`), code("Python", replaying(each))];
 }
 
 function replaying(each) {
@@ -680,7 +690,7 @@ function controls() {
 
 let ready = false; // an address that was come in by is kept until something is chosen
 const wanted = fromAddress();
-await unpack(data.pictures, Uint8Array);
+await unpack(data.pictures, Uint8Array, data.pictures.shape[2]);
 controls();
 await showSet(wanted?.place ?? 0, wanted?.item ?? null);
 at("explorer").hidden = false;

@@ -77,7 +77,8 @@ class _Gathered:
 
     def pictures(self) -> dict[str, Any]:
         """Every training picture that is shown, packed, and its file where it has one."""
-        return {"values": pictures.shades(self.images[torch.tensor(list(self.places))]), "files": self.files}
+        shown = pictures.small(self.images[torch.tensor(list(self.places))])
+        return {"shape": list(shown.shape[1:]), "values": pictures.shades(shown), "files": self.files}
 
     def _query(self, answers: Answers, place: int, query: int, near: Tensor) -> dict[str, Any]:
         scores, tests = answers.scores(query), answers.tests(query)
@@ -106,8 +107,12 @@ class _Gathered:
                     for row in sets.itertuples()
                 ],
             },
-            **_moved(answers, place, units),
+            **_moved(answers, place, units, self._moved(units, tests.q <= answers.level)),
         }
+
+    def _moved(self, units: list[int], passing: pd.Series) -> list[int]:
+        """Those that there is room for a displacement of: what passes comes before what does not."""
+        return sorted(units, key=lambda unit: not passing[unit])[: self.room.moved]
 
     def _name(self, unit: int) -> None:
         if unit not in self.named:
@@ -161,15 +166,14 @@ def _said(answers: Answers, query: int) -> dict[str, Any]:
     }
 
 
-def _moved(answers: Answers, place: int, units: list[int]) -> dict[str, Any]:
-    """Displacements of a query: to first order of all units listed, and exact of those that were replayed."""
-    first, exact = answers.first_order(place, units), answers.exact(place)
-    replayed = [unit for unit in units if unit in exact]
-    stacked = torch.stack([exact[unit] for unit in replayed]) if replayed else None
+def _moved(answers: Answers, place: int, units: list[int], some: list[int]) -> dict[str, Any]:
+    """Displacements of a query: to first order without some units, and exact without any that was replayed."""
+    first = answers.first_order(place, some)
+    exact = {unit: moved for unit, moved in answers.exact(place).items() if unit in units}
+    stacked = torch.stack(list(exact.values())) if exact else None
     return {
-        "first": None if first is None else pictures.coarse(first),
-        "replayed": replayed,
-        "exact": None if stacked is None else pictures.coarse(stacked),
+        "first": None if first is None else {"units": some, **pictures.coarse(first)},
+        "exact": None if stacked is None else {"units": list(exact), **pictures.coarse(stacked)},
     }
 
 

@@ -14,16 +14,27 @@ _CANDIDATES = 1024  # pictures of a unit among which the nearest are sought, eve
 
 
 class Room(NamedTuple):
-    """How much of a query is listed."""
+    """How much of a query is on the page."""
 
     passing: int  # units that pass, at most
-    best: int  # by each method
+    best: int  # units by each method
     pictures: int  # of a unit
+    moved: int  # units with the picture to first order without them
 
 
 ROOMS = tuple(
     Room(*sizes)
-    for sizes in ((40, 12, 6), (40, 12, 3), (32, 10, 3), (24, 8, 3), (16, 6, 2), (12, 4, 1), (6, 2, 1), (2, 1, 1))
+    for sizes in (
+        (40, 12, 6, 100),
+        (40, 12, 3, 60),
+        (40, 12, 3, 30),
+        (40, 12, 1, 20),
+        (32, 10, 1, 14),
+        (24, 8, 1, 8),
+        (16, 6, 1, 4),
+        (8, 3, 1, 2),
+        (2, 1, 1, 1),
+    )
 )
 
 

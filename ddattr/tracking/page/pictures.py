@@ -10,7 +10,9 @@ import matplotlib.image
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+SMALL = 32  # pixels a side of a training picture, which the page draws no larger than a thumb
 LEVELS = 63  # of a displacement on either side of zero; half a step of 1 is what a byte of a picture shows
 
 
@@ -55,6 +57,13 @@ def _drawn(pixels: np.ndarray) -> str:
         return _uri(file.getvalue())
 
 
+def small(pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c th tw"]:
+    """Pictures of at most `SMALL` pixels a side, each the mean of those that it stands for."""
+    sides = pictures.shape[2:]
+    ratio = min(1.0, SMALL / max(sides))
+    return interpolate(pictures, [max(1, round(side * ratio)) for side in sides], mode="area")
+
+
 def shades(pictures: Float[Tensor, "n c h w"]) -> str:
     """Packed bytes: 0 is -1, 255 is 1, clipped."""
     return _packed(((pictures.clamp(-1, 1) + 1) * 127.5).round().numpy().astype("u1"))
@@ -79,7 +88,7 @@ def _stepped(values: Tensor, levels: int, kind: str) -> Stepped:
 def _packed(values: np.ndarray) -> str:
     """Differences along the rows, which wrap around, deflated, in base64: what the script's `unpacked` undoes."""
     moved = np.diff(values, axis=-1, prepend=values.dtype.type(0))
-    return base64.b64encode(zlib.compress(moved.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(moved.tobytes())).decode()
 
 
 def _uri(content: bytes) -> str:
