@@ -149,6 +149,9 @@ def test_a_mismatch_names_the_keys_that_differ_and_no_others_and_what_to_do(tmp_
     assert "batch" not in line
     assert "seed" not in line
     assert line.endswith("Choose another name= or root=, or delete that folder.")
+    named = Artifact(tmp_path / "a", other, otherwise="Delete it.", title="what it is")
+    with pytest.raises(ValueError, match=r"^what it is: .* was made with .*\. Delete it\.$"):
+        named.done()
 
 
 def test_a_mismatch_names_keys_that_only_one_side_has(tmp_path):
@@ -278,6 +281,17 @@ def test_what_was_made_with_another_config_is_not_made_over(tmp_path):
     made(tmp_path / "a")
     with pytest.raises(ValueError, match="was made with seed=0"):
         Artifact(tmp_path / "a", CONFIG | {"seed": 1}).make(0, lambda: pytest.fail("made over"))
+
+
+def test_a_view_of_others_is_made_again_where_it_was_made_of_others(tmp_path):
+    Artifact(tmp_path / "a", {"name": "x"}, {"set": "1"}, view=True).make(0, lambda: None)
+    other, made_again = Artifact(tmp_path / "a", {"name": "x"}, {"set": "2"}, view=True), []
+    assert not other.done()
+    assert other.state() == "out of date"
+    assert other.make(0, lambda: made_again.append(1))
+    assert not other.make(0, lambda: made_again.append(2))
+    assert made_again == [1]
+    assert other.state() == "done"
 
 
 def test_processes_beside_the_first_do_their_share_and_write_no_manifest(tmp_path, monkeypatch):

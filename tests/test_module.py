@@ -1,5 +1,6 @@
 """Attribution in Trainer.predict: shards, and numbers that do not depend on how the work was split."""
 
+from dataclasses import replace
 from functools import partial
 
 import lightning as L
@@ -10,13 +11,15 @@ import torch
 from conftest import bends
 
 from ddattr.artifacts import load_tensors
-from ddattr.attribution.counterfactual import counterfactual, factual
+from ddattr.attribution.asked import Asked
+from ddattr.attribution.counterfactual import ablated, counterfactual, factual
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import gram, norm
+from ddattr.attribution.influence import gram, norm, projections, pull
 from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.module import AttributionModule
+from ddattr.attribution.replay import inversion_spread
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook, contrast
@@ -278,3 +281,103 @@ def test_shards_hold_tensors_only_and_all_of_them(attribute, tmp_path):
 def test_options_that_cannot_be_are_refused_at_the_door(attribute, options, message):
     with pytest.raises(ValueError, match=message):
         attribute(run=False, **options)
+
+
+# -- pictures that were given
+
+
+NAMES = [f"{i}.png" for i in range(QUERIES)]
+
+
+@pytest.fixture
+def shown() -> torch.Tensor:
+    return torch.rand(QUERIES, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_given_pictures_are_attributed_as_generated_ones_are_without_a_tape(attribute):
+    """The ensemble's own pictures, given back: every number of the denoising is the same; none of a replay."""
+    made = attribute("made", first_query=0)
+    given = attribute("given", asked=Asked(torch.arange(QUERIES), NAMES, made.tensors["factual"]))
+    assert sorted(given.tensors) == ["denoised", "factual", "seeds"]
+    assert sorted(given.tables.files()) == [
+        "attributions.parquet",
+        "influence.parquet",
+        "nulls.parquet",
+        "queries.csv",
+        "radius.csv",
+        "sets.parquet",
+    ]
+    known = ["denoised", "denoised_gls", "denoised_posterior", "pixel", "random"]
+    influence = made.tables.influence[made.tables.influence.method.isin(known)].reset_index(drop=True)
+    assert list(given.tables.influence.method.unique()) == ["pixel", "random", *known[:3]]
+    pd.testing.assert_frame_equal(given.tables.influence, influence, check_exact=True)
+    for name in ("attributions", "sets", "nulls"):
+        pd.testing.assert_frame_equal(getattr(given.tables, name), getattr(made.tables, name), check_exact=True)
+    for name, columns in (
+        ("radius", ["query", "attributable", "resolution", "level"]),
+        ("queries", ["query", "label", "nearest", "unlike_data"]),
+    ):
+        table = getattr(given.tables, name)
+        assert list(table) == columns + ["name"] * (name == "queries")
+        pd.testing.assert_frame_equal(table[columns], getattr(made.tables, name)[columns], check_exact=True)
+    assert given.tables.queries.name.tolist() == NAMES
+    assert not [key for key in given.tables.metrics() if key.startswith(("agreement", "jacobian"))]
+
+
+def test_inverted_pictures_have_all_that_generated_ones_have_on_their_own_tapes(attribute, process, shown):
+    asked = Asked(torch.arange(QUERIES), NAMES, shown, inversions=2)
+    module, plain = attribute("inverted", asked=asked, steps=5), attribute("plain", asked=replace(asked, inversions=0))
+    made = attribute("made", steps=5)
+    assert sorted(set(module.tensors) - set(made.tensors)) == ["pull_spread", "replay_error"]
+    assert list(module.tables.files()) == list(made.tables.files())
+    torch.testing.assert_close(module.tensors["factual"], shown, rtol=0, atol=1e-4)
+    queries = module.tables.queries
+    assert list(queries) == [*made.tables.queries, "replay_error", "pull_spread"]
+    apart = (module.tensors["factual"] - shown).abs().flatten(1).amax(1)
+    np.testing.assert_allclose(queries.replay_error, apart)
+    assert (queries.replay_error < 1e-4).all()
+    assert (queries.pull_spread > 0).all()
+    torch.testing.assert_close(module.tensors["denoised"], plain.tensors["denoised"], rtol=0, atol=1e-3)
+
+    ensemble, reverse = Ensemble(bends(n)), DDPM(5).reverse(process)
+    (tape, _), steps = asked.tapes(torch.arange(QUERIES), ensemble, process, reverse, SHAPE)
+    expected = ablated(ensemble, CODE.codewords(module.ablated), tape, steps)
+    torch.testing.assert_close(module.tensors["ablations"], expected, rtol=0, atol=1e-5)
+    expected = ensemble.replay(torch.eye(n), tape, steps)
+    torch.testing.assert_close(module.tensors["members"], expected, rtol=0, atol=1e-5)
+
+
+def test_the_spread_over_inversions_is_of_the_first_order_pull(attribute, process, data, shown):
+    """Made again from two tapes; the first one is that of all other numbers."""
+    asked = Asked(torch.arange(QUERIES), NAMES, shown, inversions=2)
+    module, ensemble = attribute("a", asked=asked, jacobian=rotating(None)), Ensemble(bends(n))
+    tapes, steps = asked.tapes(torch.arange(QUERIES), ensemble, process, DDPM(3).reverse(process), SHAPE)
+    pulls = []
+    for tape in tapes:
+        picture, response = jacobian(ensemble, tape, steps)
+        pulls.append(pull(projections(response, picture, data.unit_images), CODE.codewords(torch.arange(N))))
+    torch.testing.assert_close(module.tensors["pull_spread"], inversion_spread(torch.stack(pulls)))
+    table = module.tables.influence.query("method == 'jvp' and measure == 'pull'")
+    first = table.pivot(index="unit", columns="query", values="score").to_numpy()
+    np.testing.assert_allclose(first, pulls[0], rtol=1e-4, atol=1e-6)
+    once = attribute("b", asked=replace(asked, inversions=1))
+    assert once.tables.queries.pull_spread.isna().all()
+
+
+@pytest.mark.parametrize("inversions", [0, 2])
+def test_the_batch_of_given_pictures_changes_nothing_beyond_rounding(attribute, shown, inversions):
+    asked = Asked(torch.arange(QUERIES), NAMES, shown, inversions)
+    one, other = (attribute(f"of {batch}", asked=asked, batch=batch).tables for batch in (2, 5))
+    for name, table in one.files().items():
+        pd.testing.assert_frame_equal(table, other.files()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_further_seeds_are_those_of_a_run_that_has_them(attribute):
+    """But for the exact Jacobian of some, which are others: the numbers of seeds 11 and 13 among 10 to 14."""
+    whole, some = attribute("whole", check=0), attribute("some", asked=Asked(torch.tensor([11, 13])), check=0)
+    rows = whole.tables.influence["query"].isin([11, 13]) & (whole.tables.influence.method != "ablation")
+    found = some.tables.influence[some.tables.influence.method != "ablation"]
+    pd.testing.assert_frame_equal(
+        found, whole.tables.influence[rows].reset_index(drop=True), rtol=1e-4, atol=1e-5, check_exact=False
+    )
+    assert some.tables.queries.name.tolist() == ["seed 11", "seed 13"]

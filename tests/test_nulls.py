@@ -33,7 +33,7 @@ def test_every_phantom_is_in_the_bin_of_its_z(found):
     for unit in range(20):
         expected, _ = np.histogram(z[:, unit].clamp(-6, 6).numpy(), edges)
         assert counts[unit].tolist() == expected.tolist()
-    far = histograms(answers, found.deviation[:, 0] / 1e3, PHANTOMS)
+    far = histograms(answers, found.deviation[:, 0] / 1e9, PHANTOMS)
     assert far[:, [0, -1]].sum(1).tolist() == [len(PHANTOMS)] * 20
 
 

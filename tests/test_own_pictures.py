@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
@@ -60,7 +59,7 @@ def test_the_planted_shape_is_found_in_the_folder_that_has_it(ddattr, tmp_path, 
     assert len(found), "no unit passes for the planted shape"
     planted = found.files.map(lambda files: sum(name.startswith("west/triangle") for name in files) / len(files))
     assert planted[found["rank"].argmin()] > 0.5  # the first is a cluster of planted shapes
-    files = pd.Series(np.concatenate(found.files.tolist()))
-    assert files.str.startswith("west/").mean() > 0.5
     sets = load_table(given / "sets.parquet").set_index("set")
-    assert sets.loc["label:west"].p_value == sets[sets.index.str.startswith("label:")].p_value.min()
+    assert sets.loc["label:west"].q_value <= 0.05
+    assert sets[sets.index.str.startswith("label:")].z.idxmax() == "label:west"
+    assert (load_table(root / "attribution" / "default" / "calibration.csv").rejected < 0.15).all()

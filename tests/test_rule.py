@@ -46,8 +46,8 @@ def test_larger_and_more_pictures_get_no_less(one, other, few, many):
 
 
 @given(st.integers(1, 10**5))
-def test_members_are_24_or_as_many_as_let_one_unit_show(units):
-    assert rule(8, 100, units + 30)[2] == max(24, smallest(units + 30, 0.01))
+def test_members_are_20_or_as_many_as_let_one_unit_show(units):
+    assert rule(8, 100, units + 30)[2] == max(20, smallest(units + 30, 0.01))
 
 
 @given(st.integers(3, 40), st.integers(0, 100))
@@ -55,7 +55,7 @@ def test_of_few_units_every_member_sees_some(units, seed):
     """And one member more would leave one without, or be beyond the rule."""
     members = rule(8, 100, units, seed=seed)[2]
     assert fewest_units(encode(units, members, seed=seed)) <= units
-    if members < max(24, smallest(units, 0.01)):
+    if members < max(20, smallest(units, 0.01)):
         with pytest.raises(ValueError, match=r"^codebook: "):
             encode(units, members + 1, seed=seed)
 
@@ -140,7 +140,7 @@ def test_the_values_of_the_rule_are_saved(tmp_path, monkeypatch):
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["name"] == "cats"
     assert saved["unet"]["block_out_channels"] == [16, 32]
-    assert (saved["codebook"]["members"], saved["training"]["steps"]) == (run.codebook.members, 400)
+    assert (saved["codebook"]["members"], saved["training"]["steps"]) == (run.codebook.members, 600)
     assert not open_keys(OmegaConf.create(saved))
 
 

@@ -260,6 +260,15 @@ def test_constructors_of_a_command_line_are_found_however_they_are_written():
     assert named(["run='./_target_=os.system'"]) == set()
 
 
+def test_a_folder_of_before_there_was_a_choice_compares_pixels(copy):
+    """What it found near was near in pixels, of whatever size."""
+    path = copy / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["data"]["similarity"]
+    path.write_text(yaml.safe_dump(config))
+    assert read(copy)["data"]["similarity"] == "pixels"
+
+
 def test_aliases_which_can_be_without_end_are_refused(copy):
     path = copy / "config.yaml"
     path.write_text(path.read_text().replace("sampler:", "sampler: &a\n  more: *a\n", 1))

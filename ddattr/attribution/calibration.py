@@ -15,6 +15,7 @@ from ddattr.attribution.influence import pixel_distance, similarity
 from ddattr.attribution.sets import sets_of
 from ddattr.attribution.significance import TestSettings, benjamini_hochberg
 from ddattr.codebook import Codebook
+from ddattr.data.similarity import PIXELS, Similarity
 from ddattr.data.source import Source
 
 _MOST = 50  # strangers, and queries, evenly spaced among all there are
@@ -28,6 +29,7 @@ def calibrated(
     held_out: Source,
     codebook: Codebook,
     settings: TestSettings,
+    alike: Similarity = PIXELS,
 ) -> pd.DataFrame | None:
     """calibration.csv: a row a test, with the share rejected at `level`, its mean over codebooks and 95 % interval.
 
@@ -41,15 +43,17 @@ def calibrated(
     phantoms = min(_enough(count, settings.level), codebook.capacity - count)
     fewest, most = _REDRAWS
     redraws = int(_PRODUCTS / (phantoms * count * len(asked) * codebook.members))
+    strangers = held_out.images[chosen]
     table = calibration(
         response[:, asked],
         factual[asked],
-        held_out.images[chosen],
+        strangers,
         {} if held_out.labels is None else {"label": held_out.labels[chosen]},
         codebook,
         min(max(redraws, fewest), most),
         settings.level,
         gls_share=settings.gls_share,
+        distance=alike.distance(alike.points(strangers), factual[asked]),
     )
     rows = []
     for test, part in table.groupby("test", sort=False):
@@ -68,6 +72,7 @@ def calibration(
     level: float,
     phantoms: int | None = None,
     gls_share: float = 0.5,
+    distance: Float[Tensor, "units q"] | None = None,
 ) -> pd.DataFrame:
     """False positives among pictures that no member saw, when they are given codewords at random, many times.
 
@@ -81,10 +86,12 @@ def calibration(
         sets: for every kind of set the set of each stranger.
         phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
         gls_share: share of the variance put down to other strangers, as in an attribution.
+        distance: from every stranger to every picture, by which they are near; None is that of pixels.
     """
     phantoms = phantoms or _enough(len(strangers), level)
     answers, rows = distinctive(response, strangers), []
-    queries, near = len(factual), similarity(pixel_distance(factual, strangers))
+    queries = len(factual)
+    near = similarity(pixel_distance(factual, strangers) if distance is None else distance)
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
         estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)

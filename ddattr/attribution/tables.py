@@ -114,7 +114,7 @@ def of_denoising(
         pd.DataFrame(radius),
         _queries(seeds, scored.factual, data, names),
         nulls(found, q, scored.phantoms, seeds, settings.level),
-        calibrated(denoised, scored.factual, strangers, codebook, settings),
+        calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
     )
 
 

@@ -14,7 +14,7 @@ _NETWORKS = {12: (16, 32), 20: (32, 64), 32: (64, 128), 1 << 30: (64, 128, 256)}
 _STEPS = {12: 800, 20: 2000, 32: 4000, 1 << 30: 8000}  # of 2,000 pictures; others by the root of their number
 _BATCH = {32: 64, 1 << 30: 32}  # pictures of a step, for 4 GB
 _PICTURES = 2000
-_MEMBERS = 24
+_MEMBERS = 20
 _LEVEL = 0.01  # that the smallest q of a single unit has to reach
 
 
@@ -42,8 +42,8 @@ def open_keys(config: DictConfig) -> bool:
 def ruled(config: DictConfig, data: Any) -> str:
     """Fills in the network's channels, steps, batch and members that are null; returns them as they would be typed.
 
-    A wider network and more steps for larger pictures; steps by the root of their number, from half to four times those
-    of 2,000; 24 members, or as many as let a single unit reach q = 0.01, as far as every one sees some unit.
+    A wider network and more steps for larger pictures; steps by the root of their number, from three quarters to four
+    times those of 2,000; 20 members, or as many as let a single unit reach q = 0.01, and none without a unit.
     """
     side, count = max(data.shape[1:]), len(data.images)
     found: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def ruled(config: DictConfig, data: Any) -> str:
             for key, block in (("down_block_types", "DownBlock2D"), ("up_block_types", "UpBlock2D")):
                 config.unet[key] = [block] * len(channels)
         if config.training.get("steps", 0) is None:
-            share = min(4.0, max(0.5, math.sqrt(count / _PICTURES)))
+            share = min(4.0, max(0.75, math.sqrt(count / _PICTURES)))
             config.training.steps = found["training.steps"] = round(_by_side(_STEPS, side) * share / 100) * 100
         if config.training.get("batch", 0) is None:
             config.training.batch = found["training.batch"] = _by_side(_BATCH, side)

@@ -30,6 +30,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     if unknown.sum() > 1:
         held = answers.data.held_out.at(unknown)
         labels = {} if held.labels is None else {"label": held.labels}
+        alike = answers.data.similarity
         table = calibration(
             answers.denoised,
             answers.queries.factual,
@@ -39,6 +40,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
             _REDRAWS,
             answers.settings.level,
             gls_share=answers.settings.gls_share,
+            distance=alike.distance(alike.points(held.images), answers.queries.factual),
         )
         yield "calibration", table
         yield "calibration_summary", means(table, ["test", "level"], ["rejected"], study.seed)
