@@ -122,7 +122,7 @@ def _sets(root: Path, level: float) -> str:
     for kind in sorted(set(kinds) - {"nearest"}):
         rows = sets[kinds == kind]
         best = rows.groupby("query").q_value.min()
-        text += f", to a {kind} {(best <= level).sum()} of {len(best)}"
+        text += f", to {'an' if kind[0] in 'aeiou' else 'a'} {kind} {(best <= level).sum()} of {len(best)}"
         if kind == "label":
             first = rows.loc[rows.groupby("query").z.idxmax()].set_index("query").set
             same = (first == "label:" + labels[first.index].astype(str)).sum()
