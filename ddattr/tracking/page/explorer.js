@@ -219,7 +219,7 @@ function nonePasses(all, units) {
   if (all.some((each) => passes(each.q))) return "None of those that pass is called so.";
   if (!units) return "No set passes for this picture.";
   const { resolution } = query();
-  const near = resolution > 0 ? ` Its ${plural(resolution, "nearest unit")} together do: see the sets.` : "";
+  const near = resolution > 1 ? ` Its ${plural(resolution, "nearest unit")} together do: see the sets.` : "";
   return `No single unit passes for this picture.${near}`;
 }
 
@@ -560,7 +560,8 @@ function showQuery() {
     asked.passing
       ? `${passing(asked.passing, "unit")}, of ${data.units.toLocaleString("en")}.`
       : `No single unit of ${data.units.toLocaleString("en")} passes.`,
-    resolution > 0 && `Its ${plural(resolution, "nearest unit")} matter${resolution > 1 ? " together" : "s"}.`,
+    resolution === 1 && "Its nearest unit, tested alone, matters.",
+    resolution > 1 && `Its ${plural(resolution, "nearest unit")} matter together.`,
     resolution === -1 && "No neighbourhood of nearest units is found to matter.",
     asked.label != null && `Nearest label: ${asked.label}.`,
     asked.jvp_error != null && `The first order is off by ${number(100 * asked.jvp_error, 2)} %.`,
