@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from ddattr.artifacts import load_json, load_table, save_text
 from ddattr.attribution.queries import default_folder, query_sets
@@ -26,11 +27,12 @@ LIMIT = 10_000_000  # bytes of a page of 32 queries
 
 
 class _Figure(NamedTuple):
-    """A figure that was drawn, its caption, and itself as what an img shows."""
+    """A figure that was drawn, its caption, itself as what an img shows, and how wide: text has one size in all."""
 
     name: str
     caption: str
     picture: str
+    width: int
 
     @property
     def table(self) -> str:
@@ -153,7 +155,8 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
 
     At most 10 MB for up to 32 queries, and in proportion for more: units are left out of the explorer until it fits.
     """
-    drawn = [_Figure(key, ALL[key].CAPTION, png(path)) for key in ALL if (path := _path(root, key)).exists()]
+    paths = {key: root / folder_of(key) / f"{key}.png" for key in ALL}
+    drawn = [_figure(key, path) for key, path in paths.items() if path.exists()]
     agreement, radius = (load_table(default_folder(root) / f"{key}.csv") for key in ("agreement_summary", "radius"))
     queries = sum(len(load_table(folder / "queries.csv")) for folder in query_sets(root).values())
     content = {
@@ -174,8 +177,9 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
     save_text(root / "report.html", rendered(**content, explorer=explored))
 
 
-def _path(root: Path, figure: str) -> Path:
-    return root / folder_of(figure) / f"{figure}.png"
+def _figure(name: str, path: Path) -> _Figure:
+    with Image.open(path) as image:
+        return _Figure(name, ALL[name].CAPTION, png(path), round(0.6 * image.width))
 
 
 def _html(table: pd.DataFrame) -> Markup:

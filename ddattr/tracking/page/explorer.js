@@ -14,7 +14,7 @@ const VIEWS = { factual: "factual", exact: "exact", first: "first order" };
 const chosen = {
   ...{ set: 0, query: 0, item: null },
   ...{ listed: "units", method: 0, sort: "score", text: "", passes: false },
-  ...{ view: "factual", amplify: 2, colours: false },
+  ...{ view: "factual", amplify: 3, colours: false },
 };
 let turn = 0; // of queries shown: what was unpacked for an older one is dropped
 let rows = []; // of the list, in order
@@ -41,7 +41,7 @@ const passing = (count, noun) => `${plural(count, noun)} pass${count === 1 ? "es
 // Three digits; a minus and not a hyphen; small numbers as powers of ten.
 function number(value, digits = 3) {
   if (value == null) return "–";
-  const far = value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e5);
+  const far = value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5);
   return (far ? value.toExponential(digits - 2) : String(+value.toPrecision(digits))).replaceAll("-", "−");
 }
 
@@ -501,7 +501,14 @@ async function copy(said, button) {
 
 // ---- queries and sets of them
 
-async function showSet(asked = 0, item = null) {
+// The first query with a unit that passes, if there is one: where a set is opened.
+const owing = () =>
+  Math.max(
+    0,
+    set().queries.findIndex((each) => each.passing > 0),
+  );
+
+async function showSet(asked = owing(), item = null) {
   chosen.method = 0;
   await unpack(set().factual, Int16Array);
   at("method").replaceChildren(
@@ -698,7 +705,7 @@ let ready = false; // an address that was come in by is kept until something is 
 const wanted = fromAddress();
 await unpack(data.pictures, Uint8Array, data.pictures.shape[2]);
 controls();
-await showSet(wanted?.place ?? 0, wanted?.item ?? null);
+await showSet(wanted?.place, wanted?.item);
 at("explorer").hidden = false;
 if (at("whose-list")) at("whose-list").open = false;
 if (wanted) at("explorer").scrollIntoView();
