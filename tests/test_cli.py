@@ -90,7 +90,7 @@ BAD = {
     "two verbs": (["plan", "train"], ["'train' is no override, expected key=value"]),
     "an override that cannot be read": (["plan", "seed==1"], ["override seed==1 cannot be read, expected key=value"]),
     "compare with nothing": (["compare"], ["compare: against=[], expected folders of runs. Set against=[runs/NAME]."]),
-    "units of another name": (["plan", "data.units=artist"], ["units=artist, expected image, label or cluster"]),
+    "units of another name": (["plan", "data.units=artist"], ["units=artist, expected image, label, cluster"]),
     "count too large": (["plan", "data.source.count=1798"], ["count=1798, expected 1 to 1797"]),
     "count no number": (["plan", "data.source.count=few"], ["data"]),
     "file that is missing": (

@@ -72,9 +72,9 @@ def at(images: Images, index: Tensor | slice) -> Images:
 
 
 def blocks(images: Images) -> Iterator[Float[Tensor, "block c h w"]]:
-    """All pictures in order, as floats, some at a time."""
+    """All pictures in order, as floats, some at a time; of none, one empty block."""
     size = max(1, _BLOCK // max(1, torch.Size(images.shape[1:]).numel()))
-    return (images[start : start + size] for start in range(0, len(images), size))
+    return (images[start : start + size] for start in range(0, max(1, len(images)), size))
 
 
 def scaled(pixels: UInt8[Tensor, "... c h w"]) -> Float[Tensor, "... c h w"]:

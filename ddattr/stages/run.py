@@ -138,6 +138,8 @@ class Run(Builder):
         asked = [key for key in settings if key not in ("queries", "first_query", "batch")]
         settings = {key: settings[key] for key in (asked if queries.replayed else ["denoisings"])}
         config = self._attribution({"attribution": settings, "queries": queries.content})
+        if queries.pictures is not None:
+            config["frame"] = list(self.data.frame)  # which files are made into, and no data may show all of
         return Artifact(
             self.root / "attribution" / queries.title,
             config | (self._sampling if queries.replayed else {}),
