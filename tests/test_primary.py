@@ -109,6 +109,7 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         "power": 0.8,
         "against": [],
         "fetch": None,
+        "queries": config(ddattr, "train")["queries"],
     }
 
 

@@ -128,7 +128,7 @@ def test_a_file_s_name_that_no_folder_can_have_names_no_folder(tmp_path):
     for name in ("..png", "=.png", "a b/c:d.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        Image.new("L", (4, 4)).save(path)
+        Image.new("L", (4, 4)).save(path, "PNG")
         title = asked(path).title
         assert QuerySet(seeds=[1], name=title).title == title
 
