@@ -56,9 +56,8 @@ def lines(root: Path) -> dict[str, str]:
     return {
         "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
         "quality": _quality(root),
-        "agreement": _agreement(root),
-        "first_order": f"first order: median error {queries.jvp_error.median():.3f} of the displacement, worst "
-        f"{queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
+        "agreement": f"{_agreement(root)}; error of the first order {queries.jvp_error.median():.3f} of the "
+        f"displacement (median), worst {queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
         "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
         f"{surest(root)}{_sets(root, level)}",
         "resolution": _resolution(radius),

@@ -61,7 +61,7 @@ def words(root: Path, data: UnitDataModule, lines: Mapping[str, str]) -> list[Pa
         Part("What was trained", _trained(root, data, code), _of(lines, "units")),
         Part("How good its pictures are", [_likeness(root)], _of(lines, "quality"), _samples(root)),
         Part("What was found", [_found(root, code["unit"])], found, pairs=_surest(root, data)),
-        Part("How sure that is", [_sure(root)], _of(lines, "agreement", "first_order", "calibration")),
+        Part("How sure that is", [_sure(root)], _of(lines, "agreement", "calibration")),
     ]
 
 
