@@ -23,7 +23,7 @@ from ddattr.validation.answers import Answers
 from ddattr.validation.peers import Peers
 from ddattr.validation.truth import Truth
 
-SCORED = 6  # raised whenever `validate` would score otherwise, so that older scores are refused
+SCORED = 7  # raised whenever `validate` would score otherwise, so that older scores are refused
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 Features = Mapping[str, tuple[Tensor, Tensor]]  # of the units and of the pictures, by kind
 
@@ -43,7 +43,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     made: Scores = {"generated": from_table(answers.influence, queries.seeds)}
     if "real" in queries.kinds():
         made["real"] = of_real(queries.real, answers.data.unit_images, answers.seed)
-        along = distinctive(answers.denoised_real, answers.data.unit_images)
+        along = distinctive(answers.denoised_real, answers.data.unit_images, answers.data.distance(queries.real))
         estimate = answers.estimator(queries.real).estimate(along)
         made["real"] |= estimate.named("denoised")
     *tuning, full = plan.scored_by()
@@ -123,7 +123,8 @@ def of_few(
             scored = datamodels(losses, answers.codewords[:, members], features)
             if not beside:
                 estimator = answers.estimator(pictures).of_members(members)
-                along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images)
+                distance = answers.data.distance(pictures)
+                along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images, distance)
                 scored |= estimator.estimate(along).named("denoised") | {"loss": estimator.loss_change(gram)}
             found |= {f"{method}@{size}": scored[method] for method in methods}
     return found
