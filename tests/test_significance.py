@@ -113,6 +113,18 @@ def test_the_end_of_a_tail_is_counted():
     torch.testing.assert_close(p[few, 0], reached[few].double() / (code.capacity - 39))
 
 
+@pytest.mark.parametrize("power", [1, 3])
+def test_p_of_64_members_is_uniform_under_the_null(power):
+    """20,000 codewords that had no part in the answers, normal or heavy-tailed. Kolmogorov's distance: a false alarm in
+    10,000 beyond 2.23 / sqrt(20,000), and 0.01 for the approximation; p <= 0.001 as often as 4.5 standard errors allow
+    (false alarm 7e-6)."""
+    codewords = units_of(Codebook(20_000, 64, 28))
+    answers = (randn(64, 1, 1) ** power).expand(-1, len(codewords), -1)
+    _, p = pull_significance(answers, codewords, codewords)
+    assert stats.kstest(p[:, 0].numpy(), "uniform").statistic < 2.23 / 20_000**0.5 + 0.01
+    assert abs((p <= 1e-3).sum() - 20) < 4.5 * 20**0.5
+
+
 def test_p_of_pull_counts_the_phantoms_on_the_unit_s_own_direction():
     projected = randn(6, 3, 2)
     score, phantoms = pull(projected, units_of(SMALL)), phantoms_of(SMALL)
