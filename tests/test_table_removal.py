@@ -75,7 +75,7 @@ def test_a_removal_is_how_far_the_picture_moves_and_how_far_that_was_predicted(m
         )
         expected = study.set_pull(mask, after - before, q)
         assert (this.pull_first_order, this.pull_retraining) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    expected = compared(table, ["method", "size"], ["l2", "feature_distance"], study.seed)
+    expected = compared(table, ["method", "size"], ["l2", "feature_distance"])
     summary = found["removal_summary"]
     pd.testing.assert_frame_equal(summary[: len(expected)], expected)
     pd.testing.assert_frame_equal(summary[len(expected) :].reset_index(drop=True), _predicted(table, study.seed))

@@ -24,7 +24,7 @@ class TestSettings:
     """How influence is tested: the config group `significance`.
 
     Args:
-        seed: of phantoms, of the draws of sets' nulls, and of the random baseline and the bootstrap beside them.
+        seed: of phantoms, of the draws of sets' nulls, and of the random baseline beside them.
         level: of significance, of q for single units, of p for neighbourhoods.
         phantoms: most codewords of no unit in a unit's null; all of them when there are fewer.
         draws: assignments in a set's null.

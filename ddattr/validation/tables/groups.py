@@ -47,7 +47,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         table = _discoveries(study)
         yield "discoveries", table
         found = [name for name in table.columns if name != "query"]
-        yield "discoveries_summary", means(table.assign(method=TESTED), ["method"], found, study.seed)
+        yield "discoveries_summary", means(table.assign(method=TESTED), ["method"], found)
 
 
 def _cases(study: Study) -> list[Case]:
@@ -102,7 +102,7 @@ def group_tables(
             resampled[case.target, case.queries, "another_seed"] = means_of_seeds
             rows.append(another.assign(**case.name, method="another_seed", query=queries[case.queries]))
     table = pd.concat(rows, ignore_index=True)
-    summary = compared(table, ["target", "queries", "method"], STATISTICS, seed)
+    summary = compared(table, ["target", "queries", "method"], STATISTICS)
     groups = len(group_of.unique())
     for i, row in enumerate(summary.itertuples()):
         name, _, other = row.statistic.partition("_less_")

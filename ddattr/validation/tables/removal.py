@@ -36,7 +36,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         )
     table = pd.DataFrame(rows)
     yield "removal", table
-    summary = compared(table, BY, ["l2", "feature_distance"], study.seed)
+    summary = compared(table, BY, ["l2", "feature_distance"])
     yield "removal_summary", pd.concat([summary, _predicted(table, study.seed)], ignore_index=True)
 
 
