@@ -177,3 +177,12 @@ def test_a_datamodel_of_some_members_that_asks_the_model_of_all_units_costs_one_
     assert table.trainings.tolist() == [5, 5]
     assert table.scoring_seconds.tolist() == [9.0, 2.0]
     assert table.memory_mb.tolist() == [1200.0, 300.0]
+
+
+def test_leaving_each_out_costs_a_training_a_group_and_the_model_of_all_units(root, plan):
+    """Three labels, and no member."""
+    table = costs(root, plan, 100, SECONDS, MEMORY, ["leave_one_out"])
+    assert table.trainings.tolist() == [4]
+    assert table.training_steps.tolist() == [400]
+    assert table.training_seconds.tolist() == [4 * 2.0]
+    assert table.scoring_seconds.tolist() == [0.0]

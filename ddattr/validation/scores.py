@@ -23,7 +23,7 @@ from ddattr.validation.answers import Answers
 from ddattr.validation.peers import Peers
 from ddattr.validation.truth import Truth
 
-SCORED = 6  # raised whenever `validate` would score otherwise, so that older scores are refused
+SCORED = 7  # raised whenever `validate` would score otherwise, so that older scores are refused
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 Features = Mapping[str, tuple[Tensor, Tensor]]  # of the units and of the pictures, by kind
 

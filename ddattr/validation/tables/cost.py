@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.attribution.methods import Family, Method, method_of
+from ddattr.attribution.methods import LEFT_OUT, Family, Method, method_of
 from ddattr.attribution.queries import default_folder
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.study import Phase, Study
@@ -18,7 +18,8 @@ PHASE = Phase.REMOVED
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out where nothing was scored."""
     if study.scores:
-        spent, methods = study.spent, list(study.scores["generated"])
+        spent = study.spent
+        methods = list(study.scores["generated"]) + [LEFT_OUT] * (study.plan.groups is not None)
         yield (
             "cost",
             costs(study.root, study.plan, study.steps, spent["seconds"], spent["memory_mb"], methods, study.fork),
@@ -39,7 +40,8 @@ def costs(
     Seconds are of one process: of training the models that a method needs (and those that it is tuned on), all at the
     members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of the
     ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m members
-    alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
+    alone, is scored and timed apart. Memory is the highest that a process of training or scoring
+    held. `leave_one_out` costs a training a group and one of all; asking these is not timed.
 
     Args:
         root: the run's folder.
@@ -55,7 +57,7 @@ def costs(
     rows = []
     for name in methods:
         method, (_, _, size) = method_of(name), name.partition("@")
-        uses_members = method.family not in (Family.SIMILARITY, Family.PEER)
+        uses_members = method.family not in (Family.SIMILARITY, Family.PEER, Family.RETRAINED)
         ours = members[: int(size or len(members))] if uses_members else []
         others = _others(method, root, plan, seconds)
         if ours and fork is not None:
@@ -87,6 +89,7 @@ def _others(method: Method, root: Path, plan: Plan, seconds: Mapping[str, float]
     if method.key == "adjusted" and "dtrak" not in seconds:
         return []
     models = [plan.full(0)] * ("full" in method.needs) + plan.tuning_models() * ("halves" in method.needs)
+    models += plan.group_models(0) * ("left_out" in method.needs)
     return [_folder(root, model) for model in models]
 
 
