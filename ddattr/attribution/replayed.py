@@ -135,6 +135,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _radius(norm: Tensor, null: Tensor, codebook: Codebook, seeds: Tensor) -> pd.DataFrame:
+    """Its p comes in steps of about N over the number of codewords: `ddattr plan` says where that is no test."""
     radius = norm.max(0).values
     control, p = significance.radius_significance(radius, null, codebook)
     return pd.DataFrame(
