@@ -135,6 +135,8 @@ def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
         shown.append({network.replicate for network in networks})
         return torch.zeros(1, 1, 2, 2)
 
-    truth = Truth(plan, SimpleNamespace(drawn_by=drawn_by), lambda model: model)
+    truth = Truth.__new__(Truth)  # what its displacements look at, and no more
+    truth.plan, truth.network = plan, lambda model: model
+    truth.queries = SimpleNamespace(drawn_by=drawn_by)
     assert truth.displacements.shape == (2, 5, 1, 1, 2, 2)
     assert sorted(map(tuple, shown)) == [(1,)] * 6 + [(2,)] * 6
