@@ -10,6 +10,7 @@ from enum import StrEnum
 EQUAL_COST = "@equal_cost"  # in a config: of as many members as a tuned peer's trainings would buy
 TESTED = "denoised_gls"  # whose p-values say that a unit matters
 SUPPORT = "denoised_posterior"  # what units are ranked by
+WITH_GRADIENTS = "denoised_dtrak"  # the same, near being what D-TRAK says, of one model's gradients
 LEFT_OUT = "leave_one_out"  # what training at another seed without each unit says
 
 
@@ -52,7 +53,7 @@ class Method:
     @property
     def scored_by_attribute(self) -> bool:
         """Whether `attribute` scores it, by its pull; `validate` scores all others, and real queries' denoising."""
-        return self.family in (Family.DISPLACEMENT, Family.DENOISING)
+        return self.family in (Family.DISPLACEMENT, Family.DENOISING) and not self.needs
 
     @property
     def tuned(self) -> bool:
@@ -71,6 +72,7 @@ METHODS = (
     Method("denoised", "denoising", N, few=True),
     Method(TESTED, "denoising, others discounted", N),
     Method(SUPPORT, "denoising, posterior", N, few=True, shown=True),
+    Method(WITH_GRADIENTS, "denoising, D-TRAK's order", N, needs=("full", "gradients"), few=True),
     Method("individual_centred", "individuals, centred", D),
     Method("individual", "individual members", D),
     Method("last_step", "last step", D),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.attribution.methods import LEFT_OUT, Family, Method, method_of
+from ddattr.attribution.methods import LEFT_OUT, WITH_GRADIENTS, Family, Method, method_of
 from ddattr.attribution.queries import default_folder
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.study import Phase, Study
@@ -40,8 +40,8 @@ def costs(
     Seconds are of one process: of training the models that a method needs (and those that it is tuned on), all at the
     members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of the
     ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m members
-    alone, is scored and timed apart. Memory is the highest that a process of training or scoring
-    held. `leave_one_out` costs a training a group and one of all; asking these is not timed.
+    alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
+    `leave_one_out` costs a training a group and one of all; asking these is not timed.
 
     Args:
         root: the run's folder.
@@ -62,7 +62,8 @@ def costs(
         others = _others(method, root, plan, seconds)
         if ours and fork is not None:
             others = [*others, root / "base"]
-        models, attribution = ours + others, [default_folder(root)] * (method.scored_by_attribute and not size)
+        asked = method.family in (Family.DISPLACEMENT, Family.DENOISING) and not size
+        models, attribution = ours + others, [default_folder(root)] * asked
         training = len(ours) * each + len(others) * steps
         scored = [name, *_beside(method, seconds)]
         held = [memory.get(part, 0.0) for part in scored]
@@ -94,7 +95,9 @@ def _others(method: Method, root: Path, plan: Plan, seconds: Mapping[str, float]
 
 
 def _beside(method: Method, seconds: Mapping[str, float]) -> list[str]:
-    """Peers whose scores, or projected gradients, a method of the members' losses takes."""
+    """Peers whose scores, or projected gradients, a method of the members takes."""
+    if method.key == WITH_GRADIENTS:
+        return ["dtrak"]
     if method.family is not Family.LOSS:
         return []
     if "halves" in method.needs:

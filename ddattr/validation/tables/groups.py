@@ -55,7 +55,8 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _cases(study: Study) -> list[Case]:
     """Does a method name the group whose removal hurts most, in loss or by how far the picture moves, and does it
-    predict how far it moves away from the group's mean image (its pull)?
+    predict how far it moves away from the group's mean image (its pull)? Peers are tuned on loss, and for distance on
+    distance; for pull, which has a sign and which half-data models have not, on loss: they were not made for it.
 
     Similarities have no zero: they are centred over units, or the largest group would always win.
     """
@@ -77,7 +78,8 @@ def _cases(study: Study) -> list[Case]:
     own, *moved = [displacement_scores(one, answers.queries.factual, images) for one in by_seed]
     for target, measure in (("distance", "norm"), ("pull", "pull")):
         effects = torch.stack([one[measure] for one in moved])
-        cases.append(Case(target, "generated", centred["generated"], effects, own[measure]))
+        tuned = study.scores.get("distance", {}) if target == "distance" else {}
+        cases.append(Case(target, "generated", centred["generated"] | tuned, effects, own[measure]))
     return cases
 
 
