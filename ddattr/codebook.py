@@ -80,7 +80,7 @@ class Codebook:
     def phantom_codewords(self, phantoms: Int[Tensor, "*phantoms"]) -> Bool[Tensor, "*phantoms n"]:
         """Codewords of phantoms 0 .. `phantoms` - 1: the ranks past the last unit.
 
-        Those past 2^63, if there are, have no index in a tensor; `redraw` and `sample_phantoms` draw them all the same.
+        Those past 2^63, if there are, have no index in a tensor; `sample_phantoms` draws them all the same.
         """
         index = phantoms.numpy().astype(np.int64)
         if index.size and (index.min() < 0 or int(index.max()) >= self.phantoms):
@@ -95,28 +95,6 @@ class Codebook:
         if self.phantoms <= count:
             return self.phantom_codewords(torch.arange(self.phantoms))
         return self._at(permute(np.arange(count), self.phantoms, seed) + self.units)
-
-    def redraw(
-        self, position: int, draws: Int[Tensor, "draws"]
-    ) -> tuple[Bool[Tensor, "draws n"], Int[Tensor, "draws"]]:
-        """What the unit at a position of a set could have held instead, in every draw: (phantom codeword, own).
-
-        `own` is a position: where the set has a unit there, it is this unit's codeword that is held; else the phantom.
-        Draw r permutes, by key r, one codeword more than there are phantoms: a set's own, and phantoms for the rest. So
-        distinct positions hold distinct codewords, and a set's own are as likely as any other.
-
-        Raises:
-            ValueError: there are no more phantoms than the position.
-        """
-        if not 0 <= position < self.phantoms:
-            raise ValueError(
-                f"codebook: {self.phantoms} phantoms, too few to redraw the unit at position {position}. "
-                f"Set codebook.members higher."
-            )
-        last = self.phantoms  # a set's own codewords are the last of the pool, backwards
-        place: np.ndarray = permute(np.array(last - position), last + 1, draws.numpy()).astype(_kind(self.capacity))
-        own = np.minimum(last - place, self.units).astype(np.int64)  # no set has a unit at position `units`
-        return self._at(np.minimum(place, last - 1) + self.units), torch.from_numpy(own)
 
     def subset(self, member: int) -> Bool[Tensor, "units"]:
         """Units that a member trains on: its column."""
@@ -166,14 +144,9 @@ class Codebook:
             overlap = max(overlap, common.max().item())
         return int(2 * (self.weight - overlap))
 
-    def smallest_q(self, asked: int | None = None) -> float:
-        """Smallest Benjamini-Hochberg q-value of a unit that is found alone: N / (1 + phantoms), no more than 1.
-
-        Args:
-            asked: most phantoms in its null; None asks all.
-        """
-        phantoms = self.phantoms if asked is None else min(self.phantoms, asked)
-        return min(1.0, self.units / (1 + phantoms))
+    def smallest_q(self) -> float:
+        """Smallest Benjamini-Hochberg q-value of a unit that is found alone: N / (1 + phantoms), no more than 1."""
+        return min(1.0, self.units / (1 + self.phantoms))
 
     def _at(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(unrank(permute(index, self.capacity, self.seed), self.members, self.weight))

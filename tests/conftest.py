@@ -180,7 +180,6 @@ TINY_SIZES = (  # of six members, of any data
     "quality.batch=4",
     "quality.sizes=[1,2,6]",
     "quality.extractor_steps=5",
-    "significance.draws=50",
     "significance.neighbourhoods=[1,2]",
 )
 TINY = (
@@ -358,6 +357,7 @@ COLUMNS = {
     "radius": ["query", "radius", "phantom_radius", "p_value", "attributable", "resolution"],
     "queries": ["query", "jacobian_norm", "jvp_error", "rotating_error"],
     "nulls": ["query", "unit", "counts"],
+    "verified": ["query", "unit", "p_value", "drawn", "error", "ratio"],
     "calibration": ["test", "level", "rejected", "low", "high"],
     "fid": ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"],
     "convergence": ["members", "order", "distance_mean", "distance_sem", "kind"],

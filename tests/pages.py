@@ -18,7 +18,7 @@ from ddattr.data.source import Source
 from ddattr.data.tables import near_table, unit_table
 from ddattr.stages.attributing import write
 
-SETTINGS = TestSettings(0, phantoms=2000, draws=100, neighbourhoods=(1, 2, 5))
+SETTINGS = TestSettings(0, phantoms=2000, neighbourhoods=(1, 2, 5))
 
 
 class Made(NamedTuple):

@@ -8,7 +8,7 @@ from ddattr.attribution.baselines import pixel
 from ddattr.attribution.calibration import calibrated, calibration
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.gls import LeaveOneOutGLS
-from ddattr.attribution.influence import pull, similarity
+from ddattr.attribution.influence import similarity
 from ddattr.attribution.significance import TestSettings, pull_significance, set_significance
 from ddattr.codebook import Codebook
 from ddattr.data.source import Source
@@ -32,7 +32,6 @@ def table():
         CODE,
         150,
         0.05,
-        phantoms=400,
     )
 
 
@@ -48,7 +47,7 @@ def test_strangers_are_tested_as_units_are():
     """Along its distinctive direction, the others discounted, sets by similarity; at a level that about half pass."""
     response, factual, strangers = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2)
     sets, level = torch.arange(15) % 5, 0.5
-    found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, 400, gls_share=0.8)
+    found = calibration(response, factual, strangers, {"label": sets}, CODE, 2, level, gls_share=0.8)
     found = found.pivot(index="redraw", columns="test", values="rejected")
     near = similarity(-pixel(factual, strangers))
     for redraw in (0, 1):
@@ -56,11 +55,10 @@ def test_strangers_are_tested_as_units_are():
         codewords, along = code.codewords(torch.arange(15)), distinctive(response, strangers)
         gls = LeaveOneOutGLS(codewords, near, 0.8)
         answers = gls.adjust(along)
-        phantoms = code.sample_phantoms(400, redraw)
-        _, p = pull_significance(pull(answers, codewords), answers, phantoms, codewords)
+        _, p = pull_significance(answers, codewords, codewords)
         assert found.unit[redraw] == pytest.approx((p <= level).double().mean().item())
         groups = torch.stack([(sets == s).nonzero()[:, 0] for s in range(5)])[:, None].expand(-1, 4, -1)
-        _, _, p = set_significance(groups, gls.adjust_sets(near * along, groups), code, 1000, redraw)
+        _, _, p = set_significance(groups, gls.adjust_sets(near * along, groups), code)
         assert found.label[redraw] == pytest.approx((p <= level).double().mean().item())
 
 
@@ -78,38 +76,9 @@ def test_p_values_that_are_too_small_do_not_pass(table, monkeypatch):
 
     monkeypatch.setattr(estimator, "pull_significance", eager)
     response = randn(14, 4, 1, 3, 3)
-    found = calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 150, 0.05, 400)
+    found = calibration(response, randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 150, 0.05)
     rates = found[found.test == "unit"].rejected
     assert rates.mean() > 0.05 + 4 * rates.sem()
-
-
-@pytest.mark.parametrize(("strangers", "level", "expected"), [(15, 0.05, 3000), (15, 0.2, 750), (7, 0.03, 2334)])
-def test_there_are_ten_times_as_many_phantoms_as_one_discovery_needs_unless_told_otherwise(
-    monkeypatch, strangers, level, expected
-):
-    """One p-value among N strangers is a discovery at level / N: 1 / phantoms must be far below it."""
-    asked, honest = [], Codebook.sample_phantoms
-
-    def sample(code, count, *given):
-        asked.append(count)
-        return honest(code, count, *given)
-
-    monkeypatch.setattr(Codebook, "sample_phantoms", sample)
-    given = randn(14, 2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), randn(strangers, 1, 3, 3, seed=2), {}, CODE, 2, level
-    calibration(*given)
-    calibration(*given, phantoms=70)
-    assert asked == [expected, expected, 70, 70]
-
-
-def test_a_null_of_few_phantoms_discovers_nothing_and_the_usual_one_does():
-    """Of 50 phantoms the smallest p-value is 1/51: six of the 15 units would have to reach it at once, by chance in one
-    of a million queries. Of the usual 3,000 one unit can. 120 codebooks and 4 queries, each a discovery in up to 0.05:
-    none of the codebooks has one by chance in less than 1 of 400, were as few as 0.0125 of the queries."""
-    given = randn(14, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), randn(15, 1, 3, 3, seed=2), {}, CODE, 120, 0.05
-    few, usual = (calibration(*given, phantoms=phantoms) for phantoms in (50, None))
-    assert (few[few.test == "discovery"].rejected == 0).all()
-    rates = usual[usual.test == "discovery"].rejected
-    assert 0 < rates.mean() < 0.05 + 4 * rates.sem()
 
 
 def held(count: int, labels: bool = True) -> Source:

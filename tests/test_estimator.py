@@ -18,7 +18,6 @@ from ddattr.codebook import Codebook
 
 CODE = Codebook(40, 12, 5)
 CODEWORDS = CODE.codewords(torch.arange(40))
-PHANTOMS = CODE.phantom_codewords(torch.arange(CODE.phantoms))
 ROUNDED = {"rtol": 1e-5, "atol": 1e-6}  # contrasts are float32
 
 
@@ -62,8 +61,8 @@ def test_it_is_leave_one_out_gls_then_pull_then_the_posterior(whole):
 def test_it_tests_units_as_significance_does(whole):
     answers = randn(12, 40, 3)
     found = whole.estimate(answers)
-    z, p = whole.test(found.adjusted, PHANTOMS)
-    expected = pull_significance(found.pull, found.adjusted, PHANTOMS, CODEWORDS)
+    z, p = whole.test(found.adjusted)
+    expected = pull_significance(found.adjusted, CODEWORDS, CODEWORDS)
     assert torch.equal(z, expected[0])
     assert torch.equal(p, expected[1])
     torch.testing.assert_close(found.z, z)
@@ -72,9 +71,9 @@ def test_it_tests_units_as_significance_does(whole):
 @SHARES
 def test_it_tests_sets_of_units_each_by_its_similarity_as_significance_does(whole):
     answers, near = randn(12, 40, 3), similarity(DISTANCE)
-    found = whole.test_sets(answers, some_sets(), CODE, draws=50, seed=3)
+    found = whole.test_sets(answers, some_sets(), CODE)
     adjusted = LeaveOneOutGLS(CODEWORDS, near, whole.share).adjust_sets(near * answers, some_sets())
-    for a, b in zip(found, set_significance(some_sets(), adjusted, CODE, 50, 3), strict=True):
+    for a, b in zip(found, set_significance(some_sets(), adjusted, CODE), strict=True):
         assert torch.equal(a, b)
 
 
@@ -162,7 +161,7 @@ def some_sets() -> torch.Tensor:
 def test_sets_of_all_members_have_the_z_that_attribute_has(whole):
     """Codewords being distinct included: of 792 it shows."""
     answers = randn(12, 40, 3)
-    _, expected, _ = whole.test_sets(answers, some_sets(), CODE, draws=3)
+    _, expected, _ = whole.test_sets(answers, some_sets(), CODE)
     torch.testing.assert_close(whole.z_of_sets(answers, some_sets(), CODE.capacity), expected, **ROUNDED)
     assert not torch.allclose(whole.z_of_sets(answers, some_sets(), 10**9), expected, **ROUNDED)
 

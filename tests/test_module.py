@@ -52,7 +52,7 @@ def attribute(process, data, tmp_path):
             "check": 3,
             "refine": 2,
             "first_query": 10,
-            "settings": TestSettings(0, draws=50, neighbourhoods=(1, 2, 3)),
+            "settings": TestSettings(0, neighbourhoods=(1, 2, 3)),
         } | options
         module = AttributionModule(
             ensemble or Ensemble(bends(n)),

@@ -44,7 +44,7 @@ def test_a_null_that_does_not_vary_is_all_at_0():
 
 @pytest.mark.parametrize("level", [1e-9, 0.9])
 def test_rows_are_the_units_that_pass_and_those_of_largest_support(found, level):
-    _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted, PHANTOMS)
+    _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted)
     q = benjamini_hochberg(p)
     table = nulls(found, q, PHANTOMS, SEEDS, level)
     expected = {
@@ -61,7 +61,7 @@ def test_rows_are_the_units_that_pass_and_those_of_largest_support(found, level)
 
 def test_the_histogram_has_the_phantoms_that_p_counts(found):
     """Beyond the bin of the score all, and in it none or some."""
-    _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted, PHANTOMS)
+    _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted)
     table = nulls(found, benjamini_hochberg(p), PHANTOMS, SEEDS, 0.05)
     for row in table.itertuples():
         query = SEEDS.tolist().index(row.query)

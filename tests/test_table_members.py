@@ -160,7 +160,7 @@ def test_the_table_is_of_each_sub_ensemble_and_what_is_predicted_of_the_whole_en
     near, along = similarity(-alike.double()), distinctive(answers.denoised, answers.data.unit_images)
     nearest = alike.argsort(0, descending=True)[:3].T[None]
     adjusted = LeaveOneOutGLS(answers.codewords, near, 0.5).adjust_sets(near * along, nearest)
-    _, whole, _ = set_significance(nearest, adjusted, book, draws=3)
+    _, whole, _ = set_significance(nearest, adjusted, book)
     assert curve[8, 0, "z_nearest:3"] == pytest.approx(whole.mean().item(), rel=1e-5)
     for some, order, _ in answers.sub_ensembles:
         if len(some) == 5:

@@ -62,13 +62,13 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
     return residual @ residual.mT / 40
 
 
-def influence_on_denoising(response, pictures, images, codebook, phantoms, share) -> dict[str, Scored]:
+def influence_on_denoising(response, pictures, images, codebook, share) -> dict[str, Scored]:
     """As the table of planted units has it."""
     along = {"denoised_gls": distinctive(response, images), "denoised_toward": projections(response, pictures, images)}
     estimator = Estimator.of_distance(
         codebook.codewords(torch.arange(codebook.units)), pixel_distance(pictures, images), share
     )
-    return influence_by_pull(along, estimator, phantoms)
+    return influence_by_pull(along, estimator)
 
 
 @pytest.mark.parametrize("method", ["loss", "member_loss"])
@@ -105,7 +105,7 @@ def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
     response -= response.mean(0)
     for seed in range(400):
         codebook = Codebook(8, 12, 5, seed)
-        found = influence_on_denoising(response, picture, images, codebook, codebook.sample_phantoms(10**6), 0.5)
+        found = influence_on_denoising(response, picture, images, codebook, 0.5)
         p.append(found[method].p[0].item())
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
@@ -115,12 +115,12 @@ def test_p_of_the_denoising_is_uniform_when_codewords_are_drawn_anew(method):
 def test_a_unit_towards_which_its_members_denoise_is_found_first(process, share, method):
     """Linear members that differ by small chance; those that saw unit 7 turn pictures towards its image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
-    codewords, phantoms = everything(codebook)
+    codewords, _ = everything(codebook)
     noise_estimate = 0.02 * randn(12, 4) - codewords[7][:, None] * images[7].flatten()
     ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
     times, noise = loss_draws(4, process, SHAPE, seed=0)
     response = denoised(ensemble, process, pictures, times, noise.double())
-    score, z, p = influence_on_denoising(response, pictures, images, codebook, phantoms, share)[method]
+    score, z, p = influence_on_denoising(response, pictures, images, codebook, share)[method]
     assert (ranks(score, torch.full((3,), 7)) == 1).all()
     torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[7] > 2.5).all()
@@ -130,9 +130,9 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, share,
 def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(share):
     """Against their definitions elsewhere; the pull is that of the displacement towards the unit's image."""
     codebook, images, pictures = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), randn(3, *SHAPE, seed=4)
-    codewords, phantoms = everything(codebook)
+    codewords, _ = everything(codebook)
     response = randn(12, 3, *SHAPE)
-    found = influence_on_denoising(response, pictures, images, codebook, phantoms, share)
+    found = influence_on_denoising(response, pictures, images, codebook, share)
     estimator = Estimator.of_distance(codewords, pixel_distance(pictures, images), share)
     expected = estimator.estimate(distinctive(response, images)).named("denoised")
     for method in ("denoised_gls", "denoised_posterior"):
@@ -145,12 +145,12 @@ def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(sh
 def test_what_picture_and_unit_share_is_seen_along_the_distinctive_direction_and_not_from_picture_to_unit():
     """The picture is unit 7's but for one pixel, and its members denoise towards all that the two have in common."""
     codebook, images, response = Codebook(20, 12, 5), randn(20, *SHAPE, seed=3), 0.02 * randn(12, 1, *SHAPE, seed=5)
-    codewords, phantoms = everything(codebook)
+    codewords, _ = everything(codebook)
     picture = images[7:8].clone()
     picture[..., 0, 0] += 1
     shared = images[7] * (picture[0] == images[7])
     response += codewords[7].double()[:, None, None, None, None] * shared
-    found = influence_on_denoising(response - response.mean(0), picture, images, codebook, phantoms, 0.5)
+    found = influence_on_denoising(response - response.mean(0), picture, images, codebook, 0.5)
     assert found["denoised_gls"].p[7] < 0.01
     assert found["denoised_toward"].p[7] > 0.05
     assert found["denoised_posterior"].score[:, 0].argmax() == 7
@@ -177,9 +177,9 @@ def test_only_what_is_tested_with_others_discounted_has_a_posterior():
     """Of the displacement and of the denoising; along another direction there is a test and no more."""
     along = randn(12, 20, 3)
     methods = ("jvp_gls", "denoised_gls", "denoised_toward", "jvp_distinctive", "jvp_feature", "jvp_region")
-    codewords, phantoms = everything(Codebook(20, 12, 5))
+    codewords, _ = everything(Codebook(20, 12, 5))
     estimator = Estimator(codewords, similarity(1 + randn(20, 3).abs()))
-    found = influence_by_pull(dict.fromkeys(methods, along), estimator, phantoms)
+    found = influence_by_pull(dict.fromkeys(methods, along), estimator)
     assert set(found) == {*methods, "jvp_posterior", "denoised_posterior"}
     assert [name for name, scored in found.items() if scored.p is None] == ["jvp_posterior", "denoised_posterior"]
 

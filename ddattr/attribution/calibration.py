@@ -1,6 +1,5 @@
 """How often strangers pass: pictures that no member saw, as units with random codewords, under the tests of units."""
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -19,7 +18,7 @@ from ddattr.data.similarity import PIXELS, Similarity
 from ddattr.data.source import Source
 
 _MOST = 50  # strangers, and queries, evenly spaced among all there are
-_PRODUCTS = 1e10  # of phantoms, strangers, queries and members over all codebooks: some seconds of a core
+_TESTS = 100_000  # over all codebooks: some seconds of a core
 _REDRAWS = (10, 100)  # fewest and most codebooks
 
 
@@ -40,9 +39,8 @@ def calibrated(
     if count < 2:
         return None
     chosen, asked = _spread(len(held_out.images), count), _spread(len(factual), min(len(factual), _MOST))
-    phantoms = min(_enough(count, settings.level), codebook.capacity - count)
     fewest, most = _REDRAWS
-    redraws = int(_PRODUCTS / (phantoms * count * len(asked) * codebook.members))
+    redraws = _TESTS // (count * len(asked))
     strangers = held_out.images[chosen]
     table = calibration(
         response[:, asked],
@@ -70,7 +68,6 @@ def calibration(
     codebook: Codebook,
     redraws: int,
     level: float,
-    phantoms: int | None = None,
     gls_share: float = 0.5,
     distance: Float[Tensor, "units q"] | None = None,
 ) -> pd.DataFrame:
@@ -84,29 +81,22 @@ def calibration(
     Args:
         strangers: pictures of the same kind as the data, each a unit.
         sets: for every kind of set the set of each stranger.
-        phantoms: of a null; None takes ten times as many as one discovery among the strangers needs.
         gls_share: share of the variance put down to other strangers, as in an attribution.
         distance: from every stranger to every picture, by which they are near; None is that of pixels.
     """
-    phantoms = phantoms or _enough(len(strangers), level)
     answers, rows = distinctive(response, strangers), []
     queries = len(factual)
     near = similarity(pixel_distance(factual, strangers) if distance is None else distance)
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
         estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)
-        _, p = estimator.test(estimator.gls.adjust(answers), code.sample_phantoms(phantoms, redraw))
+        _, p = estimator.test(estimator.gls.adjust(answers))
         found = {"unit": _share(p, level), "discovery": _share(benjamini_hochberg(p).min(0).values, level)}
         for kind, of in sets.items():
             _, grouped = sets_of(of, queries)
-            found[kind] = _share(estimator.test_sets(answers, grouped, code, 1000, redraw)[2], level)
+            found[kind] = _share(estimator.test_sets(answers, grouped, code)[2], level)
         rows += [{"redraw": redraw, "test": test, "level": level, "rejected": share} for test, share in found.items()]
     return pd.DataFrame(rows)
-
-
-def _enough(strangers: int, level: float) -> int:
-    """Phantoms: ten times as many as one discovery among the strangers needs."""
-    return math.ceil(10 * strangers / level)
 
 
 def _spread(length: int, count: int) -> Int[Tensor, "count"]:

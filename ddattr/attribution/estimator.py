@@ -107,19 +107,12 @@ class Estimator:
 
     # -- tests
 
-    def test(
-        self, adjusted: Float[Tensor, "n units q"], phantoms: Bool[Tensor, "phantoms n"]
-    ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
-        """(z, p) of every unit of a whole ensemble against codewords of no unit, from its adjusted answers."""
-        return pull_significance(self.pull(adjusted), adjusted, phantoms, self.codewords)
+    def test(self, adjusted: Float[Tensor, "n units q"]) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
+        """(z, p) of every unit of a whole ensemble, from its adjusted answers."""
+        return pull_significance(adjusted, self.codewords, self.codewords)
 
     def test_sets(
-        self,
-        answers: Float[Tensor, "n units q"],
-        sets: Int[Tensor, "sets q size"],
-        codebook: Codebook,
-        draws: int,
-        seed: int = 0,
+        self, answers: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"], codebook: Codebook
     ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
         """(score, z, p) of whole sets: the sum of their units' pull, each weighed by its similarity, all others
         discounted.
@@ -127,10 +120,8 @@ class Estimator:
         Args:
             answers: not adjusted: what is discounted of a set is all units outside it.
             sets: units of every set for every query, padded with -1.
-            draws: assignments of codewords that p counts.
         """
-        adjusted = self.gls.adjust_sets(self.similarity * answers, sets)
-        return set_significance(sets, adjusted, codebook, draws, seed)
+        return set_significance(sets, self.gls.adjust_sets(self.similarity * answers, sets), codebook)
 
     def z_of_sets(
         self, answers: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"], capacity: int

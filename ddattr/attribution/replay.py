@@ -103,12 +103,10 @@ class Replay:
     def _surest(self, estimator: Estimator, adjusted: Tensor) -> Int[Tensor, "k q"]:
         """Units of smallest p of pull, ties by z. p is asked of the units of largest z only: it is dear."""
         codewords = estimator.codewords
-        score = estimator.pull(adjusted)
-        z = score / null_deviation(adjusted, codewords).clamp_min(1e-12)
+        z = estimator.pull(adjusted) / null_deviation(adjusted, codewords).clamp_min(1e-12)
         likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
-        phantoms = self.codebook.sample_phantoms(self.settings.phantoms, self.settings.seed)
         answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
-        _, p = pull_significance(score.gather(0, likely), answers, phantoms, codewords[likely])
+        _, p = pull_significance(answers, codewords[likely], codewords)
         return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
 
 

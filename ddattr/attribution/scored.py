@@ -51,7 +51,7 @@ class Scored:
         found = self.estimator.estimate(answers)
         for name, pull in found.named(method).items():
             self.scores[name] = self.scores.get(name, {}) | {"pull": pull}
-        self.tests[f"{method}_gls", "pull"] = self.estimator.test(found.adjusted, self.phantoms)
+        self.tests[f"{method}_gls", "pull"] = self.estimator.test(found.adjusted)
         return found
 
     def influence(self) -> pd.DataFrame:

@@ -1,21 +1,28 @@
-"""How sure: exact p-values of influence by randomisation inference.
+"""How sure: p-values of influence by randomisation inference.
 
 Codewords were assigned at random. If unit i never mattered, the members would be the same had it held any codeword
-that no other unit holds. Its score under those phantom codewords, on its own direction, is therefore its exact null.
+that no other unit holds. Its score under those codewords, the phantoms, on its own direction is therefore its null.
+
+What "exact" means: this null follows from how codewords were drawn, and from nothing else: neither the members nor the
+pictures are assumed to be of any distribution. Its tail is counted whole where there are at most 200,000 codewords,
+and p is then the rank of the unit's score, exactly. Of more, p is the saddlepoint's approximation of the tail over all
+codewords, held by others or not, times C / (C - N + 1), which covers whichever the others hold; `verified.csv` has how
+far it is from draws, of a seeded sample and of all units that pass. The p of a set is the saddlepoint's always.
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ddattr.attribution.tails import counted, saddlepoint
 from ddattr.codebook import Codebook, contrast
-from ddattr.diffusion.noise import Stream, generator
 
+COUNTED = 200_000  # codewords up to which a null is counted whole: all of 20 members
 _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
 
 
@@ -24,10 +31,11 @@ class TestSettings:
     """How influence is tested: the config group `significance`.
 
     Args:
-        seed: of phantoms, of the draws of sets' nulls, and of the random baseline beside them.
+        seed: of phantoms, of the units that are verified, and of the random baseline beside them.
         level: of significance, of q for single units, of p for neighbourhoods.
-        phantoms: most codewords of no unit in a unit's null; all of them when there are fewer.
-        draws: assignments in a set's null.
+        phantoms: most codewords of no unit that lengths, which have no closed form, are held against; all of them when
+            there are fewer.
+        verified: units drawn by seed, beside all that pass, whose p is held against draws where it was not counted.
         gls_share: share of the members' variance that is put down to other units when one is tested; 0 tests plain
             contrasts.
         neighbourhoods: numbers of nearest units that are tested as sets.
@@ -38,14 +46,14 @@ class TestSettings:
     seed: int
     level: float = 0.05
     phantoms: int = 100_000
-    draws: int = 10_000
+    verified: int = 64
     gls_share: float = 0.5
     neighbourhoods: Sequence[int] = (1, 2, 5, 10, 20, 50, 100, 200)
 
     def __post_init__(self) -> None:
-        for name in ("phantoms", "draws"):
-            if getattr(self, name) < 1:
-                _refuse(name, getattr(self, name), "at least 1")
+        for name, least in (("phantoms", 1), ("verified", 0)):
+            if getattr(self, name) < least:
+                _refuse(name, getattr(self, name), f"at least {least}")
         if not 0 < self.level < 1:
             _refuse("level", self.level, "between 0 and 1")
         if not 0 <= self.gls_share < 1:
@@ -79,32 +87,42 @@ def null_deviation(
 
 
 def pull_significance(
-    score: Float[Tensor, "units q"],
     answers: Float[Tensor, "n units q"],
-    phantoms: Bool[Tensor, "phantoms n"],
     codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"],
-    block: int = 1 << 20,
+    held: Bool[Tensor, "all n"],
 ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
-    """(z, p) of `pull` against phantoms on the unit's own direction, one-sided.
-
-    p = (1 + #{phantom >= score}) / (1 + phantoms); z in closed form.
+    """(z, p) of `pull`, one-sided: z in closed form; p is the share, of the codewords that no other unit holds, whose
+    score on the unit's own direction is as large or larger. Of answers that do not vary p is 1.
 
     Args:
         answers: what members say along each unit's direction, adjusted or not.
         codewords: of the units, as `null_deviation` takes them.
-        block: most phantom scores held at once: as many as a cache holds.
+        held: codewords of all units, of constant weight.
     """
-    deviation = null_deviation(answers, codewords)
-    weights = -contrast(phantoms).to(answers).T
-    threshold = (score - _TIE * deviation).flatten()
-    columns = answers.flatten(1).T.contiguous()
-    exceed = torch.empty_like(threshold)
-    width = max(1, block // max(1, len(phantoms)))
-    for start in range(0, len(threshold), width):
-        part = slice(start, start + width)
-        above = columns[part] @ weights >= threshold[part, None]
-        exceed[part] = torch.from_numpy(np.count_nonzero(above.cpu().numpy(), axis=1)).to(exceed)  # torch sums slowly
-    return _standardise(score, deviation), ((1 + exceed) / (1 + len(phantoms))).reshape(score.shape)
+    (units, n), weight = held.shape, int(held[0].sum())
+    numbers = answers.flatten(1).double()
+    sums = torch.einsum(f"{'un' if codewords.dim() == 2 else 'uqn'},nuq->uq", codewords.double(), answers.double())
+    sums = sums.flatten()
+    deviation = (numbers.var(0) * (weight * (n - weight) / n)).sqrt()
+    z = _standardise(sums - weight * numbers.mean(0), deviation)
+    capacity = comb(n, weight)
+    free = capacity - units + 1  # its own, and those of no unit
+    if capacity <= COUNTED:
+        least = sums - _TIE * deviation
+        p = (counted(numbers, least, weight) - _reached(numbers, least, held) + 1) / free
+    else:
+        p = (saddlepoint(numbers[:, None], z, weight).clamp_min(1 / capacity) * (capacity / free)).clamp_max(1)
+    return z.to(answers).reshape(answers.shape[1:]), p.to(answers).reshape(answers.shape[1:])
+
+
+def _reached(
+    numbers: Float[Tensor, "n tests"], least: Float[Tensor, "tests"], held: Bool[Tensor, "units n"]
+) -> Int[Tensor, "tests"]:
+    """Units whose codewords have a sum of at least that much."""
+    total = torch.zeros(numbers.shape[1], dtype=torch.long)
+    for block in held.to(numbers).split(max(1, (1 << 22) // numbers.shape[1])):
+        total += (block @ numbers >= least).sum(0)
+    return total
 
 
 def norm_significance(
@@ -136,48 +154,33 @@ def benjamini_hochberg(p: Float[Tensor, "tests *rest"]) -> Float[Tensor, "tests 
 
 
 def set_significance(
-    sets: Int[Tensor, "sets q size"],
-    answers: Float[Tensor, "n sets q size"],
-    codebook: Codebook,
-    draws: int,
-    seed: int = 0,
-    block: int = 1 << 24,
+    sets: Int[Tensor, "sets q size"], answers: Float[Tensor, "n sets q size"], codebook: Codebook
 ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
     """(score, z, p) of sets of units, scored after the fact: the sum of their units' `pull`.
 
-    Under the null a set's units hold any of their own codewords and the phantoms, distinct; p counts `draws` such
-    assignments; z has the exact variance of a sum over distinct codewords. A set larger than the number of phantoms
-    has p NaN.
+    Under the null a set's units hold any codewords, distinct. z has the exact variance of a sum over distinct
+    codewords; p is the tail of that z by the saddlepoint of units that draw independently. A set larger than the
+    number of phantoms has p NaN, and one of a single unit the unit's.
 
     Args:
         sets: units of every set for every query, padded with -1 behind.
         answers: what members say of each of these units, adjusted and weighted perhaps.
-        block: most assignments' scores held at once.
     """
     present, units = sets >= 0, sets.clamp_min(0)
-    size, longest = present.sum(-1), sets.shape[-1]
-    answers = (answers * present).movedim(-1, 0)
-    held = contrast(codebook.codewords(units)).to(answers)
-    total = -torch.einsum("sqpn,pnsq->sq", held, answers)
+    size = present.sum(-1)
+    answers = answers.double() * present
+    codewords = codebook.codewords(units)
+    total = -torch.einsum("sqpn,nsqp->sq", contrast(codewords).to(answers), answers)
     c = codebook.capacity  # an integer that may be past 64 bits, which tensors refuse: only its ratios meet them
-    variance = answers.var(1).sum(0) - answers.sum(0).var(0) * (1 / c)
+    variance = answers.var(0).sum(-1) - answers.sum(-1).var(0) * (1 / c)
     deviation = (codebook.contrast_variance * variance * (c / (c - 1))).clamp_min(0).sqrt()
-    exceed = torch.zeros_like(total)
-    keys = torch.from_numpy(generator(seed, Stream.SET_NULL).integers(0, 2**63, draws))
-    for part in keys.split(max(1, block // max(1, size.numel()))):
-        null = answers.new_zeros(len(part), size.numel())
-        for position in range(min(codebook.phantoms, longest)):
-            a = answers[position].flatten(1)
-            phantoms, own = codebook.redraw(position, part)
-            weights = contrast(phantoms).to(a)
-            null.addmm_(weights, a, alpha=-1)
-            among = (own < longest).nonzero()[:, 0]  # draws in which it is not a phantom that the unit holds
-            under_own = torch.einsum("sqpn,nsq->psq", held, answers[position]).flatten(1)
-            less = weights[among] @ a - under_own[own[among]]
-            null[among] += torch.where(own[among, None] < size.flatten(), less, 0)
-        exceed += (null >= (total - _TIE * deviation).flatten()).sum(0).reshape(size.shape)
-    testable = (size > 0) & (size <= min(codebook.phantoms, longest))
-    return total, _standardise(total, deviation), torch.where(testable, (1 + exceed) / (1 + draws), torch.nan)
+    z = _standardise(total, deviation)
+    p = saddlepoint(answers.flatten(1, 2).transpose(1, 2), z.flatten(), codebook.weight).reshape(size.shape)
+    if (single := size == 1).any():
+        held = codebook.codewords(torch.arange(codebook.units))
+        _, alone = pull_significance(answers[:, single][..., :1], codewords[single][:, :1], held)
+        p[single] = alone[:, 0]
+    return total, z, torch.where((size > 0) & (size <= min(codebook.phantoms, sets.shape[-1])), p, torch.nan)
 
 
 def resolution(p: Float[Tensor, "sizes q"], level: float) -> Int[Tensor, "q"]:

@@ -22,6 +22,7 @@ from ddattr.attribution.nulls import nulls
 from ddattr.attribution.scored import Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
+from ddattr.attribution.verified import verification
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
@@ -33,7 +34,8 @@ _PARQUET = ("attributions", "influence", "sets", "nulls")
 class Tables(NamedTuple):
     """Tables by the names of the files that hold them; None where there is nothing to say.
 
-    `agreement` and its summary take a tape, and `calibration` pictures that were held out.
+    `agreement` and its summary take a tape, `calibration` pictures that were held out, and `verified` p-values
+    that were not counted.
     """
 
     attributions: pd.DataFrame
@@ -42,6 +44,7 @@ class Tables(NamedTuple):
     radius: pd.DataFrame
     queries: pd.DataFrame
     nulls: pd.DataFrame
+    verified: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     agreement_summary: pd.DataFrame | None = None
@@ -114,6 +117,7 @@ def of_denoising(
         pd.DataFrame(radius),
         _queries(seeds, scored.factual, data, names),
         nulls(found, q, scored.phantoms, seeds, settings.level),
+        verification(found.adjusted, z, p, codebook, seeds, settings),
         calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
     )
 
@@ -154,12 +158,12 @@ def _sets(
     frames = []
     for kind, of in data.partitions().items():
         values, sets = sets_of(of, len(seeds))
-        total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
+        total, z, p = estimator.test_sets(answers, sets, codebook)
         q = significance.benjamini_hochberg(p)
         names = [f"{kind}:{data.set_name(kind, value)}" for value in values]
         frames.append(_set_rows(names, sets, seeds, total, z, p, q))
     sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
-    total, z, p = estimator.test_sets(answers, sets, codebook, settings.draws, settings.seed)
+    total, z, p = estimator.test_sets(answers, sets, codebook)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
     frames.append(_set_rows([f"nearest:{size}" for size in sizes], sets, seeds, total, z, p, q))

@@ -35,7 +35,6 @@ PAGES = {  # in the order in which a newcomer needs them
             "data.clusters",
             "training.steps",
             "significance.level",
-            "significance.phantoms",
             "power",
         ),
         ("ddattr plan", "ddattr plan codebook.members=24 codebook.weight=null"),

@@ -28,7 +28,7 @@ class Stream(IntEnum):
     EXTRACTOR = 8
     RANDOM_BASELINE = 9
     BOOTSTRAP = 10
-    SET_NULL = 11
+    VERIFICATION = 11
     DROPOUT = 12
     SUBSETS = 13
     LOSS = 14

@@ -39,7 +39,7 @@ def run(run: Run) -> None:
         _doing(doing)
         for name, value in part():
             print(f"{name:<28}{value}", flush=True)
-    found = warnings(code, run.significance.level, run.significance.phantoms, data.duplicates)
+    found = warnings(code, run.significance.level, data.duplicates)
     if data.labelled_twice:
         found.append(f"{data.labelled_twice} pictures are identical to one of another label.")
     for warning in [*run.remarks, *found]:
@@ -71,14 +71,9 @@ def describe(code: Codebook, level: float = 0.05) -> list[tuple[str, str]]:
     ]
 
 
-def warnings(code: Codebook, level: float, phantoms: int, duplicates: int) -> list[str]:
+def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
     """What a user should change, or know, before training."""
     found = []
-    if code.smallest_q() <= level < code.smallest_q(phantoms):
-        found.append(
-            f"no single unit can reach q <= {level:g} against {phantoms:,} phantoms: the smallest is "
-            f"{code.smallest_q(phantoms):.3g}. Set significance.phantoms to {math.ceil(code.units / level):,} or more."
-        )
     if code.smallest_q() > level:
         usual = "" if code.weight == default_weight(code.members) else " and codebook.weight to null"
         found.append(
@@ -152,7 +147,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
     }
     pixels = torch.Size(run.data.shape).numel()
     held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
-    scores = 8 * run.significance.phantoms * 168 + 8 * run.significance.draws * queries * 120
+    scores = 8 * run.significance.phantoms * 168
     disk = n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12
     return [
         *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),

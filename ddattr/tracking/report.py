@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from PIL import Image
@@ -61,7 +62,7 @@ def lines(root: Path) -> dict[str, str]:
         "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
         f"{surest(root)}{_sets(root, level)}",
         "resolution": _resolution(radius),
-        "calibration": _calibration(root),
+        "calibration": _calibration(root) + _verified(root),
     }
 
 
@@ -147,6 +148,21 @@ def _calibration(root: Path) -> str:
     table = load_table(path)
     rates = ", ".join(f"{row.test} {row.rejected:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
     return f"calibration: pictures that no member saw pass at p <= {table.level.iloc[0]:g} at a rate of: {rates}"
+
+
+def _verified(root: Path) -> str:
+    """Nothing where every p was counted, as it is of few members."""
+    path = default_folder(root) / "verified.csv"
+    if not path.exists():
+        return ""
+    table = load_table(path)
+    if table.empty:
+        return ""
+    worst = table.loc[np.log(table.ratio).abs().idxmax()]
+    return (
+        f"; p over draws of {len(table)} units: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} (its "
+        f"draws have a standard error of {worst.error / worst.drawn:.2f})"
+    )
 
 
 def write_report(root: Path, name: str, data: UnitDataModule) -> None:

@@ -57,7 +57,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     }
     codewords, phantoms = answers.codewords, answers.phantoms
     methods = influence_on_loss(residuals, codewords, phantoms)
-    methods |= influence_by_pull(directed, answers.estimator(pictures), phantoms)
+    methods |= influence_by_pull(directed, answers.estimator(pictures))
     methods |= influence_by_length({"jvp_norm": response, "denoised_norm": denoised}, codewords, phantoms)
     methods |= {"feature": Scored(features), "pixel": Scored(pixel(pictures, units))}
     planted = data.held_out_units[known]
@@ -93,9 +93,7 @@ def influence_on_loss(
     return found
 
 
-def influence_by_pull(
-    answers: Mapping[str, Float[Tensor, "n units q"]], estimator: Estimator, phantoms: Bool[Tensor, "phantoms n"]
-) -> dict[str, Scored]:
+def influence_by_pull(answers: Mapping[str, Float[Tensor, "n units q"]], estimator: Estimator) -> dict[str, Scored]:
     """Pull of what members answer along every unit's direction, the other units discounted, with z and p.
 
     Beside `METHOD_gls`, which is tested, stands what to expect of it, `METHOD_posterior`: that is no test.
@@ -106,7 +104,7 @@ def influence_by_pull(
     found = {}
     for name, given in answers.items():
         estimate = estimator.estimate(given)
-        found[name] = Scored(estimate.pull, *estimator.test(estimate.adjusted, phantoms))
+        found[name] = Scored(estimate.pull, *estimator.test(estimate.adjusted))
         if name.endswith("_gls"):
             found[name.removesuffix("_gls") + "_posterior"] = Scored(estimate.posterior)
     return found

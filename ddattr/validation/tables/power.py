@@ -19,7 +19,6 @@ from ddattr.validation.measures import measures_of_any, measures_of_displacement
 from ddattr.validation.study import Phase, Study
 
 PHASE = Phase.MEMBERS
-_DRAWS = 2000  # assignments in a set's null
 
 
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -64,18 +63,17 @@ def power(
         labels: number of the query's own set among the sorted ones, by kind.
     """
     codewords, rows = codebook.codewords(torch.arange(codebook.units)), []
-    phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
     near, queries = similarity(distance), torch.arange(distance.shape[1])
     for (name, answers), share in itertools.product(measures.items(), sorted({0.0, settings.gls_share})):
         estimator = Estimator(codewords, near, share)
-        z, p = estimator.test(estimator.gls.adjust(answers), phantoms)
+        z, p = estimator.test(estimator.gls.adjust(answers))
         row, counts = _of_units(name, z, p, distance, settings.level)
         for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
             found = dict(row, weighting=weighting)
             for kind, of in partitions.items():
                 _, sets = sets_of(of, len(queries))
                 adjusted = estimator.gls.adjust_sets(weight * answers, sets)
-                _, z, p = set_significance(sets, adjusted, codebook, _DRAWS, settings.seed)
+                _, z, p = set_significance(sets, adjusted, codebook)
                 found[f"z_{kind}"] = z[labels[kind], queries].mean().item()
                 found[f"attributable_{kind}"] = _reached(p, settings.level)
             rows.append({**found, "gls_share": share, **counts})

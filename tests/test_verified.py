@@ -1,0 +1,86 @@
+"""The judge: unbiased at any p, whatever the saddlepoint says."""
+
+import math
+
+import pytest
+import torch
+
+from ddattr.attribution import verified
+from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg
+from ddattr.attribution.tails import counted, saddlepoint
+from ddattr.attribution.verified import drawn, verification
+from ddattr.codebook import Codebook
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def standard(numbers: torch.Tensor, weight: int) -> torch.Tensor:
+    """z of the first members' draw."""
+    n, total = len(numbers), numbers[:weight].sum(0)
+    return (total - weight * numbers.mean(0)) / (numbers.var(0) * weight * (n - weight) / n).sqrt()
+
+
+def test_draws_have_the_counted_tail():
+    """16 p from 0.5 to 1 of 43,758, each within 4.5 of its standard errors (false alarm 7e-6 each) and 2 draws."""
+    numbers = randn(18, 16)
+    numbers[:8] += torch.linspace(0, 3, 16)
+    p = counted(numbers, numbers[:8].sum(0) - 1e-9, 8) / math.comb(18, 8)
+    assert p.min() < 1e-4
+    found, error = drawn(numbers[:, None], standard(numbers, 8), 8, draws=20_000)
+    assert ((found - p).abs() <= 4.5 * error + 1e-3 * p).all()
+
+
+@pytest.mark.parametrize(("size", "farthest"), [(1, 6.0), (3, 7.5)])
+def test_a_tail_of_1e_12_is_known_to_some_percent(size, farthest):
+    """64 members: draws and the saddlepoint agree within 4.5 standard errors, each of less than 5 %, and 3 %."""
+    numbers = randn(64, size, 12) / size**0.5
+    z = torch.linspace(2, farthest, 12, dtype=torch.float64)
+    found, error = drawn(numbers, z, 28, draws=4000)
+    p = saddlepoint(numbers, z, 28)
+    assert found.min() < 1e-12
+    assert (error / found < 0.05).all()
+    assert ((found / p - 1).abs() < 4.5 * error / found + 0.03).all()
+
+
+def test_a_test_s_draws_are_its_own():
+    """They have an address: neither the other tests nor the block moves them, and another seed has others."""
+    numbers, z = randn(26, 2, 7), torch.linspace(0, 4, 7, dtype=torch.float64)
+    whole, error = drawn(numbers, z, 12, seed=3, draws=50)
+    alone, _ = drawn(numbers[..., 4:5], z[4:5], 12, seed=3, draws=50)
+    torch.testing.assert_close(alone, whole[4:5], rtol=1e-6, atol=0)
+    assert not torch.equal(drawn(numbers, z, 12, seed=4, draws=50)[0], whole)
+    assert (error > 0).all()
+
+
+def judged(members: int, weight: int):
+    code = Codebook(30, members, weight)
+    codewords = code.codewords(torch.arange(30))
+    answers = randn(members, 30, 4) + 0.8 * (torch.arange(30) < 3)[:, None] * codewords.T[..., None]
+    estimator = Estimator(codewords, torch.ones(30, 4, dtype=torch.float64))
+    adjusted = estimator.gls.adjust(answers)
+    return code, adjusted, *estimator.test(adjusted)
+
+
+def test_all_that_pass_and_a_sample_are_verified(monkeypatch):
+    monkeypatch.setattr(verified, "_DRAWS", 300)
+    code, adjusted, z, p = judged(64, 28)
+    seeds = torch.tensor([5, 6, 7, 9])
+    table = verification(adjusted, z, p, code, seeds, TestSettings(0, verified=10))
+    passing = benjamini_hochberg(p) <= 0.05
+    assert 3 <= passing.sum() < 40
+    pairs = set(zip(table["query"], table.unit, strict=True))
+    assert {(int(seeds[q]), u) for u, q in passing.nonzero().tolist()} <= pairs
+    assert passing.sum() <= len(pairs) == len(table) <= passing.sum() + 10
+    for row in table.itertuples():
+        assert row.p_value == p[row.unit, seeds.tolist().index(row.query)]
+        assert row.ratio == pytest.approx(row.p_value / row.drawn)
+    none = verification(adjusted, z, p, code, seeds, TestSettings(0, verified=0))
+    assert len(none) == passing.sum()
+
+
+def test_what_is_counted_needs_no_judge():
+    code, adjusted, z, p = judged(18, 8)
+    assert verification(adjusted, z, p, code, torch.arange(4), TestSettings(0)) is None
