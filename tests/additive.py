@@ -32,7 +32,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-EFFECTS = randn(2, 30, 4, seed=7)  # of every unit, at either training seed
+EFFECTS = randn(3, 30, 4, seed=7)  # of every unit, at the members' seed and at either of the truth's
 
 
 def network(model: Training) -> LinearDenoiser:
@@ -81,4 +81,4 @@ def study_of(
         "settings": SETTINGS,
     } | given
     answers = Answers(plan, queries, data, ensemble, **given)
-    return Study(answers, Truth(plan, queries, ensemble, network), Path("nowhere"), steps=100)
+    return Study(answers, Truth(plan, queries, network), Path("nowhere"), steps=100)

@@ -13,6 +13,7 @@ import torch
 from conftest import TINY, answer, composed, contents, environment, refused, spawn
 
 from ddattr import cli
+from ddattr.codebook import Codebook
 from ddattr.stages import plan, processes
 from ddattr.stages.run import Run
 
@@ -507,13 +508,13 @@ def test_what_users_of_hydra_know_works_with_a_verb_and_without(ddattr, argv):
 
 def test_a_bug_keeps_its_traceback(ddattr, monkeypatch):
     """Only input is refused in one line; what is wrong in the program must be seen whole."""
-    monkeypatch.setattr("ddattr.stages.plan.describe", lambda code: 1 / 0)
+    monkeypatch.setattr("ddattr.stages.plan.describe", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ddattr("plan", *TINY)
 
 
 def test_a_value_error_of_a_library_is_a_bug_and_keeps_its_traceback(ddattr, monkeypatch):
-    monkeypatch.setattr("ddattr.stages.plan.describe", lambda code: json.loads("{"))
+    monkeypatch.setattr("ddattr.stages.plan.describe", lambda *given: json.loads("{"))
     with pytest.raises(ValueError, match="Expecting"):
         ddattr("plan", *TINY)
 
@@ -584,13 +585,23 @@ def test_what_reproduce_starts_ends_it(monkeypatch, status, raised):
         processes.together([["evaluate"]], Run(composed(*TINY)))
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(Codebook(1797, 18, 8), "0.0411, N / C(n, h): no test of it"), (Codebook(100, 18, 8), "21 values")],
+)
+def test_a_plan_says_where_the_radius_has_no_test(code, said):
+    """Its p comes in steps of N / C(n, h), here one value below 0.05."""
+    (told,) = [value for name, value in plan.describe(code, 0.05) if name == "smallest p of the radius"]
+    assert said in told
+
+
 def test_the_pipe_of_another_is_not_stdout(ddattr, monkeypatch):
     monkeypatch.setattr("ddattr.stages.plan.describe", broken)
     with pytest.raises(BrokenPipeError):
         ddattr("plan", *TINY)
 
 
-def broken(code):
+def broken(*given):
     raise BrokenPipeError
 
 

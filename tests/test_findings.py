@@ -37,7 +37,7 @@ def folder(tmp_path):
         ]
         + [
             r | {"target": "pull", "queries": "generated", "statistic": "spearman"}
-            for r in rows(pixel=0.43, jvp=0.52, jvp_gls=0.9, another_seed=0.8)
+            for r in rows(pixel=0.43, jvp=0.52, jvp_gls=0.9, leave_one_out=0.8)
         ],
         "discoveries_summary": [
             {"method": "denoised_gls", "statistic": s, "mean": m, **interval}
@@ -83,8 +83,8 @@ def test_lines_say_what_the_tables_say(folder):
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00 [0.10, 0.90]",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
-        "leave one group out, Spearman with its pull: jvp 0.52 [0.10, 0.90], pixel 0.43 [0.10, 0.90]; another "
-        "training seed 0.80",
+        "leave one group out, Spearman with its pull: leave_one_out 0.80 [0.10, 0.90], jvp 0.52 [0.10, 0.90], pixel "
+        "0.43 [0.10, 0.90]",
         "planted units found first, by their share of the data: loss 1/20 0.98; denoised_gls 1/20 0.90; "
         "denoised_toward 1/20 0.30",
         "33 units are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
@@ -104,7 +104,7 @@ def test_metrics_have_text_and_whole_numbers_of_their_row_in_the_key(folder):
     assert found["calibration/unit/rejected"] == 0.049
     assert found["false_attribution/random/unchanged"] == 0.84
     assert found["planted/116/loss/recall_at_1"] == 0.98
-    assert found["groups/pull/generated/another_seed/spearman"] == 0.8
+    assert found["groups/pull/generated/leave_one_out/spearman"] == 0.8
     assert found["discoveries/denoised_gls/above_0_others"] == 0.59
     assert len(found) == 3 + 6 + 6 + 5 + 4 + 1 + 1 + 2 + 3
 

@@ -114,7 +114,7 @@ def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
     said = ddattr("retrain", *argv, f"unit={unit}", f"member={member}")
     assert said.status == 0, said.err
     models = [m for m in run.validation.unit(unit) if m.member == member]
-    assert [m.replicate for m in models] == [0, 1]
+    assert [m.replicate for m in models] == [1, 2]
     for model in models:
         folder = run.retrained_artifact(model).folder
         assert load_json(folder / "status.json") == {"state": "done", "step": 20}
@@ -124,19 +124,19 @@ def test_retraining_is_never_forked(ddattr, tmp_path, make_run):
 
 @pytest.mark.parametrize("forked", [False, True])
 def test_the_truth_s_models_are_all_of_one_kind(make_run, forked):
-    """Every displacement is between models trained alike: the ensemble's own members only stand in when not forked."""
+    """Every displacement is between models trained whole and at one seed, which no member has."""
     plan = make_run(*(FORKED if forked else ()), *SIZES).validation
     assert plan.fork == (Fraction(7, 20) if forked else None)
-    assert {m.replicate for m in plan.bases()} == ({0, 1} if forked else {1})
+    assert {m.replicate for m in plan.bases()} == {1, 2}
     assert {m.name for m in plan.bases()} <= {m.name for m in plan.models()}
     shown = []
 
     def drawn_by(networks) -> torch.Tensor:
-        shown.append([getattr(network, "name", "ensemble's own") for network in networks])
+        shown.append({network.replicate for network in networks})
         return torch.zeros(1, 1, 2, 2)
 
     truth = Truth.__new__(Truth)  # what its displacements look at, and no more
     truth.plan, truth.network = plan, lambda model: model
-    truth.queries, truth.ensemble = SimpleNamespace(drawn_by=drawn_by), SimpleNamespace(members=["a member"] * 6)
+    truth.queries = SimpleNamespace(drawn_by=drawn_by)
     assert truth.displacements.shape == (2, 5, 1, 1, 2, 2)
-    assert any("ensemble's own" in models for models in shown) == (not forked)
+    assert sorted(map(tuple, shown)) == [(1,)] * 6 + [(2,)] * 6

@@ -8,7 +8,7 @@ import torch
 from conftest import halves, joint, of_pearson, row
 from scipy import stats
 
-from ddattr.attribution.agreement import ENOUGH, bootstrap_mean, pearson, spearman
+from ddattr.attribution.agreement import ENOUGH, mean_interval, pearson, spearman, wilson
 from ddattr.validation.intervals import (
     bounds,
     compared,
@@ -17,7 +17,6 @@ from ddattr.validation.intervals import (
     means,
     percentiles,
     pull_predicted,
-    wilson,
 )
 from ddattr.validation.metrics import lds
 
@@ -38,7 +37,7 @@ def test_wilson_s_interval_equals_scipy_s(successes, count):
 @pytest.mark.parametrize("right", [0, 20])
 def test_a_share_at_a_bound_has_an_interval_of_some_width(right):
     table = pd.DataFrame({"method": "jvp", "top1": [1.0] * right + [0.0] * (20 - right)})
-    (found,) = means(table, ["method"], ["top1"], 0).itertuples()
+    (found,) = means(table, ["method"], ["top1"]).itertuples()
     assert found.mean == right / 20
     assert (found.low, found.high) == pytest.approx(wilson(right / 20, 20))
     assert found.high - found.low == pytest.approx(0.161, abs=1e-3)
@@ -53,11 +52,11 @@ def test_a_difference_of_shares_is_no_share():
             for method, values in (("dtrak", ours), ("jvp", theirs))
         ]
     )
-    summary = compared(table, ["method"], ["top1"], 0)
+    summary = compared(table, ["method"], ["top1"])
     share, difference = (row(summary, method="dtrak", statistic=name) for name in ("top1", "top1_less_jvp"))
     assert (share.low, share.high) == pytest.approx(wilson(0.2, 20))
     assert (difference["mean"], difference.low, difference.high) == pytest.approx(
-        bootstrap_mean(torch.tensor(ours, dtype=torch.float64), 0)
+        mean_interval(torch.tensor(ours, dtype=torch.float64))
     )
 
 
@@ -71,7 +70,7 @@ def test_methods_are_compared_query_by_query():
             pd.DataFrame({"method": "pixel", "size": 5, "query": order, "l2": size[order] + order}),
         ]
     )
-    found = compared(table, ["method", "size"], ["l2"], 0)
+    found = compared(table, ["method", "size"], ["l2"])
     assert set(zip(found.method, found.statistic, strict=True)) == {
         ("jvp", "l2"),
         ("pixel", "l2"),
@@ -79,7 +78,7 @@ def test_methods_are_compared_query_by_query():
         ("jvp", "l2_less_pixel"),
     }
     difference = row(found, statistic="l2_less_jvp")
-    mean, low, high = bootstrap_mean(order.double(), 0)
+    mean, low, high = mean_interval(order.double())
     assert (difference["mean"], difference.low, difference.high) == pytest.approx((mean, low, high))
     assert difference["size"] == 5
     assert difference.high - difference.low < 1e-3 * (found.high - found.low)[0]
@@ -89,20 +88,20 @@ def test_methods_are_compared_query_by_query():
 
 def test_without_a_reference_there_are_the_means_alone():
     table = pd.DataFrame({"method": "random", "query": range(6), "l2": range(6)})
-    pd.testing.assert_frame_equal(compared(table, ["method"], ["l2"], 0), means(table, ["method"], ["l2"], 0))
+    pd.testing.assert_frame_equal(compared(table, ["method"], ["l2"]), means(table, ["method"], ["l2"]))
 
 
 def test_means_are_of_every_column_within_every_group_and_know_what_is_missing():
     table = pd.DataFrame(
         {"method": ["b", "a"] * 10, "size": [5, 5, 20, 20] * 5, "l2": range(20), "pull": [1.0, None] * 10}
     )
-    found = means(table, ["method", "size"], ["l2", "pull"], 3)
+    found = means(table, ["method", "size"], ["l2", "pull"])
     assert len(found) == 4 * 2
     for overall in found.itertuples():
         part = table[(table.method == overall.method) & (table["size"] == overall.size)]
         values = torch.tensor(part[overall.statistic].astype(float).tolist(), dtype=torch.float64)
         assert overall.known == part[overall.statistic].notna().sum() == (0 if values.isnan().all() else 5)
-        assert (overall.mean, overall.low, overall.high) == pytest.approx(bootstrap_mean(values, 3), nan_ok=True)
+        assert (overall.mean, overall.low, overall.high) == pytest.approx(mean_interval(values), nan_ok=True)
     assert found[(found.method == "a") & (found.statistic == "pull")]["mean"].isna().all()
     assert found[found.statistic == "l2"].notna().all(axis=None)
 
@@ -111,7 +110,7 @@ def test_means_are_of_every_column_within_every_group_and_know_what_is_missing()
 def test_fewer_than_five_values_have_a_mean_and_no_interval(known):
     """Whatever else is missing."""
     values = [float(v) for v in range(known)] + [float("nan")] * (8 - known)
-    (found,) = means(pd.DataFrame({"method": "jvp", "l2": values}), ["method"], ["l2"], 0).itertuples()
+    (found,) = means(pd.DataFrame({"method": "jvp", "l2": values}), ["method"], ["l2"]).itertuples()
     assert ENOUGH == 5
     assert found.known == known
     assert found.mean == pytest.approx((known - 1) / 2 if known else float("nan"), nan_ok=True)
@@ -168,7 +167,7 @@ def test_an_interval_over_queries_alone_does_not_cover_what_the_joint_one_does()
         y = 0.5 * one + 0.75**0.5 * noise + 0.1 * randn(25, 8, seed=4 * seed + 3)
         _, low, high = joint(x, y, seed, 100, correlation=pearson)
         both += low <= truth <= high
-        _, low, high = bootstrap_mean(pearson(x, y), seed, 200)
+        _, low, high = mean_interval(pearson(x, y))
         alone += low <= truth <= high
     assert both / 60 > 0.95 - 4 * 0.028
     assert alone / 60 < 0.5

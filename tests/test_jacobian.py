@@ -170,6 +170,16 @@ def test_permuting_members_permutes_the_jacobian(make_unets, reverse, tape):
     torch.testing.assert_close(permuted, response[order], rtol=1e-4, atol=1e-5)
 
 
+def test_the_rotating_jacobian_takes_turns_by_place(make_linear, small_tape, reverse):
+    """Members that all take a turn at every step may stand in any order; where one is asked, it hangs on which."""
+    ensemble, order = make_linear(3), [2, 0, 1]
+    permuted = Ensemble([ensemble.members[k] for k in order])
+    for m, alike in ((3, True), (1, False)):
+        _, response = jacobian(ensemble, small_tape, reverse, members_per_step=m)
+        _, other = jacobian(permuted, small_tape, reverse, members_per_step=m)
+        assert torch.allclose(other, response[order], rtol=1e-8) == alike
+
+
 @pytest.mark.parametrize("members_per_step", [None, 1])
 def test_identical_members_have_no_influence(make_unets, reverse, tape, members_per_step):
     """Within rounding of 0, relative to the uncentred Jacobian."""

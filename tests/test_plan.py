@@ -103,7 +103,7 @@ def test_a_model_without_a_unit_is_its_member_less_that_unit():
     for unit in range(30):
         models = drawn.unit(unit)
         saw = [k for k in range(8) if BOOK.contains(unit, k)]
-        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in saw for r in range(2)]
+        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in saw for r in (1, 2)]
         for model in models:
             assert (BOOK.subset(model.member) & ~model.units).nonzero().tolist() == [[unit]]
             assert not (model.units & ~BOOK.subset(model.member)).any()
@@ -120,11 +120,11 @@ def test_every_unit_can_be_left_out_of_all_data():
     """Groups of one unit: a model of all units but each, at every seed."""
     drawn = plan(groups="unit", replicates=2)
     assert drawn.group_names() == list(range(30))
-    for r in range(2):
+    for r in range(3):
         for unit, model in enumerate(drawn.group_models(r)):
             assert (~model.units).nonzero().tolist() == [[unit]]
             assert (model.name, model.member, model.replicate) == (f"without-unit-{unit}/seed-{r}", None, r)
-    assert {m.name for r in range(2) for m in drawn.group_models(r)} <= {m.name for m in drawn.models()}
+    assert {m.name for r in range(3) for m in drawn.group_models(r)} <= {m.name for m in drawn.models()}
     assert torch.equal(plan(groups="label").group_of, LABELS)
 
 
@@ -153,7 +153,7 @@ def test_several_units_are_removed_at_once_and_bear_a_name_of_their_own():
         models = drawn.several(units)
         removed = torch.isin(torch.arange(30), torch.tensor(units))
         seen = [k for k in drawn.retraining_members if BOOK.subset(k)[removed].any()]
-        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in seen for r in (0, 1)]
+        assert [(m.member, m.replicate) for m in models] == [(k, r) for k in seen for r in (1, 2)]
         assert all(torch.equal(m.units, BOOK.subset(m.member) & ~removed) for m in models)
         names.add(models[0].name.rpartition("/")[0])
     assert len(names) == 3  # their order is no other set
@@ -165,14 +165,14 @@ def test_several_units_that_are_none_are_refused(units):
         plan().several(units)
 
 
-def test_bases_are_the_members_themselves_at_other_seeds():
-    """At the first seed the members are there already."""
+def test_bases_are_the_members_trained_again_at_the_truth_s_seeds():
+    """None of which is the members' own."""
     drawn = plan(replicates=3)
     assert [(m.member, m.replicate) for m in drawn.bases()] == [
-        (k, r) for r in (1, 2) for k in drawn.retraining_members
+        (k, r) for r in (1, 2, 3) for k in drawn.retraining_members
     ]
     assert all(torch.equal(m.units, BOOK.subset(m.member)) for m in drawn.bases())
-    assert plan(replicates=1).bases() == []
+    assert plan(retrained_units=0).bases() == []
 
 
 def test_groups_partition_the_units():
@@ -184,23 +184,26 @@ def test_groups_partition_the_units():
 
 
 def test_the_models_are_all_there_once_and_seed_by_seed():
-    """Tuning halves at the first seed; at every seed the full one, halves, groups, members, and members less a unit."""
+    """At the members' seed what scores are made with: tuning halves, the full one, all without a group. At every seed
+    of the truth the full one, halves, groups, members, and members less a unit."""
     drawn = plan(replicates=3)
     models = drawn.models()
     names = [model.name for model in models]
     assert len(set(names)) == len(names)
     seen = int(BOOK.codewords(drawn.retraining_units)[:, drawn.retraining_members].sum())
     assert Counter(m.replicate for m in models) == {
-        0: 5 + 1 + 6 + 5 + seen,
-        **dict.fromkeys((1, 2), 1 + 6 + 5 + 3 + seen),
+        0: 5 + 1 + 5,
+        **dict.fromkeys((1, 2, 3), 1 + 6 + 5 + 3 + seen),
     }
     assert [m.replicate for m in models] == sorted(m.replicate for m in models)
     assert all(model.units.any() for model in models)
     assert all(f"seed-{model.replicate}" in model.name for model in models)
 
 
-@pytest.mark.parametrize(("groups", "seeds"), [("label", [0, 1, 2]), (None, [0])])
-def test_the_model_of_all_units_is_trained_again_only_for_groups_that_are_left_out_of_it(groups, seeds):
+@pytest.mark.parametrize(("groups", "seeds"), [("label", [0, 1, 2, 3]), (None, [0, 1])])
+def test_the_model_of_all_units_is_trained_again_only_for_what_is_left_out_of_it(groups, seeds):
+    """Groups at every seed, best units at the truth's first."""
+    assert [m.name for m in plan(groups=None, removal_queries=0).models() if m.member is None][5:6] == ["full/seed-0"]
     models = plan(replicates=3, groups=groups).models()
     assert [model.replicate for model in models if model.name.startswith("full/")] == seeds
     assert {model.name for model in plan(replicates=3).models()} >= {model.name for model in models}
@@ -443,10 +446,10 @@ def test_every_method_size_and_query_gets_a_model_of_all_other_units():
 
 
 def test_models_have_names_of_their_own_and_the_draws_of_the_full_one():
-    """The common draws at the first seed, so that the difference is the removed units'."""
+    """The common draws at the truth's first seed, so that the difference is the removed units'."""
     found = removals({"jvp": randn(20, 3), "pixel": randn(20, 3, seed=1)}, [0, 1, 2], [2, 5])
     assert len({removal.model.name for removal in found}) == len(found) == 12
-    assert all(removal.model.member is None and removal.model.replicate == 0 for removal in found)
+    assert all(removal.model.member is None and removal.model.replicate == 1 for removal in found)
 
 
 def test_the_same_units_are_one_model_whoever_names_them():
@@ -460,7 +463,7 @@ def test_the_same_units_are_one_model_whoever_names_them():
 def test_the_model_without_one_unit_is_that_of_its_group():
     """Left out already, it is not trained again."""
     plan = Plan(Codebook(20, 8, 3), {}, 0, groups="unit", removal_sizes=(1,))
-    groups = {model.name: model for model in plan.group_models(0)}
+    groups = {model.name: model for model in plan.group_models(1)}
     for removal in removals({"jvp": randn(20, 3)}, [0, 1, 2], [1]):
         group = groups[removal.model.name]
         assert torch.equal(removal.model.units, group.units)

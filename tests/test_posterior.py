@@ -1,8 +1,9 @@
-"""Expected pull: better than what was measured and than similarity, and nothing but an average of the two."""
+"""Expected pull: better than what was measured and than similarity, an average of the two, and nothing of nothing."""
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from ddattr.attribution.posterior import posterior
@@ -52,7 +53,57 @@ def test_units_at_the_same_distance_are_shrunk_to_their_mean_by_their_own_spread
     for group in z.split(50):
         more = (group.var(correction=0) - 1).clamp_min(0)
         expected.append(group.mean() + more / (1 + more) * (group - group.mean()))
-    torch.testing.assert_close(posterior(z * deviation, deviation, distance), torch.cat(expected) * deviation)
+    slope = slope_of(posterior(z * deviation, deviation, distance), torch.cat(expected) * deviation)
+    assert 0.98 < slope <= 1  # of effects far above their noise
+
+
+def slope_of(found, guess):
+    """How far a guess was shrunk: by one number, up to rounding."""
+    slope = (found * guess).sum() / guess.square().sum()
+    torch.testing.assert_close(found, slope * guess)
+    return slope.item()
+
+
+@pytest.mark.parametrize("units", [100, 400])
+def test_without_effects_the_mean_of_the_five_largest_is_within_noise_of_nothing(units):
+    """Of measurements with a deviation of 1, five have a mean with one of 0.45. That of the five largest guesses is
+    0.18 (0.15 of 400 units), with a deviation of 0.17 over queries: of 40 below 0.3, false-alarm rate below 1e-4. It
+    would be 0.53 were it not scaled."""
+    _, score, one, distance = drawn(units=units, queries=40, slope=0.0, spread=0.0)
+    largest = posterior(score / one, torch.ones_like(one), distance).topk(5, 0).values
+    assert 0 < largest.mean() < 0.3
+
+
+@pytest.mark.parametrize(("slope", "spread"), [(1.0, 0.5), (3.0, 2.0), (0.0, 2.0), (2.0, 0.0)])
+def test_truths_are_on_average_what_is_expected(slope, spread):
+    """Their slope on it is 1 over all units and queries, where there are effects; shrunk too far by 0.15 at most."""
+    truth, score, deviation, distance = drawn(units=400, queries=40, slope=slope, spread=spread)
+    expected, truth = posterior(score, deviation, distance) / deviation, truth / deviation
+    assert 0.97 < (expected * truth).sum() / expected.square().sum() < 1.15
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_shrunk_as_stein_s_estimate_has_it_from_derivatives(seed):
+    """By finite differences of the fixed point, its weights included, of one unit after another."""
+    _, score, deviation, distance = drawn(units=60, queries=1, slope=1.0, spread=0.5, seed=seed)
+    z, near = (score / deviation)[:, 0].numpy(), distance[:, 0].argsort().numpy()
+
+    def guess(z):
+        variance = np.zeros(60)
+        for _ in range(100):
+            mean = isotonic_regression(z[near], weights=1 / (1 + variance), increasing=False).x
+            variance = isotonic_regression((z[near] - mean) ** 2 - 1, increasing=False).x.clip(0)
+        found = np.empty(60)
+        found[near] = mean + variance / (1 + variance) * (z[near] - mean)
+        return found
+
+    steps = 1e-5 * np.eye(60)
+    divergence = sum((guess(z + step)[i] - guess(z - step)[i]) / 2e-5 for i, step in enumerate(steps))
+    of = guess(z)
+    found, error = (of @ z - divergence) / (of @ of), (of @ of) ** -0.5
+    expected = min(1.0, stats.truncnorm.mean(-found / error, np.inf, loc=found, scale=error))
+    slope = slope_of(posterior(score, deviation, distance) / deviation, torch.from_numpy(of)[:, None])
+    assert slope == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -65,7 +116,7 @@ def test_mean_and_variance_are_those_that_agree_with_each_other(seed):
         mean = isotonic_regression(z, weights=1 / (1 + variance), increasing=False).x
         variance = isotonic_regression((z - mean) ** 2 - 1, increasing=False).x.clip(0)
     expected = torch.from_numpy(mean + variance / (1 + variance) * (z - mean))
-    torch.testing.assert_close((posterior(score, deviation, distance) / deviation)[order, 0], expected)
+    assert 0.5 < slope_of((posterior(score, deviation, distance) / deviation)[order, 0], expected) <= 1
 
 
 def test_without_influence_it_expects_next_to_nothing():
@@ -74,14 +125,13 @@ def test_without_influence_it_expects_next_to_nothing():
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0, 3.0])
-def test_the_nearest_unit_is_hardly_shrunk_and_no_worse_for_it(effect):
-    """The known weakness: it is the first of a falling fit, and in its own prior."""
+def test_the_nearest_unit_is_no_worse_for_being_in_its_own_prior(effect):
+    """It is the first of a falling fit: hardly shrunk by what is farther."""
     truth, score, deviation, distance = drawn(units=100, queries=300, slope=effect, spread=effect / 2)
     first = distance.argmin(0, keepdim=True)
     truth, score, deviation, expected = (
         x.gather(0, first) for x in (truth, score, deviation, posterior(score, deviation, distance))
     )
-    assert (expected >= score - 1e-9).double().mean() > 0.7  # never drawn down by what is farther
     assert error(expected, truth, deviation) < error(score, truth, deviation) + 0.1
 
 
@@ -138,7 +188,12 @@ def test_a_pair_without_a_direction_gets_nothing():
     assert expected[3, 2] == 0
     assert expected.isfinite().all()
     assert not posterior(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3, 2)).any()
-    assert posterior(torch.tensor([[2.0]]), torch.ones(1, 1), torch.ones(1, 1)) == 2  # alone, it has no likes
+
+
+def test_a_unit_alone_has_no_likes_and_is_shrunk_to_nothing():
+    """By James and Stein's 1 - 1 / z^2, and what the error of that leaves above 0."""
+    found = posterior(torch.tensor([[2.0]]), torch.ones(1, 1), torch.ones(1, 1))
+    assert found.item() == pytest.approx(2 * stats.truncnorm.mean(-1.5, np.inf, loc=0.75, scale=0.5), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["score", "deviation", "distance"])

@@ -19,6 +19,7 @@ from ddattr.attribution.estimator import Estimator, draw_members
 from ddattr.attribution.influence import pixel_distance, similarity
 from ddattr.attribution.loss import loss_change, loss_draws, residual_gram
 from ddattr.attribution.methods import METHODS, Family, keys
+from ddattr.attribution.posterior import posterior
 from ddattr.codebook import Codebook, contrast
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.meter import Meter
@@ -210,6 +211,7 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(stu
     where the model of all units is asked for gradients, too."""
     answers, queries, meter = study.answers, study.answers.queries, Meter()
     units, features = single(30, 6, seed=11), single(5, 6, seed=12)
+    tried = single(3, 30, 5, seed=13).double()
     for where in queries.kinds().values():
         pictures, expected = queries.pictures[where], {}
         given = {"features": (units, features[where]), "trak": (units.exp(), features[where].exp())}
@@ -225,15 +227,41 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(stu
             estimate = estimator.estimate(along)
             scored |= {"denoised": estimate.plain, "denoised_posterior": estimate.posterior}
             scored["loss"] = estimator.loss_change(gram)
+            losses, saw = gram.diagonal(dim1=1, dim2=2).T, answers.codewords[:, few].T
+            reached = [lds(score, -losses, saw).nanmean().item() for score in tried[..., where]]
+            order = tried[reached.index(max(reached))][:, where]
+            scored["denoised_dtrak"] = posterior(estimate.pull, estimate.deviation, -order)
             expected |= {f"{method}@{size}": scored[method] for method in methods}
-        found = scores.of_few(answers, pictures, given, meter)
+        found = scores.of_few(answers, pictures, given, meter, tried[..., where])
         assert set(found) == set(expected)
-        assert {"denoised@5", "denoised_posterior@5", "loss@5", "datamodel@5", "datamodel_both@4"} <= set(found)
+        assert {
+            "denoised@5",
+            "denoised_posterior@5",
+            "loss@5",
+            "datamodel@5",
+            "datamodel_both@4",
+            "denoised_dtrak@4",
+        } <= set(found)
         assert all(torch.equal(found[method], score) for method, score in expected.items())
+        without = scores.of_few(answers, pictures, given, Meter())
+        assert set(found) - set(without) == {"denoised_dtrak@4"}
         del given["trak"]
         assert set(scores.of_few(answers, pictures, given, Meter())) == {f"{method}@5" for method in ALONE}
     assert set(meter.seconds) == set(meter.memory_mb) == set(expected)
     assert all(value > 0 for value in (*meter.seconds.values(), *meter.memory_mb.values()))
+
+
+def test_what_is_near_is_what_d_trak_says_and_its_tuning_takes_no_training(study):
+    """The ensemble's posterior by that order; of several scores the one that foretells the members' own losses."""
+    answers, queries = study.answers, study.answers.queries
+    along = distinctive(answers.denoised, answers.data.unit_images)
+    estimator, losses = answers.estimator(queries.factual), queries.losses(list(answers.ensemble.members))[:, :3]
+    effects = torch.linalg.pinv(answers.codewords.T.double()) @ -losses.double()
+    tried = torch.stack([-effects, effects, single(30, 3, seed=14).double()])
+    found = scores.with_gradients(estimator, along, -losses, tried)
+    estimate = estimator.estimate(along)
+    assert torch.equal(found, posterior(estimate.pull, estimate.deviation, -effects))
+    assert torch.equal(found, scores.with_gradients(estimator, along, -losses, 7 * tried.flip(0)))
 
 
 def test_of_a_unit_that_a_few_members_cannot_identify_they_say_nothing(study):
@@ -286,7 +314,7 @@ def test_every_query_is_scored_by_every_method_of_the_plan(study):
     found, spent = scores.score(answers, study.truth)
     same = {*keys(Family.PEER), "feature", "loss", "member_loss", "adjusted", "datamodel"} - {"trak", "dtrak"}
     same |= {f"{method}@5" for method in ALONE}
-    assert set(found) == {"generated", "real", "tried"}
+    assert set(found) == {"generated", "real", "distance", "tried"}
     assert set(found["generated"]) == same | {*SCORED, "pixel", "random", *keys(Family.PICTURES)}
     assert set(found["real"]) == same | {"denoised", "denoised_gls", "denoised_posterior", "pixel", "random"}
     assert all(score.shape == (30, 3) for score in found["generated"].values())
@@ -312,6 +340,10 @@ def test_every_query_is_scored_by_every_method_of_the_plan(study):
     reached = [lds(each, targets, masks).mean().item() for each in found["tried"]["unlearning"]]
     best = found["tried"]["unlearning"][max(range(5), key=reached.__getitem__)]
     assert torch.equal(torch.cat([found["generated"]["unlearning"], found["real"]["unlearning"]], 1), best)
+    tried, distances = found["tried"]["unlearning"][..., :3], queries.distances(list(trained.values())[:4])
+    reached = [lds(each, -distances, masks).mean().item() for each in tried]
+    assert set(found["distance"]) == {"unlearning"}  # tuned for it, and no other
+    assert torch.equal(found["distance"]["unlearning"], tried[reached.index(max(reached))])
     assert spent["tuned"]["gradient_dot"] == ""
     assert spent["tuned"]["unlearning"].startswith("damping ")
     assert set(spent["seconds"]) >= same | set(keys(Family.PICTURES))

@@ -5,7 +5,7 @@ import torch
 from conftest import joint, row
 from scipy import stats
 
-from ddattr.attribution.agreement import bootstrap_mean
+from ddattr.attribution.agreement import mean_interval
 from ddattr.attribution.influence import displacement_scores
 from ddattr.validation.intervals import joint_resamples, percentiles
 from ddattr.validation.metrics import reliability
@@ -104,7 +104,7 @@ def test_the_summary_s_means_are_over_queries_and_so_are_the_intervals_of_what_i
     for found in alone.itertuples():
         part = table[(table.method == found.method) & (table.measure == found.measure)]
         values = torch.tensor(part[found.statistic].tolist(), dtype=torch.float64)
-        mean, low, high = bootstrap_mean(values, 0)
+        mean, low, high = mean_interval(values)
         assert found.mean == pytest.approx(mean)
         if found.statistic not in CORRELATIONS:
             assert (found.low, found.high) == pytest.approx((low, high))

@@ -177,3 +177,20 @@ def test_a_datamodel_of_some_members_that_asks_the_model_of_all_units_costs_one_
     assert table.trainings.tolist() == [5, 5]
     assert table.scoring_seconds.tolist() == [9.0, 2.0]
     assert table.memory_mb.tolist() == [1200.0, 300.0]
+
+
+def test_the_order_of_d_trak_costs_the_model_of_all_units_and_its_gradients(root, plan):
+    """As many trainings as one member more; and, of the whole ensemble, what `attribute` took."""
+    seconds = {"denoised_dtrak@4": 2.0, "denoised_dtrak": 1.0, "dtrak": 7.0}
+    table = costs(root, plan, 100, seconds, MEMORY, ["denoised_dtrak@4", "denoised_dtrak"])
+    assert table.trainings.tolist() == [5, 7]
+    assert table.scoring_seconds.tolist() == [9.0, 58.0]
+
+
+def test_leaving_each_out_costs_a_training_a_group_and_the_model_of_all_units(root, plan):
+    """Three labels, and no member."""
+    table = costs(root, plan, 100, SECONDS, MEMORY, ["leave_one_out"])
+    assert table.trainings.tolist() == [4]
+    assert table.training_steps.tolist() == [400]
+    assert table.training_seconds.tolist() == [4 * 2.0]
+    assert table.scoring_seconds.tolist() == [0.0]

@@ -38,15 +38,15 @@ def left_out():
     effects = randn(2, 4, 3, seed=2).abs()  # removal hurts
     real = {method: score[:, :2].flip(0) for method, score in scores.items()}
     return [
-        Case("loss", "generated", scores, effects),
-        Case("loss", "real", real, effects[..., :2]),
+        Case("loss", "generated", scores, effects, own := randn(4, 3, seed=3)),
+        Case("loss", "real", real, effects[..., :2], own[:, :2]),
     ], group_of
 
 
 def test_groups_are_held_against_the_mean_effect_of_leaving_them_out(left_out):
     cases, group_of = left_out
     table, summary = group_tables(cases, group_of, NAMES, 0)
-    assert len(table) == 3 * (3 + 2)  # another seed is among the methods
+    assert len(table) == 3 * (3 + 2)  # leaving each out is among the methods
     for case in cases:
         name, scores, effects = case.name, case.scores, case.effects
         for method, score in scores.items():
@@ -68,7 +68,9 @@ def test_correlations_over_groups_have_intervals_over_groups_and_queries_at_once
     effect, error = randn(12, 1).expand(-1, 20), randn(12, 1, seed=1)
     scores = {"jvp": effect + error, "pixel": effect - error}
     queries = {"generated": list(range(20))}
-    table, summary = group_tables([Case("loss", "generated", scores, effect[None])], torch.arange(12), queries, 3)
+    table, summary = group_tables(
+        [Case("loss", "generated", scores, effect[None], effect)], torch.arange(12), queries, 3
+    )
     low, high = {}, {}
     for method, score in scores.items():
         found = row(summary, method=method, statistic="spearman")
@@ -88,12 +90,14 @@ def test_correlations_over_groups_have_intervals_over_groups_and_queries_at_once
 def test_few_groups_have_no_interval_however_many_queries():
     scores, effects = {"jvp": randn(4, 20)}, randn(1, 4, 20, seed=1)
     queries = {"generated": list(range(20))}
-    _, summary = group_tables([Case("loss", "generated", scores, effects)], torch.arange(4), queries, 0)
-    found = row(summary, statistic="spearman")
+    _, summary = group_tables(
+        [Case("loss", "generated", scores, effects, randn(4, 20, seed=2))], torch.arange(4), queries, 0
+    )
+    found = row(summary, method="jvp", statistic="spearman")
     assert found.known == 20
     assert pd.isna(found.low)
     assert pd.isna(found.high)
-    assert summary[summary.statistic != "spearman"][["low", "high"]].notna().all(axis=None)
+    assert summary[summary.statistic.isin(["top1", "ndcg3"])][["low", "high"]].notna().all(axis=None)
 
 
 def test_the_summary_of_groups_tells_generated_from_real_queries(left_out):
@@ -107,38 +111,47 @@ def test_a_method_that_knows_the_effect_names_every_group(left_out):
     (case, _), group_of = left_out
     effects = case.effects.mean(0, keepdim=True)
     known = effects[0][(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
-    table, _ = group_tables([Case("loss", "generated", {"oracle": known}, effects)], group_of, NAMES, 0)
+    table, _ = group_tables([Case("loss", "generated", {"oracle": known}, effects, effects[0])], group_of, NAMES, 0)
     assert (table.top1 == 1).all()
-    assert table.ndcg3.tolist() == pytest.approx([1] * 3)
-    assert table.spearman.tolist() == pytest.approx([1] * 3)
+    assert table.ndcg3.tolist() == pytest.approx([1] * 6)  # and so does leaving each out, at a seed that has the same
+    assert table.spearman.tolist() == pytest.approx([1] * 6)
 
 
-def test_another_seed_is_the_mean_of_each_seed_s_effect_against_all_others(left_out):
-    scores = left_out[0][0].scores
-    effects = randn(3, 4, 3, seed=2).abs()
-    table, summary = group_tables([Case("loss", "generated", scores, effects)], left_out[1], NAMES, 0)
+def test_leaving_each_out_is_a_method_and_its_score_the_effect_at_a_seed_that_the_truth_has_not(left_out):
+    cases, group_of = left_out
+    for case in cases:
+        as_a_score = case.own[(group_of.unique() == group_of[:, None]).int().argmax(1)] / 3
+        both = case._replace(scores={"jvp": as_a_score})
+        table, summary = group_tables([both], group_of, NAMES, 0)
+        one, other = (table[table.method == method].reset_index() for method in ("jvp", "leave_one_out"))
+        columns = ["query", "top1", "ndcg3", "spearman"]
+        pd.testing.assert_frame_equal(one[columns], other[columns])
+        assert row(summary, method="leave_one_out", statistic="spearman_less_jvp")["mean"] == pytest.approx(0)
+
+
+def test_what_a_seed_in_common_gives_is_the_agreement_with_it_less_that_with_the_others(left_out):
+    cases, group_of = left_out
+    table, summary = group_tables(cases[:1], group_of, NAMES, 0)
+    case = cases[0]
+    summed = torch.stack([case.scores["jvp"][group_of == g].sum(0) for g in (2, 3, 5, 7)])
     for q, query in enumerate(QUERIES):
-        found = row(table, method="another_seed", query=query)
-        others = [effects[[s for s in range(3) if s != r]].mean(0) for r in range(3)]
-        pairs = list(zip(effects, others, strict=True))
-        expected = sum(stats.spearmanr(one[:, q], other[:, q]).statistic for one, other in pairs) / 3
-        assert found.spearman == pytest.approx(expected)
-        assert found.ndcg3 == pytest.approx(sum(ndcg(one, other)[q].item() for one, other in pairs) / 3)
-        assert found.top1 == pytest.approx(sum(int(a[:, q].argmax() == b[:, q].argmax()) for a, b in pairs) / 3)
-    assert row(summary, method="another_seed", statistic="top1")["mean"] == pytest.approx(
-        table[table.method == "another_seed"].top1.mean()
-    )
+        apart = [stats.spearmanr(summed[:, q], effect[:, q]).statistic for effect in case.effects]
+        expected = stats.spearmanr(summed[:, q], case.own[:, q]).statistic - sum(apart) / 2
+        assert row(table, method="jvp", query=query).shared_seed == pytest.approx(expected)
+    part = table[table.method == "jvp"]
+    assert row(summary, method="jvp", statistic="shared_seed")["mean"] == pytest.approx(part.shared_seed.mean())
+    assert table[table.method == "leave_one_out"].shared_seed.isna().all()
 
 
-def test_seeds_that_agree_are_a_perfect_ceiling_and_one_seed_has_none(left_out):
-    scores, effects = left_out[0][0][2:]
-    agreeing, _ = group_tables(
-        [Case("loss", "generated", scores, effects[:1].expand(3, -1, -1))], left_out[1], NAMES, 0
-    )
-    found = agreeing[agreeing.method == "another_seed"]
-    assert found[["top1", "ndcg3", "spearman"]].to_numpy() == pytest.approx(1)
-    alone, _ = group_tables([Case("loss", "generated", scores, effects[:1])], left_out[1], NAMES, 0)
-    assert set(alone.method) == set(scores)
+def test_the_ceiling_is_of_seeds_that_agree_and_one_seed_has_none(left_out):
+    case, group_of = left_out[0][0], left_out[1]
+    for count, expected in ((3, 1.0), (1, float("nan"))):
+        agreeing = case._replace(effects=case.effects[:1].expand(count, -1, -1))
+        _, summary = group_tables([agreeing], group_of, NAMES, 0)
+        found = row(summary, method="jvp", statistic="spearman")
+        assert [found.reliability, found.ceiling] == pytest.approx([expected] * 2, nan_ok=True)
+        assert found.corrected == pytest.approx(found["mean"] * expected, nan_ok=True)
+    assert summary[summary.statistic != "spearman"].ceiling.isna().all()
 
 
 # -- of a whole study
@@ -175,7 +188,7 @@ def test_similarities_of_groups_are_centred_over_units_and_signed_scores_are_not
     table = dict(tables(study))["groups"]
     plan, queries = study.plan, study.answers.queries
     effects = []
-    for r in range(2):
+    for r in (1, 2):
         without = [network(Training("", label != LABELS, None, r)) for label in range(3)]
         effects.append(queries.losses(without) - queries.losses([network(plan.full(r))]))
     effect = torch.stack(effects).mean(0)
@@ -201,7 +214,7 @@ def test_a_constant_in_a_similarity_does_not_make_the_largest_group_win(study, s
 def test_the_first_order_of_a_whole_group_is_held_against_retraining_without_it(study, scores):
     """One step moves by the group's summed effects; a Jacobian that predicts them exactly agrees for every query."""
     (step,) = study.answers.queries.reverse
-    lost = torch.stack([EFFECTS[:, label == LABELS].sum(1) for label in range(3)], 1)  # (seeds, groups, 4)
+    lost = torch.stack([EFFECTS[1:, label == LABELS].sum(1) for label in range(3)], 1)  # (seeds, groups, 4)
     expected = (-step.b * lost)[:, :, None].expand(-1, -1, 3, -1).reshape(2, 3, 3, *SHAPE)
     torch.testing.assert_close(study.truth.group_displacements, expected, rtol=1e-4, atol=1e-4)
     weights = torch.stack([contrast(study.answers.codewords[label == LABELS]).sum(0) for label in range(3)])
@@ -230,8 +243,10 @@ def test_groups_pull_by_their_displacement_toward_their_mean_image(study, scores
         summed = torch.stack([scores["generated"]["jvp"][label == LABELS].sum(0) for label in range(3)])
         expected = spearman(summed, by_seed.mean(0).double()).tolist()
         assert part.spearman["jvp"][SEEDS].tolist() == pytest.approx(expected)
-        again = (spearman(by_seed[0], by_seed[1]) + spearman(by_seed[1], by_seed[0])) / 2
-        assert part.spearman["another_seed"][SEEDS].tolist() == pytest.approx(again.tolist())
+        left_out = study.truth.without_groups(0).flatten(2)
+        own = {"pull": -(left_out * toward).sum(-1), "distance": left_out.norm(dim=-1)}[target]
+        again = spearman(own.double(), by_seed.mean(0).double())
+        assert part.spearman["leave_one_out"][SEEDS].tolist() == pytest.approx(again.tolist())
 
 
 def test_units_that_are_found_are_held_against_those_that_are_not(make_study, scores):

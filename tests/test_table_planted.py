@@ -12,6 +12,7 @@ from scipy import stats
 from torch import nn
 
 from ddattr.artifacts import load_table
+from ddattr.attribution.agreement import wilson
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoising import denoised, distinctive
@@ -31,7 +32,6 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
-from ddattr.validation.intervals import wilson
 from ddattr.validation.plan import Plan
 from ddattr.validation.study import Study
 from ddattr.validation.tables.planted import (

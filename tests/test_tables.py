@@ -359,7 +359,7 @@ def test_the_summary_is_the_mean_over_queries_inside_its_interval(tables):
         assert row.mean == pytest.approx(part[row.statistic].mean())
         assert row.low <= row.mean <= row.high
         assert row.queries == Q
-    pd.testing.assert_frame_equal(summarise(tables.agreement, 0), tables.agreement_summary)
+    pd.testing.assert_frame_equal(summarise(tables.agreement), tables.agreement_summary)
 
 
 def test_metrics_carry_the_method_in_their_key(tables):

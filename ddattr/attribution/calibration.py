@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddattr.attribution.agreement import bootstrap_mean
+from ddattr.attribution.agreement import share_interval
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import pixel_distance, similarity
@@ -55,7 +55,7 @@ def calibrated(
     )
     rows = []
     for test, part in table.groupby("test", sort=False):
-        mean, low, high = bootstrap_mean(torch.tensor(part.rejected.tolist(), dtype=torch.float64), settings.seed)
+        mean, low, high = share_interval(torch.tensor(part.rejected.tolist(), dtype=torch.float64))
         rows.append({"test": test, "level": settings.level, "rejected": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
 

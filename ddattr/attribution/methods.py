@@ -10,6 +10,8 @@ from enum import StrEnum
 EQUAL_COST = "@equal_cost"  # in a config: of as many members as a tuned peer's trainings would buy
 TESTED = "denoised_gls"  # whose p-values say that a unit matters
 SUPPORT = "denoised_posterior"  # what units are ranked by
+WITH_GRADIENTS = "denoised_dtrak"  # the same, near being what D-TRAK says, of one model's gradients
+LEFT_OUT = "leave_one_out"  # what training at another seed without each unit says
 
 
 class Family(StrEnum):
@@ -22,6 +24,7 @@ class Family(StrEnum):
     PEER = "peer"  # gradients of one model of all units
     SIMILARITY = "similarity"  # of pictures: no model, and no zero
     VARIANT = "variant"  # another measure of displacement or denoising, of the tables of power and planted units
+    RETRAINED = "retrained"  # models without each unit, at the members' seed
     TRUTH = "truth"  # not a score: what others are held against
 
 
@@ -33,7 +36,7 @@ class Method:
         key: its name in tables and configs.
         label: in words, of figures.
         needs: beside the members: `full`, the model of all units; `halves`, those that it is tuned on; `gradients`, the
-            full model's, projected by traker.
+            full model's, projected by traker; `left_out`, a model without each unit or group.
         few: whether members as few as a tuned peer's trainings buy are asked, too: METHOD@m.
         shown: whether it is among the few that figures and summaries show.
         reference: whether others are held against it, query by query.
@@ -50,7 +53,7 @@ class Method:
     @property
     def scored_by_attribute(self) -> bool:
         """Whether `attribute` scores it, by its pull; `validate` scores all others, and real queries' denoising."""
-        return self.family in (Family.DISPLACEMENT, Family.DENOISING)
+        return self.family in (Family.DISPLACEMENT, Family.DENOISING) and not self.needs
 
     @property
     def tuned(self) -> bool:
@@ -69,6 +72,7 @@ METHODS = (
     Method("denoised", "denoising", N, few=True),
     Method(TESTED, "denoising, others discounted", N),
     Method(SUPPORT, "denoising, posterior", N, few=True, shown=True),
+    Method(WITH_GRADIENTS, "denoising, D-TRAK's order", N, needs=("full", "gradients"), few=True),
     Method("individual_centred", "individuals, centred", D),
     Method("individual", "individual members", D),
     Method("last_step", "last step", D),
@@ -84,6 +88,7 @@ METHODS = (
     Method("unlearning", "unlearning", Family.PEER, needs=("full", "halves")),
     Method("trak", "TRAK", Family.PEER, needs=("full", "halves", "gradients")),
     Method("dtrak", "D-TRAK", Family.PEER, needs=("full", "halves", "gradients"), shown=True, reference=True),
+    Method(LEFT_OUT, "leaving each out", Family.RETRAINED, needs=("full", "left_out"), shown=True),
     Method("feature", "feature similarity", Family.SIMILARITY),
     Method("pixel", "pixel similarity", Family.SIMILARITY, shown=True, reference=True),
     Method("random", "random", Family.SIMILARITY, shown=True),
@@ -94,8 +99,8 @@ METHODS = (
     Method("jvp_region", "JVP, bright region", V),
     Method("jvp_norm", "JVP, length", V),
     Method("ablation", "exact ablation", Family.TRUTH),
-    Method("another_seed", "another training seed", Family.TRUTH),
 )
+NOT_NAMED = (Family.VARIANT, Family.RETRAINED, Family.TRUTH)  # scores of tables alone
 _BY_KEY = {method.key: method for method in METHODS}
 
 
@@ -122,7 +127,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def shown(names: Iterable[str]) -> list[str]:
-    """At most eight, in order, that figures and summaries show; all others are in the tables."""
+    """At most eight, and leave_one_out, in order, that figures and summaries show; all others are in the tables."""
     few = f"{SUPPORT}@"  # of few members, this alone
     plain = (name for name in ordered(names) if "@" not in name or name.startswith(few))
     return [name for name in plain if method_of(name).shown and not name.endswith("_oracle")]
@@ -130,5 +135,5 @@ def shown(names: Iterable[str]) -> list[str]:
 
 def nameable() -> list[str]:
     """What a config may name: every score, and those of few members as METHOD@equal_cost."""
-    scores = [method for method in METHODS if method.family not in (Family.VARIANT, Family.TRUTH)]
+    scores = [method for method in METHODS if method.family not in NOT_NAMED]
     return [method.key for method in scores] + [method.key + EQUAL_COST for method in scores if method.few]

@@ -4,9 +4,15 @@ A pull of n members is right on average and noisy; similarity is without noise a
 query's z follow about N(m(d), 1 + v(d)): mean m and variance v of what is to be expected fall with the distance d of
 unit and picture, and are read off the query's own scores. Every score is then a measurement, shrunk to what was
 expected: empirical Bayes with a covariate, after Robbins 1956 and Ignatiadis & Wager 2019, arXiv 1906.01611, with a
-variance of its own at every distance and without their cross-fitting. A unit is in its own prior, and the nearest and
-the farthest are hardly shrunk; leaving it out was tried: no nearer to the truth of simulations, and less to retraining
-(100 clusters of digits: 0.47 for 0.48). No ground truth is used. It is no test: p stays with the phantoms.
+variance of its own at every distance and without their cross-fitting. No ground truth is used. It is no test: p stays
+with the null.
+
+A unit is in its own prior, and the largest guesses would be too large: a query's are scaled by the slope of the truth
+on them, as Stein 1981 estimates it without the truth. Within a query ranks stay. Of 1,797 units five largest then say
+0.15 where there are no effects (0.53 unscaled), 0.33 where the truth is 0.43 (0.86), 2.2 for 2.6 (2.6): in deviations
+of a score, 60 simulations each. One slope for a query: the largest are still too large by little where there is
+nothing, and too small where few units have effects. Leaving the unit out of its prior, and cross-fitting over units,
+have neither the ranks (0.40 for 0.46) nor this.
 """
 
 import torch
@@ -43,9 +49,42 @@ def _shrunk(z: Float[Tensor, "units"], distance: Float[Tensor, "units"]) -> Floa
     order = torch.unique(distance, return_inverse=True)[1].double()  # scikit-learn takes distances close by for ties
     variance = torch.zeros_like(z)
     for _ in range(_ROUNDS):
-        mean = _falling(order, z, 1 / (1 + variance))
+        weight = 1 / (1 + variance)
+        mean = _falling(order, z, weight)
         variance = _falling(order, (z - mean).square() - 1, torch.ones_like(z)).clamp_min(0)
-    return mean + variance / (1 + variance) * (z - mean)
+    guess = mean + variance / (1 + variance) * (z - mean)
+    return _slope(z, guess, _divergence(z, mean, weight, variance)) * guess
+
+
+def _slope(z: Tensor, guess: Tensor, divergence: Tensor) -> Tensor:
+    """Of the truth on its guess: guess . z less the divergence is guess . truth in expectation, with a variance of
+    about |guess|^2. The mean of what that leaves above 0, as no slope is below; at most 1.
+
+    Source: Stein 1981, Estimation of the mean of a multivariate normal distribution, lemma 1.
+    """
+    square = guess.square().sum()
+    if square == 0:
+        return square
+    found, error = (guess @ z - divergence) / square, square.rsqrt()
+    hazard = torch.exp(-0.5 * (found / error).square() - torch.special.log_ndtr(found / error)) / (2 * torch.pi) ** 0.5
+    return (found + error * hazard).clamp_max(1)
+
+
+def _divergence(z: Tensor, mean: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
+    """Sum over units of the guess's derivative in the unit's own z; that of the weights is left out.
+
+    An isotonic fit is the mean of a block, of which a unit has its share: after Meyer & Woodroofe 2000, Ann. Stat. 28.
+    """
+    kept = variance / (1 + variance)
+    in_mean = weight / _over_block(mean, weight)
+    in_variance = 2 * (z - mean) / _over_block(variance, torch.ones_like(z)) * (variance > 0)
+    return (kept + (1 - kept) * in_mean + (z - mean) * in_variance / (1 + variance).square()).sum()
+
+
+def _over_block(fit: Tensor, values: Tensor) -> Tensor:
+    """Sum of the values over all units that have the same fit."""
+    _, block = fit.unique(return_inverse=True)
+    return torch.zeros_like(values).index_add_(0, block, values)[block]
 
 
 def _falling(order: Tensor, values: Tensor, weight: Tensor) -> Tensor:

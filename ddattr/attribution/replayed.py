@@ -64,7 +64,7 @@ def tabulate(
     return tables._replace(
         influence=pd.concat([tables.influence, *rows], ignore_index=True),
         agreement=table,
-        agreement_summary=summarise(table, settings.seed),
+        agreement_summary=summarise(table),
         radius=_radius(radius, norm_null, codebook, seeds).merge(tables.radius, on="query"),
         queries=_queries(tables.queries, tensors, agreement.relative_error(moved["jvp"], exact)),
     )
@@ -121,20 +121,21 @@ def agreement_rows(
     )
 
 
-def summarise(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Mean over queries of every statistic of an agreement table, with its 95 % bootstrap interval."""
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over queries of every statistic of an agreement table, with its 95 % interval."""
     rows = []
     for (truth, method, measure), part in table.groupby(["truth", "method", "measure"], sort=False):
         for statistic in ("pearson", "spearman", "cosine", "relative_error"):
             values = torch.tensor(part[statistic].tolist(), dtype=torch.float64)
             known = int((~values.isnan()).sum())
             if known:
-                interval = agreement.bootstrap_mean(values, seed)
+                interval = agreement.mean_interval(values)
                 rows.append((truth, method, measure, statistic, *interval, known))
     return pd.DataFrame(rows, columns=["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"])
 
 
 def _radius(norm: Tensor, null: Tensor, codebook: Codebook, seeds: Tensor) -> pd.DataFrame:
+    """Its p comes in steps of about N over the number of codewords: `ddattr plan` says where that is no test."""
     radius = norm.max(0).values
     control, p = significance.radius_significance(radius, null, codebook)
     return pd.DataFrame(

@@ -34,7 +34,7 @@ class TestSettings:
     """How influence is tested: the config group `significance`.
 
     Args:
-        seed: of phantoms, of the units that are verified, and of the random baseline and the bootstrap beside them.
+        seed: of phantoms, of the units that are verified, and of the random baseline beside them.
         level: of significance, of q for single units, of p for neighbourhoods.
         phantoms: most codewords of no unit that lengths, which have no closed form, are held against; all of them when
             there are fewer.

@@ -1,19 +1,31 @@
-"""`ddattr compare against=[runs/another]`: this run beside others that are validated too (figure 14)."""
+"""`ddattr compare against=[runs/another]`: this run beside others that are validated too (figure 14).
 
+Runs that differ in their seed alone need no validation: mean and spread of their numbers over ensembles.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
-from ddattr.artifacts import Artifact, load_json
+from ddattr.artifacts import Artifact, load_json, save_table
+from ddattr.attribution.queries import default_folder
 from ddattr.stages.run import Run
+from ddattr.stages.saved import NAME
 from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
+from ddattr.tracking.ensembles import ensembles, lines
 from ddattr.tracking.wandb import log_figures
 
 
 def run(run: Run) -> None:
-    """Writes comparison/."""
+    """Writes comparison/, or, of one run at several seeds, ensembles/."""
     roots = folders(run)
     _ = run.tracking  # refuses, if it must, before anything is written
+    if alike(roots):
+        _spread(run, roots)
+        return
     run.validation_artifact.require()
     table = pd.concat([growth(root) for root in roots], ignore_index=True)
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
@@ -22,6 +34,43 @@ def run(run: Run) -> None:
     if not run.make(artifact, lambda: _compare(run, artifact, table)):
         print("compare: already done", flush=True)
     print(f"compare: table and figure in {artifact.folder}")
+
+
+def alike(roots: Sequence[Path]) -> bool:
+    """Whether runs differ in nothing that makes an attribution but their seed, and the queries' own."""
+    if not all((root / NAME).is_file() for root in roots):
+        return False
+    first, *others = [_seedless(OmegaConf.to_container(OmegaConf.load(root / NAME))) for root in roots]
+    return all(other == first for other in others)
+
+
+def _seedless(config: Any) -> Any:
+    """What members and their attribution depend on, less every seed."""
+    made = {key: config.get(key) for key in ("data", "codebook", "diffusion", "unet", "training", "sampler")}
+    return _without(made | {key: config.get(key) for key in ("attribution", "significance")})
+
+
+def _without(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {key: _without(value) for key, value in part.items() if key not in ("seed", "first_query")}
+
+
+def _spread(run: Run, roots: Sequence[Path]) -> None:
+    """Writes ensembles/."""
+    parents = {root.name: _made(root) for root in roots}
+    artifact = Artifact(run.root / "ensembles", {"runs": [root.name for root in roots]}, parents)
+    table = ensembles(roots)
+    if not run.make(artifact, lambda: save_table(artifact.folder / "ensembles.csv", table)):
+        print("compare: already done", flush=True)
+    print("\n".join(lines(table)))
+    print(f"compare: {len(roots)} ensembles, differing in their seed, in {artifact.folder / 'ensembles.csv'}")
+
+
+def _made(root: Path) -> str:
+    """Of what a run has been attributed and validated to."""
+    folders = default_folder(root), root / "validation"
+    return " ".join((load_json(folder / "manifest.json") or {}).get("fingerprint", "missing") for folder in folders)
 
 
 def folders(run: Run) -> list[Path]:

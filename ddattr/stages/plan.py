@@ -30,7 +30,7 @@ def run(run: Run) -> None:
     if run.rule:
         print(run.rule, flush=True)
     parts: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
-        ("comparing codewords", lambda: describe(code)),
+        ("comparing codewords", lambda: describe(code, run.significance.level)),
         ("looking for copies", lambda: _data(data)),
         (f"timing steps of the network, on {_device(run).type}", lambda: _cost(run)),
         ("reading what was attributed", lambda: _power(run)),
@@ -51,10 +51,12 @@ def _doing(what: str) -> None:
         print(f"plan: {what} ...", file=sys.stderr, flush=True)
 
 
-def describe(code: Codebook) -> list[tuple[str, str]]:
-    """Properties of a codebook, as names and values."""
+def describe(code: Codebook, level: float = 0.05) -> list[tuple[str, str]]:
+    """Properties of a codebook, as names and values; `level` is that of tests."""
     balance = code.balance
     lost = ", ".join(f"{k}: {_survivors(code, k):.1f}" for k in (1, 2, 3, 5, 10))
+    step = code.units / code.capacity  # p of a radius is about a multiple of it
+    values = "no test of it" if 2 * step > level else f"about {int(level / step)} values up to {level:g}"
     need = ", ".join(f"q {level:g}: {smallest(code.units, level)}" for level in (1.0, 0.05, 0.01, 0.001))
     return [
         ("codebook", f"{code.units} units, n={code.members} members, weight h={code.weight}, seed {code.seed}"),
@@ -64,6 +66,7 @@ def describe(code: Codebook) -> list[tuple[str, str]]:
         ("survivors of k removed", lost),
         ("smallest q of one unit", f"{code.smallest_q():.3g}"),
         ("members for a smallest q", need),
+        ("smallest p of the radius", f"{step:.3g}, N / C(n, h): {values}"),
         ("contrast variance", f"{code.contrast_variance:.4f}, h / (n (n - h)): smaller linearises better"),
     ]
 

@@ -136,5 +136,5 @@ def build(run: Run) -> Study:
         run.extractor(),
         run.significance,
     )
-    truth = Truth(plan, queries, ensemble, lambda model: run.load(run.retrained_artifact(model)))
+    truth = Truth(plan, queries, lambda model: run.load(run.retrained_artifact(model)))
     return Study(answers, truth, run.root, run.config.training.steps, None if run.fork is None else run.fork.steps)

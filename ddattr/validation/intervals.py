@@ -7,26 +7,25 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 
-from ddattr.attribution.agreement import ENOUGH, bootstrap_mean, spearman
+from ddattr.attribution.agreement import ENOUGH, mean_interval, share_interval, spearman
 from ddattr.attribution.methods import METHODS
 from ddattr.diffusion.noise import Stream, generator
 
 REFERENCES = [method.key for method in METHODS if method.reference]
-SHARES = ("top1", "unchanged")  # statistics that are right or wrong; their differences are neither
+SHARES = ("top1", "unchanged", "rejected", "above_0_found", "above_0_others")  # differences of shares are none
 NONE = (float("nan"), float("nan"))  # the interval of too few values
 _TOGETHER = 2**20  # values of resamples that are correlated at once
 
 
-def compared(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
+def compared(table: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Means, and beside them those of every method less a reference, query by query, as `COLUMN_less_REFERENCE`.
 
     Queries differ more than methods do: differences have the narrower intervals.
     """
-    found = [means(table, by, columns, seed)]
-    found += [means(pairs, by, names, seed) for pairs, names in differences(table, by, columns)]
+    found = [means(table, by, columns)]
+    found += [means(pairs, by, names) for pairs, names in differences(table, by, columns)]
     return pd.concat(found, ignore_index=True)
 
 
@@ -39,20 +38,18 @@ def differences(table: pd.DataFrame, by: list[str], columns: list[str]) -> Itera
         yield pairs.assign(**less), list(less)
 
 
-def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> pd.DataFrame:
+def means(table: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Mean over rows of every column within groups, with its 95 % interval; none of fewer than 5 values.
 
-    By bootstrap, and Wilson's for shares, as far as every value is 0 or 1: at a bound they would have one of no width.
+    By `mean_interval`, and of shares by `share_interval`.
     """
     rows = []
     for names, part in table.groupby(by, sort=False):
         for column in columns:
             values = torch.tensor(part[column].tolist(), dtype=torch.float64)
-            mean, low, high = bootstrap_mean(values, seed)
+            mean, low, high = (share_interval if column in SHARES else mean_interval)(values)
             if (known := int((~values.isnan()).sum())) < ENOUGH:
                 low, high = NONE
-            elif column in SHARES and bool(((values == 0) | (values == 1) | values.isnan()).all()):
-                low, high = wilson(mean, known)
             rows.append(
                 {
                     **dict(zip(by, names, strict=True)),
@@ -64,17 +61,6 @@ def means(table: pd.DataFrame, by: list[str], columns: list[str], seed: int) -> 
                 }
             )
     return pd.DataFrame(rows)
-
-
-def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share of `count` independent cases.
-
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-    """
-    z = stats.norm.ppf((1 + level) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def lds_resamples(
@@ -107,9 +93,14 @@ def joint_resamples(
     """Means over queries of a correlation over rows, bootstrapped over queries and rows at once.
 
     Rows, be they units or subsets, are shared by all queries: an interval over queries alone would be far too narrow.
-    It is one of the correlation to be expected at this number of rows, and lies 0.01 to 0.03 low when correlations are
-    high: rows drawn twice are ties. Resamples of one seed and shape are paired: their differences are those of a
+    It is one of the correlation to be expected at this number of rows. Rows drawn twice are ties: it lies 0.01 to 0.03
+    low when correlations are high. Resamples of one seed and shape are paired: their differences are those of a
     difference.
+
+    In 300 simulations each (6, 10, 12 and 16 rows, 16 or 32 queries, correlations of 0.5 to 0.9, none to 0.8 of a row
+    shared by all queries) a nominal 0.95 covers 0.91 to 1.00 of what is to be expected at this number of rows, the less
+    the more is shared and the fewer the rows (6 rows 0.91 to 0.95), and as much of a difference of 0 between two
+    methods. Of the correlation over infinitely many rows, which is higher by 0.03 to 0.08, it covers 0.76 to 0.98.
     """
     count, queries = targets.shape
     draw, means = generator(seed, Stream.BOOTSTRAP, step=1), []

@@ -251,7 +251,7 @@ class Peers:
 
         Args:
             targets, subsets: of the tuning subsets, (subsets, q) and (subsets, units); dampings and projections are
-                chosen on them, by mean LDS over all queries.
+                chosen on them, by mean LDS over all queries. `scores.best_of` tunes again, for another target.
         """
         with self.meter.measure(method):
             tried = self._tried(method)

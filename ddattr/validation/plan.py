@@ -2,7 +2,9 @@
 
 Common random numbers: a model that is retrained without a unit has the initialisation, noise, timesteps and candidate
 pictures of the model that saw it; only the removed unit's draws fall to the next candidate. The difference of their
-pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is.
+pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is. None is the
+members' own, nor that of the models that peers ask: what shares a seed agrees for no reason that a unit has. At that
+seed, replicate 0, models without each group are a method: `leave_one_out`.
 """
 
 import hashlib
@@ -40,10 +42,11 @@ class Plan:
         seed: of the units, members and subsets that are drawn, and of the models' draws.
         retrained_units: units whose retraining is the truth, the same for all queries; 0 leaves out the tables of it.
         retrained_members: members that are retrained without them: the truth's own small ensemble.
-        replicates: training seeds; replicate r trains with seed + r.
+        replicates: training seeds of the truth; replicate r, from 1 on, trains with seed + r. The members have seed.
         lds_subsets: half-data models of the LDS, never used for a score; 0 leaves it out.
         tuning_subsets: further ones, at one seed, on which whatever has a damping or a projection is tuned.
-        groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none.
+        groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none. At every seed
+            of the truth, and at the members' as the method `leave_one_out`.
         held_out_queries: pictures that no member saw and that are queries, too: of the LDS, the groups and the power.
         removal_sizes: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
@@ -192,12 +195,17 @@ class Plan:
 
     # -- models
 
+    @property
+    def seeds(self) -> range:
+        """Replicates of the truth."""
+        return range(1, self.replicates + 1)
+
     def bases(self) -> list[Training]:
-        """The truth's ensemble at every training seed; at the first it is the ensemble's own members, unless forked."""
-        first = 1 if self.fork is None else 0
+        """The truth's ensemble at every seed of the truth: members trained again."""
         return [
             Training(f"members/{k:03d}-seed-{r}", self.codebook.subset(k), k, r)
-            for r in range(first, self.replicates if self.retrained_units else 0)
+            for r in self.seeds
+            if self.retrained_units
             for k in self.retraining_members
         ]
 
@@ -217,7 +225,7 @@ class Plan:
                     f"retrain: without {name} member {k} has no data left. Remove less, or use more units or a "
                     "larger codebook.weight."
                 )
-            models += [Training(f"{name}/{k:03d}-seed-{r}", column & ~removed, k, r) for r in range(self.replicates)]
+            models += [Training(f"{name}/{k:03d}-seed-{r}", column & ~removed, k, r) for r in self.seeds]
         return models
 
     def unit(self, unit: int) -> list[Training]:
@@ -282,8 +290,10 @@ class Plan:
             return []
         found = self.scored_by()
         units = [training for unit in self.retraining_units.tolist() for training in self.unit(unit)]
-        for r in range(self.replicates):
-            found += [self.full(r)] if r > 0 and self.groups is not None else []
+        found += self.group_models(0)  # leave_one_out
+        for r in self.seeds:
+            removed = r == 1 and self.removal_queries  # best units, from the model of all at this seed
+            found += [self.full(r)] if removed or self.groups is not None else []
             found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found
@@ -324,7 +334,7 @@ class Removal(NamedTuple):
 def removals(
     scores: Mapping[str, Float[Tensor, "units q"]], seeds: Sequence[int], sizes: Sequence[int]
 ) -> list[Removal]:
-    """For every method, size and query the model without the query's best units, with the draws of `full/seed-0`.
+    """For every method, size and query the model without the query's best units, with the draws of `full/seed-1`.
 
     A model bears the name of the units it lacks: methods that name the same ones share it, and one that lacks a single
     unit is that of the groups `unit`.
@@ -355,8 +365,8 @@ def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:
 def _lacking(removed: Bool[Tensor, "units"]) -> Training:
     units = removed.nonzero()[:, 0].tolist()
     if len(units) == 1:
-        return Training(f"without-unit-{units[0]}/seed-0", ~removed)
-    return Training(f"removed/{_digest(removed)}", ~removed)
+        return Training(f"without-unit-{units[0]}/seed-1", ~removed, None, 1)
+    return Training(f"removed/{_digest(removed)}-seed-1", ~removed, None, 1)
 
 
 def _digest(removed: Bool[Tensor, "units"]) -> str:

@@ -13,13 +13,15 @@ from ddattr.artifacts import load_tensors
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
 from ddattr.attribution.denoising import distinctive
-from ddattr.attribution.estimator import draw_members
+from ddattr.attribution.estimator import Estimator, draw_members
 from ddattr.attribution.influence import similarity
 from ddattr.attribution.loss import loss_change, residual_gram
-from ddattr.attribution.methods import METHODS, Family, keys
+from ddattr.attribution.methods import METHODS, WITH_GRADIENTS, Family, keys
+from ddattr.attribution.posterior import posterior
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.meter import Meter
 from ddattr.validation.answers import Answers
+from ddattr.validation.metrics import lds
 from ddattr.validation.peers import Peers
 from ddattr.validation.truth import Truth
 
@@ -38,7 +40,11 @@ def load_scores(path: Path) -> Scores:
 
 
 def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
-    """Scores of all methods by kind of query, a peer's at all it tried; what was tuned, and how long it took."""
+    """Scores of all methods by kind of query; what was tuned, and how long it took.
+
+    Beside them a peer's at all that it `tried`, and those of generated queries that are best on the tuning halves'
+    `distance`: everywhere else a peer is tuned on their loss.
+    """
     queries, plan, notes = answers.queries, answers.plan, {}
     made: Scores = {"generated": from_table(answers.influence, queries.seeds)}
     if "real" in queries.kinds():
@@ -59,9 +65,10 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         answers.seed,
     )
     everywhere = {"feature": peers.features(answers.extractor)}
-    targets = -queries.losses([truth.network(model) for model in tuning])
+    networks, masks = [truth.network(model) for model in tuning], torch.stack([model.units for model in tuning])
+    targets = -queries.losses(networks)
     for method in plan.peers:
-        everywhere[method], notes[method] = peers.score(method, targets, torch.stack([m.units for m in tuning]))
+        everywhere[method], notes[method] = peers.score(method, targets, masks)
         print(f"validate: {method} scored in {peers.meter.seconds[method]:.0f} s {notes[method]}", flush=True)
     surrogate = everywhere["dtrak" if "dtrak" in everywhere else "feature"]
     with peers.meter.measure(*keys(Family.LOSS)):
@@ -70,10 +77,21 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         made["generated"] |= of_pictures(answers, peers.found["features"])
     for kind, where in queries.kinds().items():
         given = {name: (units, pictures[where]) for name, (units, pictures) in peers.found.items()}
-        made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter)
+        tried = peers.tried["dtrak"][..., where] if "dtrak" in peers.tried else None
+        made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter, tried)
+        if tried is not None:
+            response = answers.denoised if kind == "generated" else answers.denoised_real
+            distance = answers.data.distance(queries.pictures[where])
+            along = distinctive(response, answers.data.unit_images, distance)
+            outputs = -answers.gram[where].diagonal(dim1=1, dim2=2).T
+            with peers.meter.measure(WITH_GRADIENTS):
+                estimator = answers.estimator(queries.pictures[where])
+                made[kind][WITH_GRADIENTS] = with_gradients(estimator, along, outputs, tried)
         made[kind] |= {method: value[:, where] for method, value in everywhere.items()}
+    distances, where = -queries.distances(networks), queries.kinds()["generated"]
+    by_distance = {method: best_of(tried[..., where], distances, masks) for method, tried in peers.tried.items()}
     spent = {"tuned": notes, "seconds": peers.meter.seconds, "memory_mb": peers.meter.memory_mb}
-    return made | {"tried": peers.tried}, spent
+    return made | {"distance": by_distance, "tried": peers.tried}, spent
 
 
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:
@@ -98,7 +116,11 @@ def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor,
 
 
 def of_few(
-    answers: Answers, pictures: Float[Tensor, "q *image"], features: Features, meter: Meter
+    answers: Answers,
+    pictures: Float[Tensor, "q *image"],
+    features: Features,
+    meter: Meter,
+    tried: Float[Tensor, "tried units q"] | None = None,
 ) -> dict[str, Float[Tensor, "units q"]]:
     """Scores of pictures by as many members as a tuned peer's trainings would buy, as if these were all: METHOD@m.
 
@@ -107,6 +129,7 @@ def of_few(
 
     Args:
         meter: on which what they cost is booked.
+        tried: D-TRAK's scores at all dampings and projections.
     """
     found: dict[str, Tensor] = {}
     few = [method for method in METHODS if method.few]
@@ -121,13 +144,42 @@ def of_few(
             gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
             losses = -gram.diagonal(dim1=1, dim2=2).T
             scored = datamodels(losses, answers.codewords[:, members], features)
-            if not beside:
-                estimator = answers.estimator(pictures).of_members(members)
-                distance = answers.data.distance(pictures)
+            estimator, distance = answers.estimator(pictures).of_members(members), answers.data.distance(pictures)
+            if not beside or tried is not None:
                 along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images, distance)
+            if not beside:
                 scored |= estimator.estimate(along).named("denoised") | {"loss": estimator.loss_change(gram)}
-            found |= {f"{method}@{size}": scored[method] for method in methods}
+            elif tried is not None:
+                scored[WITH_GRADIENTS] = with_gradients(estimator, along, losses, tried)
+            found |= {f"{method}@{size}": scored[method] for method in methods if method in scored}
     return found
+
+
+def with_gradients(
+    estimator: Estimator,
+    answers: Float[Tensor, "n units q"],
+    outputs: Float[Tensor, "n q"],
+    tried: Float[Tensor, "tried units q"],
+) -> Float[Tensor, "units q"]:
+    """The posterior of members' answers whose covariate is D-TRAK's score, in place of how far a unit is.
+
+    It takes the gradients of one model of all units and no other training: of all dampings and projections it has the
+    one that best predicts the members' own losses, each of them a model of the units that it saw.
+
+    Args:
+        outputs: minus the members' losses.
+        tried: D-TRAK's scores at all dampings and projections.
+    """
+    estimate = estimator.estimate(answers)
+    covariate = best_of(tried, outputs, estimator.codewords.T)
+    return posterior(estimate.pull, estimate.deviation, -covariate)
+
+
+def best_of(
+    tried: Float[Tensor, "tried units q"], targets: Float[Tensor, "subsets q"], subsets: Bool[Tensor, "subsets units"]
+) -> Float[Tensor, "units q"]:
+    """Of several scores those of the best mean LDS."""
+    return max(tried, key=lambda score: lds(score, targets, subsets).nanmean().item())
 
 
 def of_pictures(answers: Answers, features: tuple[Tensor, Tensor]) -> dict[str, Float[Tensor, "units q"]]:

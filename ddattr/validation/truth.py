@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.queries import Queries
 
@@ -20,13 +19,11 @@ class Truth:
     Args:
         plan: which models there are.
         queries: what they are asked.
-        ensemble: the members, which are the truth's own at the first training seed unless they are forks.
         network: loads a model.
     """
 
     plan: Plan
     queries: Queries
-    ensemble: Ensemble
     network: Callable[[Training], nn.Module]
     _pictures: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -45,10 +42,8 @@ class Truth:
         """
         plan, seeds = self.plan, []
         usual = len(plan.retraining_members) * plan.codebook.weight / plan.codebook.members
-        for r in range(plan.replicates):
+        for r in plan.seeds:
             base = {m.member: self.network(m) for m in plan.bases() if m.replicate == r}
-            if not base:  # the same models, at the first seed
-                base = {k: self.ensemble.members[k] for k in plan.retraining_members}
             factual = self.queries.drawn_by(list(base.values()))
             moved = []
             for unit in plan.retraining_units.tolist():
@@ -61,27 +56,29 @@ class Truth:
     @cached_property
     def group_displacements(self) -> Float[Tensor, "seeds groups q *image"]:
         """Displacements of the model of all units by retraining without each group, at every seed."""
-        seeds = []
-        for r in range(self.plan.replicates):
-            factual = self.pictures(self.plan.full(r))
-            seeds.append(torch.stack([self.pictures(model) - factual for model in self.plan.group_models(r)]))
-        return torch.stack(seeds)
+        return torch.stack([self.without_groups(r) for r in self.plan.seeds])
 
     @cached_property
     def group_losses(self) -> Float[Tensor, "seeds groups pictures"]:
         """Rise of the loss of the model of all units by retraining without each group, at every seed."""
-        seeds = []
-        for r in range(self.plan.replicates):
-            models = [self.plan.full(r), *self.plan.group_models(r)]
-            losses = self.queries.losses([self.network(model) for model in models])
-            seeds.append(losses[1:] - losses[:1])
-        return torch.stack(seeds)
+        return torch.stack([self.losses_without_groups(r) for r in self.plan.seeds])
+
+    def without_groups(self, replicate: int) -> Float[Tensor, "groups q *image"]:
+        """Displacements at one seed: of the truth, or the members' own, replicate 0."""
+        factual = self.pictures(self.plan.full(replicate))
+        return torch.stack([self.pictures(model) - factual for model in self.plan.group_models(replicate)])
+
+    def losses_without_groups(self, replicate: int) -> Float[Tensor, "groups pictures"]:
+        """Rise of the loss at one seed."""
+        models = [self.plan.full(replicate), *self.plan.group_models(replicate)]
+        losses = self.queries.losses([self.network(model) for model in models])
+        return losses[1:] - losses[:1]
 
     @cached_property
     def half_targets(self) -> dict[str, Float[Tensor, "seeds subsets pictures"]]:
         """Minus the loss, and minus the distance of the picture to the factual, of every half-data model."""
         losses, distances = [], []
-        for r in range(self.plan.replicates):
+        for r in self.plan.seeds:
             networks = [self.network(model) for model in self.plan.half_models(r)]
             losses.append(-self.queries.losses(networks))
             distances.append(-self.queries.distances(networks))

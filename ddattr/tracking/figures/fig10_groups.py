@@ -5,16 +5,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ddattr.artifacts import load_table
-from ddattr.tracking.figures.forest import ROW, by_value, forest, reference
-from ddattr.tracking.figures.style import BLUE, GREEN, GREY, ORANGE, WIDTH, zero
+from ddattr.tracking.figures.forest import ROW, by_value, forest
+from ddattr.tracking.figures.style import BLUE, GREEN, ORANGE, WIDTH, zero
 from ddattr.tracking.figures.words import interval, means
 
 CAPTION = (
     "Figure 10. Leave one group out: does a method name the group whose removal hurts most, do its scores follow the "
-    "pull, and does the first order predict a whole group's pull? Dashes: another training seed in the method's place."
+    "pull, and does the first order predict a whole group's pull? Leaving each out: the same at another training seed."
 )
 NEEDS = ("validation/groups_summary.csv", "validation/sets.csv")
 
@@ -29,8 +28,8 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     size = (WIDTH, 1.1 + (ROW + 0.03) * len(methods))
     figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=[1, 0.85, 1.1], layout="constrained")
     for target, colour, shift in (("loss", BLUE, 0.16), ("distance", ORANGE, -0.16)):
-        _rows(axes[0], top[top.target == target], methods, colour, shift, f"effect on {target}")
-    _rows(axes[1], pull, methods, GREEN, 0.0, "effect on pull")
+        forest(axes[0], top[top.target == target], methods, colour, shift, f"effect on {target}")
+    forest(axes[1], pull, methods, GREEN, 0.0, "effect on pull")
     axes[1].tick_params(labelleft=False)
     axes[0].set(xlabel="top-1\naccuracy")
     axes[1].set(xlabel="Spearman\nover groups")
@@ -40,16 +39,8 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     axes[2].set(xlabel="a group's pull,\nfirst order", ylabel="by retraining without it")
     axes[2].locator_params(nbins=5)
     handles = [handle for axis in axes[:2] for handle in axis.get_legend_handles_labels()[0]]
-    if "another_seed" in set(summary.method):
-        handles.append(Line2D([], [], color=GREY, linestyle="--", label="another seed"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure, summary
-
-
-def _rows(axis, rows: pd.DataFrame, methods: list[str], colour: str, shift: float, label: str) -> None:
-    forest(axis, rows, methods, colour, shift, label)
-    for seed in rows[rows.method == "another_seed"]["mean"]:
-        reference(axis, seed, "_another seed", colour)
 
 
 def findings(root: Path) -> list[str]:

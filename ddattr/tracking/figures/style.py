@@ -48,6 +48,7 @@ _FAMILIES = {
     Family.PEER: PINK,
     Family.SIMILARITY: GREY,
     Family.VARIANT: RED,
+    Family.RETRAINED: BLACK,
     Family.TRUTH: BLACK,
 }
 

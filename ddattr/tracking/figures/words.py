@@ -8,19 +8,16 @@ from ddattr.attribution.methods import ordered, shown
 
 
 def worth_showing(names: Iterable[str]) -> list[str]:
-    """At most eight methods of a table: those that are shown, or the first ones where none of these is there."""
+    """Methods of a table that are shown, or its first eight where none of these is there."""
     names = list(names)
     return shown(names) or ordered(names)[:8]
 
 
 def means(rows: pd.DataFrame) -> str:
-    """Means of the methods that are shown with their intervals, the largest first; another training seed's last."""
+    """Means of the methods that are shown with their intervals, the largest first."""
     table = rows.set_index("method")
-    names = [name for name in worth_showing(table.index) if name != "another_seed"]
-    found = table.loc[names].sort_values("mean", ascending=False, kind="stable").itertuples()
-    words = [f"{row.Index} {row.mean:.2f}{interval(row.low, row.high)}" for row in found]
-    limit = f"; another training seed {table.loc['another_seed', 'mean']:.2f}" if "another_seed" in table.index else ""
-    return ", ".join(words) + limit
+    found = table.loc[worth_showing(table.index)].sort_values("mean", ascending=False, kind="stable").itertuples()
+    return ", ".join(f"{row.Index} {row.mean:.2f}{interval(row.low, row.high)}" for row in found)
 
 
 def interval(low: float, high: float) -> str:

@@ -82,7 +82,7 @@ def agreement_tables(
             rows = agreement_rows(score, target, moved.get(method), truth.mean(0), queries)
             frames.append(rows.assign(truth="retraining", method=method, measure=measure))
     table = pd.concat(frames, ignore_index=True)[AGREEMENT]
-    summary = pd.concat([summarise(table, seed), _paired(table)], ignore_index=True)
+    summary = pd.concat([summarise(table), _paired(table)], ignore_index=True)
     for i, row in enumerate(summary.itertuples()):
         name, _, other = row.statistic.partition("_less_")
         if name in CORRELATIONS:

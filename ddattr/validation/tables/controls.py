@@ -24,7 +24,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Calibration is left out where no picture, or one, was held out."""
     table = _false_attribution(study)
     yield "false_attribution", table
-    yield "false_attribution_summary", means(table, ["removed"], ["unchanged", "moved"], study.seed)
+    yield "false_attribution_summary", means(table, ["removed"], ["unchanged", "moved"])
     answers = study.answers
     unknown = answers.data.held_out_units < 0
     if unknown.sum() > 1:
@@ -43,7 +43,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
             distance=alike.distance(alike.points(held.images), answers.queries.factual),
         )
         yield "calibration", table
-        yield "calibration_summary", means(table, ["test", "level"], ["rejected"], study.seed)
+        yield "calibration_summary", means(table, ["test", "level"], ["rejected"])
 
 
 def _false_attribution(study: Study) -> pd.DataFrame:

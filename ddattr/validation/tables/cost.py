@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.attribution.methods import Family, Method, method_of
+from ddattr.attribution.methods import LEFT_OUT, WITH_GRADIENTS, Family, Method, method_of
 from ddattr.attribution.queries import default_folder
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.study import Phase, Study
@@ -18,7 +18,8 @@ PHASE = Phase.REMOVED
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out where nothing was scored."""
     if study.scores:
-        spent, methods = study.spent, list(study.scores["generated"])
+        spent = study.spent
+        methods = list(study.scores["generated"]) + [LEFT_OUT] * (study.plan.groups is not None)
         yield (
             "cost",
             costs(study.root, study.plan, study.steps, spent["seconds"], spent["memory_mb"], methods, study.fork),
@@ -40,6 +41,7 @@ def costs(
     members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of the
     ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m members
     alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
+    `leave_one_out` costs a training a group and one of all; asking these is not timed.
 
     Args:
         root: the run's folder.
@@ -55,12 +57,13 @@ def costs(
     rows = []
     for name in methods:
         method, (_, _, size) = method_of(name), name.partition("@")
-        uses_members = method.family not in (Family.SIMILARITY, Family.PEER)
+        uses_members = method.family not in (Family.SIMILARITY, Family.PEER, Family.RETRAINED)
         ours = members[: int(size or len(members))] if uses_members else []
         others = _others(method, root, plan, seconds)
         if ours and fork is not None:
             others = [*others, root / "base"]
-        models, attribution = ours + others, [default_folder(root)] * (method.scored_by_attribute and not size)
+        asked = method.family in (Family.DISPLACEMENT, Family.DENOISING) and not size
+        models, attribution = ours + others, [default_folder(root)] * asked
         training = len(ours) * each + len(others) * steps
         scored = [name, *_beside(method, seconds)]
         held = [memory.get(part, 0.0) for part in scored]
@@ -87,11 +90,14 @@ def _others(method: Method, root: Path, plan: Plan, seconds: Mapping[str, float]
     if method.key == "adjusted" and "dtrak" not in seconds:
         return []
     models = [plan.full(0)] * ("full" in method.needs) + plan.tuning_models() * ("halves" in method.needs)
+    models += plan.group_models(0) * ("left_out" in method.needs)
     return [_folder(root, model) for model in models]
 
 
 def _beside(method: Method, seconds: Mapping[str, float]) -> list[str]:
-    """Peers whose scores, or projected gradients, a method of the members' losses takes."""
+    """Peers whose scores, or projected gradients, a method of the members takes."""
+    if method.key == WITH_GRADIENTS:
+        return ["dtrak"]
     if method.family is not Family.LOSS:
         return []
     if "halves" in method.needs:

@@ -11,22 +11,25 @@ from torch import Tensor
 
 from ddattr.attribution import agreement
 from ddattr.attribution.influence import displacement_scores
-from ddattr.attribution.methods import TESTED, Family, method_of
+from ddattr.attribution.methods import LEFT_OUT, TESTED, Family, method_of
 from ddattr.validation.intervals import bounds, compared, difference, joint_resamples, means, pull_predicted
-from ddattr.validation.metrics import group_scores, ndcg, top_one
+from ddattr.validation.metrics import ceiling, group_scores, ndcg, reliability, top_one
 from ddattr.validation.study import Phase, Study
 
 PHASE = Phase.RETRAINED
 STATISTICS = ["top1", "ndcg3", "spearman"]
+SHARED = "shared_seed"
 
 
 class Case(NamedTuple):
-    """Scores by method, (units, q), against the groups' effects (seeds, groups, q)."""
+    """Scores by method, (units, q), against the groups' effects (seeds, groups, q), and `own`, those at the members'
+    seed (groups, q): a method."""
 
     target: str
     queries: str
     scores: Mapping[str, Tensor]
     effects: Tensor
+    own: Tensor
 
     @property
     def name(self) -> dict[str, str]:
@@ -47,12 +50,13 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         table = _discoveries(study)
         yield "discoveries", table
         found = [name for name in table.columns if name != "query"]
-        yield "discoveries_summary", means(table.assign(method=TESTED), ["method"], found, study.seed)
+        yield "discoveries_summary", means(table.assign(method=TESTED), ["method"], found)
 
 
 def _cases(study: Study) -> list[Case]:
     """Does a method name the group whose removal hurts most, in loss or by how far the picture moves, and does it
-    predict how far it moves away from the group's mean image (its pull)?
+    predict how far it moves away from the group's mean image (its pull)? Peers are tuned on loss, and for distance on
+    distance; for pull, which has a sign and which half-data models have not, on loss: they were not made for it.
 
     Similarities have no zero: they are centred over units, or the largest group would always win.
     """
@@ -64,14 +68,18 @@ def _cases(study: Study) -> list[Case]:
         }
         for kind in answers.queries.kinds()
     }
+    losses = truth.losses_without_groups(0)
     cases = [
-        Case("loss", kind, centred[kind], truth.group_losses[..., where])
+        Case("loss", kind, centred[kind], truth.group_losses[..., where], losses[:, where])
         for kind, where in answers.queries.kinds().items()
     ]
     images = torch.stack([answers.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
-    moved = [displacement_scores(one, answers.queries.factual, images) for one in truth.group_displacements]
+    by_seed = [truth.without_groups(0), *truth.group_displacements]
+    own, *moved = [displacement_scores(one, answers.queries.factual, images) for one in by_seed]
     for target, measure in (("distance", "norm"), ("pull", "pull")):
-        cases.append(Case(target, "generated", centred["generated"], torch.stack([one[measure] for one in moved])))
+        effects = torch.stack([one[measure] for one in moved])
+        tuned = study.scores.get("distance", {}) if target == "distance" else {}
+        cases.append(Case(target, "generated", centred["generated"] | tuned, effects, own[measure]))
     return cases
 
 
@@ -80,29 +88,28 @@ def group_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
-    `another_seed` is what one other training would say: the effect at one training seed, held as a score against the
-    mean effect at all others, and averaged over the seeds. No bound: a score may be less noisy than a training.
+    `leave_one_out` is what the truth's own trainings say at another seed, the members': the effect of each group there,
+    held as a score against the mean effect at the truth's seeds. `shared_seed` is what a seed in common gives: a
+    method's Spearman with the effect at the members' seed, less its mean with that at another one.
+
     Correlations, and their differences, have intervals over groups and queries at once, none of fewer than 5 groups;
-    the rest over queries.
+    the rest over queries. Spearman has the truth's split-half reliability beside it, its root (the ceiling), and what
+    it is when corrected for that.
     """
-    rows, resampled = [], {}
+    rows, resampled, noise = [], {}, {}
     for case in cases:
         effect = case.effects.mean(0)
-        for method, score in case.scores.items():
-            grouped = group_scores(score, group_of)
-            resampled[case.target, case.queries, method] = joint_resamples(grouped, effect, seed)
-            found = {"method": method, "query": queries[case.queries], **_named(grouped, effect)}
-            rows.append(pd.DataFrame({**case.name, **found}))
-        if (seeds := len(case.effects)) > 1:
-            others = (case.effects.sum(0) - case.effects) / (seeds - 1)
-            pairs = list(zip(case.effects, others, strict=True))
-            by_seed = [pd.DataFrame(_named(one, other)) for one, other in pairs]
-            another = sum(by_seed[1:], by_seed[0]) / seeds
-            means_of_seeds = torch.stack([joint_resamples(one, other, seed) for one, other in pairs]).nanmean(0)
-            resampled[case.target, case.queries, "another_seed"] = means_of_seeds
-            rows.append(another.assign(**case.name, method="another_seed", query=queries[case.queries]))
+        grouped = {method: group_scores(score, group_of) for method, score in case.scores.items()}
+        noise[case.target, case.queries] = reliability(case.effects), ceiling(case.effects)
+        for method, score in (grouped | {LEFT_OUT: case.own}).items():
+            resampled[case.target, case.queries, method] = joint_resamples(score, effect, seed)
+            found = {"method": method, "query": queries[case.queries], **_named(score, effect)}
+            apart = torch.stack([agreement.spearman(score, one) for one in case.effects]).nanmean(0)
+            shared = np.nan if method == LEFT_OUT else (agreement.spearman(score, case.own) - apart).numpy()
+            rows.append(pd.DataFrame({**case.name, **found, SHARED: shared}))
     table = pd.concat(rows, ignore_index=True)
-    summary = compared(table, ["target", "queries", "method"], STATISTICS, seed)
+    by = ["target", "queries", "method"]
+    summary = pd.concat([compared(table, by, STATISTICS), means(table, by, [SHARED])], ignore_index=True)
     groups = len(group_of.unique())
     for i, row in enumerate(summary.itertuples()):
         name, _, other = row.statistic.partition("_less_")
@@ -110,6 +117,9 @@ def group_tables(
             less = (row.target, row.queries, other) if other else None
             effects = difference(resampled, (row.target, row.queries, row.method), less)
             summary.loc[i, ["low", "high"]] = bounds(effects, min(groups, row.known))
+        if row.statistic == "spearman":
+            summary.loc[i, ["reliability", "ceiling"]] = noise[row.target, row.queries]
+    summary["corrected"] = (summary["mean"] / summary.ceiling).where(summary.ceiling > 0)
     return table, summary
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddattr.validation.intervals import REFERENCES, difference, lds_resamples, percentiles
 from ddattr.validation.metrics import ceiling, lds, reliability
+from ddattr.validation.scores import best_of
 from ddattr.validation.study import Phase, Study
 
 PHASE = Phase.RETRAINED
@@ -32,8 +33,8 @@ class Case(NamedTuple):
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out without `validation.lds_subsets`.
 
-    An oracle has the damping and the projection that are best on these very targets: what tuning could reach at most,
-    and no method.
+    A peer is tuned for the target, on the tuning halves' own: loss, or distance. An oracle has the damping and the
+    projection that are best on these very targets: what tuning could reach at most, and no method.
     """
     if not study.plan.lds_subsets:
         return
@@ -47,12 +48,13 @@ def _transfer(study: Study) -> list[Case]:
     for kind, where in study.answers.queries.kinds().items():
         target = study.truth.half_targets["loss"][..., where]
         oracles = {
-            f"{method}_oracle": max(tried[..., where], key=lambda s: lds(s, target.mean(0), masks).nanmean().item())
+            f"{method}_oracle": best_of(tried[..., where], target.mean(0), masks)
             for method, tried in study.scores.get("tried", {}).items()
         }
         cases.append(Case("transfer", "loss", kind, study.scores[kind] | oracles, target, masks))
     distances = study.truth.half_targets["distance"]
-    return [*cases, Case("transfer", "distance", "generated", study.scores["generated"], distances, masks)]
+    tuned = study.scores["generated"] | study.scores.get("distance", {})
+    return [*cases, Case("transfer", "distance", "generated", tuned, distances, masks)]
 
 
 def _self(study: Study) -> list[Case]:

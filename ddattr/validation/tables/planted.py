@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
+from ddattr.attribution.agreement import wilson
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoising import distinctive
@@ -21,7 +22,6 @@ from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections
 from ddattr.attribution.loss import loss_change, residual_gram
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance
-from ddattr.validation.intervals import wilson
 from ddattr.validation.measures import measures_of_displacement
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.study import Phase, Study

@@ -17,7 +17,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     if not study.removals:
         return
     queries, features, rows = study.answers.queries, study.answers.extractor, []
-    factual = study.truth.pictures(study.plan.full(0))
+    factual = study.truth.pictures(study.plan.full(1))
     for one in study.removals:
         query = queries.seeds.index(one.query)
         picture = study.truth.pictures(one.model)[query]
@@ -36,7 +36,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         )
     table = pd.DataFrame(rows)
     yield "removal", table
-    summary = compared(table, BY, ["l2", "feature_distance"], study.seed)
+    summary = compared(table, BY, ["l2", "feature_distance"])
     yield "removal_summary", pd.concat([summary, _predicted(table, study.seed)], ignore_index=True)
 
 

@@ -1,0 +1,72 @@
+"""How far a run's numbers hang on its ensemble: the same run at several seeds, mean and spread of every number.
+
+No interval of one run contains the draw of its members and of its codebook.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ddattr.artifacts import load_table
+from ddattr.attribution.queries import default_folder
+from ddattr.tracking.findings import metrics
+
+COLUMNS = ["statistic", "runs", "mean", "sd", "low", "high"]
+HEADLINES = (  # of the runs' lines
+    "ablation/agreement/ablation/jvp/spearman",
+    "attributable/unit",
+    "attributable/label",
+    "attributable/cluster",
+    "resolved",
+    "calibration/discovery",
+    "lds/transfer/loss/generated/denoised_posterior",
+    "lds/transfer/loss/generated/denoised_posterior/lds_less_dtrak",
+    "groups/pull/generated/jvp_posterior/spearman",
+    "groups/pull/generated/leave_one_out/spearman",
+)
+
+
+def ensembles(roots: Sequence[Path]) -> pd.DataFrame:
+    """Over runs that differ in their seed: mean, standard deviation, smallest and largest of what all of them have.
+
+    Args:
+        roots: folders of the runs, two or more.
+    """
+    table = pd.DataFrame([numbers(root) for root in roots]).dropna(axis="columns")
+    found = table.agg(["mean", "std", "min", "max"]).T.set_axis(["mean", "sd", "low", "high"], axis="columns")
+    return found.rename_axis("statistic").reset_index().assign(runs=len(table))[COLUMNS]
+
+
+def numbers(root: Path) -> dict[str, float]:
+    """Every mean of an attribution's and a validation's summaries; the share of queries with a unit, a label, a cluster
+    that passes, and with a neighbourhood that is significant; false positives among strangers.
+
+    Raises:
+        FileNotFoundError: the run has no attribution.
+    """
+    folder = default_folder(root)
+    if not (folder / "radius.csv").is_file():
+        raise FileNotFoundError(
+            f"compare: {folder}/radius.csv is missing. Make it: ddattr attribute, with its overrides"
+        )
+    radius, sets = load_table(folder / "radius.csv"), load_table(folder / "sets.parquet")
+    found = {f"ablation/{name}": value for name, value in metrics(folder).items()}
+    found |= {"attributable/unit": float(radius.attributable.mean()), "resolved": float((radius.resolution > 0).mean())}
+    for kind, rows in sets.groupby(sets.set.str.partition(":")[0]):
+        if kind != "nearest":
+            smallest = rows.groupby("query").q_value.min()
+            found[f"attributable/{kind}"] = float((smallest <= radius.level.iloc[0]).mean())
+    if (folder / "calibration.csv").is_file():
+        rates = load_table(folder / "calibration.csv")
+        found |= {f"calibration/{row.test}": float(row.rejected) for row in rates.itertuples()}
+    return found | metrics(root / "validation")
+
+
+def lines(table: pd.DataFrame) -> list[str]:
+    """The headlines of `ensembles`, in words."""
+    rows = table.set_index("statistic")
+    return [
+        f"{name}: {row['mean']:.3f}, sd {row.sd:.3f}, {row.low:.3f} to {row.high:.3f} over {row.runs:.0f} ensembles"
+        for name, row in rows.loc[[name for name in HEADLINES if name in rows.index]].iterrows()
+    ]
