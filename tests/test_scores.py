@@ -254,7 +254,8 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(stu
 def test_what_is_near_is_what_d_trak_says_and_its_tuning_takes_no_training(study):
     """The ensemble's posterior by that order; of several scores the one that foretells the members' own losses."""
     answers, queries = study.answers, study.answers.queries
-    along = distinctive(answers.denoised, answers.data.unit_images)
+    distance = answers.data.distance(queries.factual)
+    along = distinctive(answers.denoised, answers.data.unit_images, distance)
     estimator, losses = answers.estimator(queries.factual), queries.losses(list(answers.ensemble.members))[:, :3]
     effects = torch.linalg.pinv(answers.codewords.T.double()) @ -losses.double()
     tried = torch.stack([-effects, effects, single(30, 3, seed=14).double()])
