@@ -52,7 +52,10 @@ def test_strangers_are_tested_as_units_are():
     near = similarity(-pixel(factual, strangers))
     for redraw in (0, 1):
         code = Codebook(15, 14, 6, CODE.seed + 1 + redraw)
-        codewords, along = code.codewords(torch.arange(15)), distinctive(response, strangers)
+        codewords, along = (
+            code.codewords(torch.arange(15)),
+            distinctive(response, strangers, -pixel(factual, strangers)),
+        )
         gls = LeaveOneOutGLS(codewords, near, 0.8)
         answers = gls.adjust(along)
         _, p = pull_significance(answers, codewords, codewords)

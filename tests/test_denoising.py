@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddattr.attribution.denoising import denoised, distinctive
-from ddattr.attribution.influence import Response, displacement_scores, projections, pull
+from ddattr.attribution.influence import Response, displacement_scores, projections, pull, similarity
 from ddattr.attribution.loss import loss_draws
 from ddattr.codebook import Codebook, ablation
 from ddattr.diffusion.noise import noise_tape
@@ -47,21 +47,49 @@ def test_an_ablation_is_exact_in_it(make_unets, process, pictures):
     torch.testing.assert_close(moved, expected)
 
 
-def test_along_the_units_own_a_member_is_asked_about_its_images_less_the_mean_and_not_about_the_picture():
-    """The definition, in double precision, for any response; and what every unit has in common is nobody's own."""
+@pytest.fixture
+def asked():
+    """What five members say of three queries, and six units' images, at distances 1 to 18 from them."""
     response, units = noise_tape(range(15), 0, LARGE)[0].reshape(5, 3, *LARGE), noise_tape(range(6), 0, LARGE)[0]
-    own = units.double() - units.double().mean(0)
-    expected = torch.einsum("nqchw,uchw->nuq", response.double(), own) / own.flatten(1).norm(dim=1)[:, None]
-    found = distinctive(response, units)
+    return response, units, torch.arange(18, 0, -1.0).reshape(6, 3)
+
+
+def test_along_the_units_own_a_member_is_asked_about_its_image_less_those_of_units_like_the_query(asked):
+    """The definition, in double precision, for any response: half as far as units count in a set."""
+    response, units, distance = asked
+    near = similarity(distance)[..., None, None, None] ** 4
+    own = units[:, None].double() - (near * units[:, None]).sum(0) / near.sum(0)
+    length = own.flatten(2).norm(dim=2)
+    found = distinctive(response, units, distance)
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(distinctive(response, units + 3 * units[0]), found, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(distinctive(response, 1e-3 * units), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, torch.einsum("nqchw,uqchw->nuq", response.double(), own) / length)
+
+
+def test_that_a_unit_is_itself_among_those_like_the_query_changes_nothing(asked):
+    """Its own image drops out of its direction, but for the length: the mean of the others gives the same."""
+    response, units, distance = asked
+    found, near = distinctive(response, units, distance), similarity(distance)[..., None, None, None] ** 4
+    for unit in range(6):
+        others = torch.arange(6) != unit
+        own = units[unit].double() - (near * units[:, None])[others].sum(0) / near[others].sum(0)
+        own = torch.nn.functional.normalize(own.flatten(1), dim=1)
+        torch.testing.assert_close(found[:, unit], torch.einsum("nqp,qp->nq", response.flatten(2).double(), own))
+
+
+def test_what_all_units_have_in_common_is_nobody_s_own(asked):
+    """Neither are scales of images and distances; a unit that is the mean, or the only one, says nothing."""
+    response, units, distance = asked
+    found = distinctive(response, units, distance)
+    torch.testing.assert_close(distinctive(response, units + 3 * units[0], distance), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(distinctive(response, 1e-3 * units, 7 * distance), found, rtol=1e-4, atol=1e-5)
+    assert (distinctive(response, units[:1], distance[:1]) == 0).all()
+    assert (distinctive(response, units[:1].expand(6, -1, -1, -1), distance) == 0).all()
+    equal = torch.ones(7, 3)
     middle = torch.cat([units, units.mean(0, keepdim=True)])  # of a seventh unit only rounding is left
-    torch.testing.assert_close(distinctive(response, middle)[:, :6], found, rtol=1e-4, atol=1e-5)
-    assert (distinctive(response, middle)[:, 6] == 0).all()
-    assert (distinctive(response, units[:1]) == 0).all()
-    assert torch.equal(distinctive(response, units[:1].expand(6, -1, -1, -1)), torch.zeros(5, 6, 3).double())
+    assert (distinctive(response, middle, equal)[:, 6] == 0).all()
+    torch.testing.assert_close(
+        distinctive(response, middle, equal)[:, :6], distinctive(response, units, equal[:6]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_its_pull_is_that_of_any_displacement(make_unets, process, pictures):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddattr.attribution.influence import projections
+from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.influence import pixel_distance, projections
 from ddattr.validation.measures import measures_of_any, measures_of_displacement
 
 
@@ -33,12 +34,13 @@ def given():
 
 def test_pixels_are_the_pull_and_the_loss_has_no_direction(given):
     response, made, factual, units, loss = given
-    found = measures_of_any(made, factual, units, loss) | measures_of_displacement(response, factual, units, Linear(4))
+    distance = pixel_distance(factual, units)
+    found = measures_of_any(made, factual, units, loss, distance)
+    found |= measures_of_displacement(response, factual, units, Linear(4), distance)
     torch.testing.assert_close(found["pixel"], projections(response, factual, units))
     torch.testing.assert_close(found["denoised_toward"], projections(made, factual, units))
-    own = nn.functional.normalize((units - units.mean(0)).flatten(1).double(), dim=-1)
     for name, answers in (("denoised", made), ("pixel_distinctive", response)):
-        torch.testing.assert_close(found[name], torch.einsum("nqp,up->nuq", answers.flatten(2).double(), own))
+        torch.testing.assert_close(found[name], distinctive(answers, units, distance))
     assert torch.equal(found["loss"][:, 0], loss)
     assert torch.equal(found["loss"], found["loss"][:, :1].expand(-1, 30, -1))
 
@@ -47,16 +49,17 @@ def test_features_are_the_pull_in_their_space(given):
     response, _, factual, units, _ = given
     extractor = Linear(4)
     mapped = [extractor(x.flatten(0, -4)).reshape(*x.shape[:-3], 4, 1, 1) for x in (response, factual, units)]
-    found = measures_of_displacement(response, factual, units, extractor)["feature"]
+    found = measures_of_displacement(response, factual, units, extractor, pixel_distance(factual, units))["feature"]
     torch.testing.assert_close(found, projections(*mapped), rtol=1e-4, atol=1e-5)
 
 
 def test_a_region_of_the_whole_picture_is_the_pull_and_dark_pixels_are_not_looked_at(given):
     response, _, factual, units, _ = given
-    bright = measures_of_displacement(response, factual.abs() + 0.1, units, Linear(4))
+    distance = pixel_distance(factual, units)
+    bright = measures_of_displacement(response, factual.abs() + 0.1, units, Linear(4), distance)
     torch.testing.assert_close(bright["region"], bright["pixel"])
-    before = measures_of_displacement(response, factual, units, Linear(4))["region"]
+    before = measures_of_displacement(response, factual, units, Linear(4), distance)["region"]
     changed = units + 5 * (factual[0] <= 0)  # where query 0 is dark
-    after = measures_of_displacement(response, factual, changed, Linear(4))["region"]
+    after = measures_of_displacement(response, factual, changed, Linear(4), distance)["region"]
     torch.testing.assert_close(after[..., 0], before[..., 0])
     assert not torch.allclose(after[..., 1], before[..., 1])

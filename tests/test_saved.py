@@ -270,6 +270,13 @@ def test_a_folder_of_before_there_was_a_choice_compares_pixels(copy):
     assert read(copy)["data"]["similarity"] == "pixels"
 
 
+def test_a_folder_of_when_the_p_of_sets_was_of_draws_is_read(copy):
+    path = copy / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"significance": config["significance"] | {"draws": 500}}))
+    assert read(copy)["significance"] == config["significance"]
+
+
 def test_aliases_which_can_be_without_end_are_refused(copy):
     path = copy / "config.yaml"
     path.write_text(path.read_text().replace("sampler:", "sampler: &a\n  more: *a\n", 1))

@@ -186,10 +186,11 @@ def test_the_denoising_of_any_picture_has_a_pull_and_one_with_the_other_units_di
     """The definition: minus what w_i . response moves along the unit's distinctive direction, exact in the weights."""
     response, codewords = randn(8, 3, *SHAPE), CODEWORDS[:6]
     estimator = Estimator.of_distance(codewords, pixel_distance(asked, images[:6]), share)
-    found = estimator.estimate(distinctive(response, images[:6])).named("denoised")
+    found = estimator.estimate(distinctive(response, images[:6], pixel_distance(asked, images[:6]))).named("denoised")
     moved = torch.einsum("un,nq...->uq...", contrast(codewords).double(), response.double()).flatten(2)
-    own = nn.functional.normalize((images[:6] - images[:6].mean(0)).flatten(1).double(), dim=-1)
-    torch.testing.assert_close(found["denoised"], -torch.einsum("uqp,up->uq", moved, own), rtol=1e-4, atol=1e-6)
+    near, units = similarity(pixel_distance(asked, images[:6]), 0.35), images[:6].flatten(1).double()
+    own = nn.functional.normalize(units[:, None] - near.T @ units / near.sum(0)[:, None], dim=-1)
+    torch.testing.assert_close(found["denoised"], -(moved * own).sum(-1), rtol=1e-4, atol=1e-6)
     assert torch.allclose(found["denoised_gls"], found["denoised"]) == (share == 0)
 
 
@@ -220,7 +221,9 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(stu
             gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
             scored = scores.datamodels(-gram.diagonal(dim1=1, dim2=2).T, answers.codewords[:, few], given)
             estimator = answers.estimator(pictures).of_members(few)
-            along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images)
+            along = distinctive(
+                queries.denoised(ensemble, pictures), answers.data.unit_images, answers.data.distance(pictures)
+            )
             estimate = estimator.estimate(along)
             scored |= {"denoised": estimate.plain, "denoised_posterior": estimate.posterior}
             scored["loss"] = estimator.loss_change(gram)
@@ -251,7 +254,8 @@ def test_members_at_a_peer_s_cost_score_any_picture_as_an_ensemble_of_theirs(stu
 def test_what_is_near_is_what_d_trak_says_and_its_tuning_takes_no_training(study):
     """The ensemble's posterior by that order; of several scores the one that foretells the members' own losses."""
     answers, queries = study.answers, study.answers.queries
-    along = distinctive(answers.denoised, answers.data.unit_images)
+    distance = answers.data.distance(queries.factual)
+    along = distinctive(answers.denoised, answers.data.unit_images, distance)
     estimator, losses = answers.estimator(queries.factual), queries.losses(list(answers.ensemble.members))[:, :3]
     effects = torch.linalg.pinv(answers.codewords.T.double()) @ -losses.double()
     tried = torch.stack([-effects, effects, single(30, 3, seed=14).double()])
@@ -271,7 +275,8 @@ def test_of_a_unit_that_a_few_members_cannot_identify_they_say_nothing(study):
     assert 0 < known.sum() < 30
     for method in ("denoised", "denoised_posterior", "loss"):
         assert (found[f"{method}@5"][~known] == 0).all()
-    whole = distinctive(answers.denoised[few], answers.data.unit_images)  # centred over all: a contrast does not see it
+    distance = answers.data.distance(queries.factual)  # centred over all, which a contrast does not see:
+    whole = distinctive(answers.denoised[few], answers.data.unit_images, distance)
     torch.testing.assert_close(found["denoised_posterior@5"], estimator.estimate(whole).posterior, rtol=1e-4, atol=1e-6)
 
 
@@ -319,7 +324,9 @@ def test_every_query_is_scored_by_every_method_of_the_plan(study):
 
     table = scores.from_table(answers.influence, queries.seeds)
     assert all(torch.equal(found["generated"][name], score) for name, score in table.items())
-    along = distinctive(queries.denoised(answers.ensemble, queries.real), answers.data.unit_images)
+    along = distinctive(
+        queries.denoised(answers.ensemble, queries.real), answers.data.unit_images, answers.data.distance(queries.real)
+    )
     for name, score in answers.estimator(queries.real).estimate(along).named("denoised").items():
         assert torch.equal(found["real"][name], score)
     gram = residual_gram(answers.ensemble, queries.process, queries.pictures, queries.times, queries.noise)

@@ -18,6 +18,7 @@ from ddattr.attribution.significance import (
     resolution,
     set_significance,
 )
+from ddattr.attribution.tails import counted
 from ddattr.codebook import Codebook, contrast
 
 SMALL = Codebook(3, 6, 2)  # 15 codewords, 12 of them phantoms
@@ -98,6 +99,30 @@ def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measu
     score = (norm if measure == "norm" else loss_change)(response @ response.mT, codewords)
     p = [norm_significance(score[held, None], score[torch.arange(15) != held])[1].item() for held in range(15)]
     torch.testing.assert_close(torch.tensor(p).sort().values, torch.arange(1, 16) / 15)
+
+
+def test_the_end_of_a_tail_is_counted():
+    """24 members, 2.5 million codewords: where 10,000 at most reach the score p is their share."""
+    code, answers = Codebook(40, 24, 11), randn(24, 40, 1)
+    answers += 1.5 * units_of(code).T[..., None]
+    _, p = pull_significance(answers, units_of(code), units_of(code))
+    sums = (units_of(code).double() * answers[..., 0].T).sum(1)
+    reached = counted(answers[..., 0], sums - 1e-9, 11)
+    few = reached < 9000
+    assert 10 < few.sum() < 40
+    torch.testing.assert_close(p[few, 0], reached[few].double() / (code.capacity - 39))
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_p_of_64_members_is_uniform_under_the_null(power):
+    """20,000 codewords that had no part in the answers, normal or heavy-tailed. Kolmogorov's distance: a false alarm in
+    10,000 beyond 2.23 / sqrt(20,000), and 0.01 for the approximation; p <= 0.001 as often as 4.5 standard errors allow
+    (false alarm 7e-6)."""
+    codewords = units_of(Codebook(20_000, 64, 28))
+    answers = (randn(64, 1, 1) ** power).expand(-1, len(codewords), -1)
+    _, p = pull_significance(answers, codewords, codewords)
+    assert stats.kstest(p[:, 0].numpy(), "uniform").statistic < 2.23 / 20_000**0.5 + 0.01
+    assert abs((p <= 1e-3).sum() - 20) < 4.5 * 20**0.5
 
 
 def test_p_of_pull_counts_the_phantoms_on_the_unit_s_own_direction():

@@ -157,7 +157,7 @@ def test_the_table_is_of_each_sub_ensemble_and_what_is_predicted_of_the_whole_en
     study.scores = {"generated": {"pixel": alike}}
     curve = dict(tables(study))["members"].set_index(["members", "order", "statistic"]).value
 
-    near, along = similarity(-alike.double()), distinctive(answers.denoised, answers.data.unit_images)
+    near, along = similarity(-alike.double()), distinctive(answers.denoised, answers.data.unit_images, -alike)
     nearest = alike.argsort(0, descending=True)[:3].T[None]
     adjusted = LeaveOneOutGLS(answers.codewords, near, 0.5).adjust_sets(near * along, nearest)
     _, whole, _ = set_significance(nearest, adjusted, book)

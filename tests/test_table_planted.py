@@ -64,10 +64,12 @@ def noisy(seed: int, members: int, queries: int = 1) -> torch.Tensor:
 
 def influence_on_denoising(response, pictures, images, codebook, share) -> dict[str, Scored]:
     """As the table of planted units has it."""
-    along = {"denoised_gls": distinctive(response, images), "denoised_toward": projections(response, pictures, images)}
-    estimator = Estimator.of_distance(
-        codebook.codewords(torch.arange(codebook.units)), pixel_distance(pictures, images), share
-    )
+    distance = pixel_distance(pictures, images)
+    along = {
+        "denoised_gls": distinctive(response, images, distance),
+        "denoised_toward": projections(response, pictures, images),
+    }
+    estimator = Estimator.of_distance(codebook.codewords(torch.arange(codebook.units)), distance, share)
     return influence_by_pull(along, estimator)
 
 
@@ -120,8 +122,8 @@ def test_a_unit_towards_which_its_members_denoise_is_found_first(process, share,
     ensemble = Ensemble([LinearDenoiser(torch.zeros(4, 4, dtype=torch.float64), b) for b in noise_estimate])
     times, noise = loss_draws(4, process, SHAPE, seed=0)
     response = denoised(ensemble, process, pictures, times, noise.double())
-    score, z, p = influence_on_denoising(response, pictures, images, codebook, share)[method]
-    assert (ranks(score, torch.full((3,), 7)) == 1).all()
+    _, z, p = influence_on_denoising(response, pictures, images, codebook, share)[method]
+    assert (ranks(z, torch.full((3,), 7)) == 1).all()
     torch.testing.assert_close(p[7], torch.full((3,), 1 / (1 + codebook.phantoms)).double())
     assert (z[7] > 2.5).all()
 
@@ -134,7 +136,7 @@ def test_scores_of_the_denoising_are_those_of_any_picture_and_one_is_the_pull(sh
     response = randn(12, 3, *SHAPE)
     found = influence_on_denoising(response, pictures, images, codebook, share)
     estimator = Estimator.of_distance(codewords, pixel_distance(pictures, images), share)
-    expected = estimator.estimate(distinctive(response, images)).named("denoised")
+    expected = estimator.estimate(distinctive(response, images, pixel_distance(pictures, images))).named("denoised")
     for method in ("denoised_gls", "denoised_posterior"):
         torch.testing.assert_close(found[method].score, expected[method])
     if not share:
@@ -322,10 +324,10 @@ def test_planted_pictures_are_scored_by_every_measure_on_its_own_direction(make_
     )
     mapped = (single(4, 3, seed=21).T @ x.flatten(-3)[..., None] for x in (response, made, units))
     along = {
-        "denoised_gls": distinctive(denoised, units),
+        "denoised_gls": distinctive(denoised, units, data.distance(pictures)),
         "denoised_toward": projections(denoised, pictures, units),
         "jvp_gls": projections(response, made, units),
-        "jvp_distinctive": distinctive(response, units),
+        "jvp_distinctive": distinctive(response, units, data.distance(made)),
         "jvp_feature": projections(*(x[..., None] for x in mapped)),
         "jvp_region": bright,
     }

@@ -239,7 +239,7 @@ def test_the_score_of_a_set_is_the_sum_of_its_units_pulls_by_similarity(tensors,
     tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
     distance = torch.cdist(data.unit_images.flatten(1), tensors["factual"].clamp(-1, 1).flatten(1)).double()
     codewords, near = CODE.codewords(torch.arange(N)), similarity(distance)
-    weighted = near * distinctive(tensors["denoised"], data.unit_images)
+    weighted = near * distinctive(tensors["denoised"], data.unit_images, data.distance(tensors["factual"]))
     gls = LeaveOneOutGLS(codewords, near, share)
 
     def expected(units: torch.Tensor) -> np.ndarray:
@@ -268,7 +268,7 @@ def test_what_is_expected_is_made_of_the_adjusted_pull_of_its_tensor(tables, ten
     codewords = CODE.codewords(torch.arange(N))
     along = {
         "jvp_posterior": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-        "denoised_posterior": distinctive(tensors["denoised"], data.unit_images),
+        "denoised_posterior": distinctive(tensors["denoised"], data.unit_images, data.distance(tensors["factual"])),
     }[method]
     answers = LeaveOneOutGLS(codewords, similarity(distance), SETTINGS.gls_share).adjust(along)
     deviation = significance.null_deviation(answers, codewords)
@@ -280,7 +280,7 @@ def test_what_is_expected_is_made_of_the_adjusted_pull_of_its_tensor(tables, ten
 def test_pictures_without_a_tape_are_scored_and_tested_as_generated_ones_are(tensors, data, share):
     """`validate` asks about any picture what `attribute` asks about those that it made."""
     tables = tabulate(tensors, ABLATED, CODE, data, replace(SETTINGS, gls_share=share))
-    along = distinctive(tensors["denoised"], data.unit_images)
+    along = distinctive(tensors["denoised"], data.unit_images, data.distance(tensors["factual"]))
     codewords = CODE.codewords(torch.arange(N))
     estimator = Estimator.of_distance(codewords, pixel_distance(tensors["factual"], data.unit_images), share)
     for method, score in estimator.estimate(along).named("denoised").items():
@@ -297,7 +297,7 @@ def test_the_others_are_discounted_from_what_is_tested_and_from_nothing_else(tab
     codewords = CODE.codewords(torch.arange(N))
     along = {
         "jvp": influence.projections(tensors["jacobian"], tensors["factual"], data.unit_images),
-        "denoised": distinctive(tensors["denoised"], data.unit_images),
+        "denoised": distinctive(tensors["denoised"], data.unit_images, data.distance(tensors["factual"])),
     }
     for method, answers in along.items():
         for measure in ("pull", "norm") if method == "jvp" else ("pull",):

@@ -84,9 +84,9 @@ def calibration(
         gls_share: share of the variance put down to other strangers, as in an attribution.
         distance: from every stranger to every picture, by which they are near; None is that of pixels.
     """
-    answers, rows = distinctive(response, strangers), []
-    queries = len(factual)
-    near = similarity(pixel_distance(factual, strangers) if distance is None else distance)
+    distance = pixel_distance(factual, strangers) if distance is None else distance
+    answers, near = distinctive(response, strangers, distance), similarity(distance)
+    queries, rows = len(factual), []
     for redraw in range(redraws):
         code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
         estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)

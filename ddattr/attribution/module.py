@@ -64,7 +64,7 @@ class AttributionModule(L.LightningModule):
         jacobian: partial,
         first_query: int = 0,
         ablation_units: int = 64,
-        denoisings: int = 100,
+        denoisings: int = 50,
         check: int = 2,
         refine: int = 3,
         asked: Asked | None = None,

@@ -95,8 +95,10 @@ class Replay:
 
     def _best(self, picture: Tensor, response: Tensor, denoised: Tensor) -> Int[Tensor, "best q"]:
         """Every query's best units, by p, then by norm."""
-        estimator = Estimator.of_distance(self._codewords, self.data.distance(picture), self.settings.gls_share)
-        by_pull = self._surest(estimator, estimator.gls.adjust(distinctive(denoised, self.data.unit_images)))
+        distance = self.data.distance(picture)
+        estimator = Estimator.of_distance(self._codewords, distance, self.settings.gls_share)
+        answers = distinctive(denoised, self.data.unit_images, distance)
+        by_pull = self._surest(estimator, estimator.gls.adjust(answers))
         by_norm = norm(gram(response), self._codewords).topk(self.refine, 0).indices
         return torch.cat([by_pull, by_norm])
 

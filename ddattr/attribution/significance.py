@@ -6,8 +6,9 @@ that no other unit holds. Its score under those codewords, the phantoms, on its 
 What "exact" means: this null follows from how codewords were drawn, and from nothing else: neither the members nor the
 pictures are assumed to be of any distribution. Its tail is counted whole where there are at most 200,000 codewords,
 and p is then the rank of the unit's score, exactly. Of more, p is the saddlepoint's approximation of the tail over all
-codewords, held by others or not, times C / (C - N + 1), which covers whichever the others hold; `verified.csv` has how
-far it is from draws, of a seeded sample and of all units that pass. The p of a set is the saddlepoint's always.
+codewords, held by others or not (counted where 10,000 at most reach the score, up to 32 members), times
+C / (C - N + 1), which covers whichever the others hold; `verified.csv` has how far it is from draws, of a seeded sample
+and of all units that pass. The p of a set is the saddlepoint's always.
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 
@@ -23,6 +24,8 @@ from ddattr.attribution.tails import counted, saddlepoint
 from ddattr.codebook import Codebook, contrast
 
 COUNTED = 200_000  # codewords up to which a null is counted whole: all of 20 members
+_FEW = 10_000  # codewords, of more: where no more reach a score, they are counted: a tail of some is no smooth one
+_HALVED = 32  # members, of which that takes some milliseconds
 _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
 
 
@@ -107,11 +110,14 @@ def pull_significance(
     z = _standardise(sums - weight * numbers.mean(0), deviation)
     capacity = comb(n, weight)
     free = capacity - units + 1  # its own, and those of no unit
+    least = sums - _TIE * deviation
     if capacity <= COUNTED:
-        least = sums - _TIE * deviation
         p = (counted(numbers, least, weight) - _reached(numbers, least, held) + 1) / free
     else:
-        p = (saddlepoint(numbers[:, None], z, weight).clamp_min(1 / capacity) * (capacity / free)).clamp_max(1)
+        p = saddlepoint(numbers[:, None], z, weight)
+        if n <= _HALVED and (few := p < _FEW / capacity).any():
+            p[few] = counted(numbers[:, few], least[few], weight).double() / capacity
+        p = (p.clamp_min(1 / capacity) * (capacity / free)).clamp_max(1)
     return z.to(answers).reshape(answers.shape[1:]), p.to(answers).reshape(answers.shape[1:])
 
 

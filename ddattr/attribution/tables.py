@@ -98,7 +98,7 @@ def of_denoising(
 ) -> Tables:
     """Scores and tests of the denoising, after what was scored before, and the tables of that."""
     seeds, settings = scored.seeds, scored.settings
-    answers = distinctive(denoised, scored.images)
+    answers = distinctive(denoised, scored.images, scored.distance)
     found = scored.estimate("denoised", answers)
     z, p = scored.tests[TESTED, "pull"]
     q = significance.benjamini_hochberg(p)

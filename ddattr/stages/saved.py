@@ -110,6 +110,8 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: key trainer.{key} is of no saved config. Give it with each call: +trainer.{key}=...")
     if config["data"]["_target_"].endswith("UnitDataModule"):
         config["data"].setdefault("similarity", "pixels")  # of before there was a choice
+    if config["significance"]["_target_"].endswith("TestSettings"):
+        config["significance"].pop("draws", None)  # of before the p of sets was in closed form
     if config["tracking"].get("mode") == "online":  # a folder sends nothing: whoever calls may
         config["tracking"]["mode"] = "offline"
     return config

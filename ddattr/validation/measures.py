@@ -14,12 +14,16 @@ def measures_of_displacement(
     factual: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
     extractor: nn.Module,
+    distance: Float[Tensor, "units q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """What every member adds to each measure of where pictures on a tape move, to first order.
 
     `pixel` is the displacement along every unit's direction; `pixel_distinctive` along its distinctive one, as the
     denoising is tested; `feature` as `pixel` in the space of an extractor; `region` as `pixel` within the bright part
     of the picture.
+
+    Args:
+        distance: of every unit to every query.
     """
     tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
     moved = torch.stack(tangents)[..., None, None]
@@ -30,7 +34,7 @@ def measures_of_displacement(
     ]
     return {
         "pixel": projections(response, factual, unit_images),
-        "pixel_distinctive": distinctive(response, unit_images),
+        "pixel_distinctive": distinctive(response, unit_images, distance),
         "feature": projections(moved, seen, units),
         "region": torch.cat(region, 2),
     }
@@ -41,15 +45,19 @@ def measures_of_any(
     pictures: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
     loss: Float[Tensor, "n q"],
+    distance: Float[Tensor, "units q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """What every member adds to each measure that needs no tape, on every unit's direction.
 
     `denoised` is what `attribute` tests; `denoised_toward` the same from the picture to the unit's image, which is
     blind to what the picture has of the unit; `loss` the change of the picture's loss, to first order, which has no
     direction.
+
+    Args:
+        distance: of every unit to every query.
     """
     return {
-        "denoised": distinctive(denoised, unit_images),
+        "denoised": distinctive(denoised, unit_images, distance),
         "denoised_toward": projections(denoised, pictures, unit_images),
         "loss": loss.double()[:, None].expand(-1, len(unit_images), -1),
     }

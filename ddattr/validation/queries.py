@@ -37,7 +37,7 @@ class Queries:
     real: Tensor
     draws: int
     seed: int
-    denoisings: int = 100
+    denoisings: int = 50
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.factual.shape[1:])

@@ -49,7 +49,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     made: Scores = {"generated": from_table(answers.influence, queries.seeds)}
     if "real" in queries.kinds():
         made["real"] = of_real(queries.real, answers.data.unit_images, answers.seed)
-        along = distinctive(answers.denoised_real, answers.data.unit_images)
+        along = distinctive(answers.denoised_real, answers.data.unit_images, answers.data.distance(queries.real))
         estimate = answers.estimator(queries.real).estimate(along)
         made["real"] |= estimate.named("denoised")
     *tuning, full = plan.scored_by()
@@ -81,7 +81,8 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter, tried)
         if tried is not None:
             response = answers.denoised if kind == "generated" else answers.denoised_real
-            along = distinctive(response, answers.data.unit_images)
+            distance = answers.data.distance(queries.pictures[where])
+            along = distinctive(response, answers.data.unit_images, distance)
             outputs = -answers.gram[where].diagonal(dim1=1, dim2=2).T
             with peers.meter.measure(WITH_GRADIENTS):
                 estimator = answers.estimator(queries.pictures[where])
@@ -143,9 +144,9 @@ def of_few(
             gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
             losses = -gram.diagonal(dim1=1, dim2=2).T
             scored = datamodels(losses, answers.codewords[:, members], features)
-            estimator = answers.estimator(pictures).of_members(members)
+            estimator, distance = answers.estimator(pictures).of_members(members), answers.data.distance(pictures)
             if not beside or tried is not None:
-                along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images)
+                along = distinctive(queries.denoised(ensemble, pictures), answers.data.unit_images, distance)
             if not beside:
                 scored |= estimator.estimate(along).named("denoised") | {"loss": estimator.loss_change(gram)}
             elif tried is not None:

@@ -18,7 +18,7 @@ from ddattr.tracking.figures.style import BLUE, RED, SKY, WIDTH, zero
 
 CAPTION = (
     "Figure 4. Agreement over units with exact ablation, and with retraining where it was validated; a dot a query, "
-    "means with 95 % intervals. The denoising is along what distinguishes the unit from the mean of all, the "
+    "means with 95 % intervals. The denoising is along what distinguishes the unit from those like the picture, the "
     "pull from picture to unit."
 )
 NEEDS = ("attribution/agreement.csv", "attribution/agreement_summary.csv")

@@ -74,7 +74,7 @@ def _held(study: Study, part: SubEnsemble) -> tuple[dict[str, Tensor | float], d
     estimator = answers.estimator(queries.factual).of_members(chosen)
     along = {
         "jvp": projections(part.jacobian, queries.factual, images),
-        "denoised": distinctive(answers.denoised[chosen], images),
+        "denoised": distinctive(answers.denoised[chosen], images, answers.data.distance(queries.factual)),
     }
     estimates = {method: estimator.estimate(given) for method, given in along.items()}
     scored = {name: score for method, found in estimates.items() for name, score in found.named(method).items()}

@@ -46,9 +46,9 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     features = over_units(features, data.unit_of) / sizes[:, None]
     denoised = queries.denoised(ensemble, pictures)
     made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
-    moved = measures_of_displacement(response, made, units, answers.extractor)
+    moved = measures_of_displacement(response, made, units, answers.extractor, data.distance(made))
     directed = {
-        "denoised_gls": distinctive(denoised, units),
+        "denoised_gls": distinctive(denoised, units, data.distance(pictures)),
         "denoised_toward": projections(denoised, pictures, units),
         "jvp_gls": moved["pixel"],
         "jvp_distinctive": moved["pixel_distinctive"],

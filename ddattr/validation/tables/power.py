@@ -28,15 +28,15 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     for kind, where in answers.queries.kinds().items():
         pictures, loss = answers.queries.pictures[where], loss_projections(answers.gram[where])
         denoised = answers.denoised if kind == "generated" else answers.denoised_real
-        measures, lengths = measures_of_any(denoised, pictures, images, loss), {"denoised_norm": denoised}
+        distance, lengths = answers.data.distance(pictures), {"denoised_norm": denoised}
+        measures = measures_of_any(denoised, pictures, images, loss, distance)
         if kind == "generated":
-            measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.extractor)
+            measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.extractor, distance)
             lengths = {"norm": answers.jacobian, **lengths}
-        near = -answers.data.distance(pictures)
-        ten = near.topk(min(10, len(near)), 0).indices
+        ten = distance.topk(min(10, len(distance)), 0, largest=False).indices
         labels = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in partitions.items()}
-        tested = power(measures, -near.double(), partitions, labels, codebook, settings)
-        length = power_of_norm(lengths, -near.double(), codebook, settings)
+        tested = power(measures, distance.double(), partitions, labels, codebook, settings)
+        length = power_of_norm(lengths, distance.double(), codebook, settings)
         found += [tested.assign(queries=kind), length.assign(queries=kind)]
     yield "power", pd.concat(found, ignore_index=True)
 
