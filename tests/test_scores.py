@@ -348,3 +348,25 @@ def test_every_query_is_scored_by_every_method_of_the_plan(study):
     assert spent["tuned"]["gradient_dot"] == ""
     assert spent["tuned"]["unlearning"].startswith("damping ")
     assert set(spent["seconds"]) >= same | set(keys(Family.PICTURES))
+
+
+def test_where_d_trak_is_asked_its_order_is_a_method_of_any_picture(study):
+    """Of the whole ensemble, and of one member fewer than its trainings would buy; by all that D-TRAK tried."""
+    pytest.importorskip("trak")
+    answers, queries = study.answers, study.answers.queries
+    answers.plan = study.truth.plan = replace(study.plan, peers=("dtrak",))
+    answers.influence = influence_of(queries.seeds)
+    names = [model.name for model in study.plan.scored_by()]
+    trained = dict(zip(names, bends(5), strict=True))
+    study.truth.network = lambda model: trained[model.name]
+    found, spent = scores.score(answers, study.truth)
+    for kind, where in queries.kinds().items():
+        assert {"dtrak", "denoised_dtrak", "denoised_dtrak@4"} <= set(found[kind])
+        estimator = answers.estimator(queries.pictures[where])
+        response = queries.denoised(answers.ensemble, queries.pictures[where])
+        along = distinctive(response, answers.data.unit_images)
+        outputs = -answers.gram[where].diagonal(dim1=1, dim2=2).T
+        expected = scores.with_gradients(estimator, along, outputs, found["tried"]["dtrak"][..., where])
+        torch.testing.assert_close(found[kind]["denoised_dtrak"], expected, rtol=1e-4, atol=1e-6)
+    assert {"denoised_dtrak", "denoised_dtrak@4", "dtrak"} <= set(spent["seconds"])
+    assert found["distance"]["dtrak"].shape == (30, 3)
