@@ -363,8 +363,9 @@ def test_where_d_trak_is_asked_its_order_is_a_method_of_any_picture(study):
     for kind, where in queries.kinds().items():
         assert {"dtrak", "denoised_dtrak", "denoised_dtrak@4"} <= set(found[kind])
         estimator = answers.estimator(queries.pictures[where])
-        response = queries.denoised(answers.ensemble, queries.pictures[where])
-        along = distinctive(response, answers.data.unit_images)
+        pictures = queries.pictures[where]
+        response = queries.denoised(answers.ensemble, pictures)
+        along = distinctive(response, answers.data.unit_images, answers.data.distance(pictures))
         outputs = -answers.gram[where].diagonal(dim1=1, dim2=2).T
         expected = scores.with_gradients(estimator, along, outputs, found["tried"]["dtrak"][..., where])
         torch.testing.assert_close(found[kind]["denoised_dtrak"], expected, rtol=1e-4, atol=1e-6)
