@@ -63,6 +63,13 @@ def test_a_set_of_one_unit_is_the_unit():
     torch.testing.assert_close(alone[..., 0], gls.adjust(answers))
 
 
+def test_members_that_say_the_same_say_nothing():
+    """To the last bit: rounding is no answer."""
+    gls, same = LeaveOneOutGLS(CODEWORDS, near()), torch.full((9, 20, 2), 0.3, dtype=torch.float64)
+    assert (gls.adjust(same) == 0).all()
+    assert (gls.adjust_sets(same, torch.tensor([[[0, 1]] * 2])) == 0).all()
+
+
 def test_without_a_share_of_units_scores_are_plain_contrasts():
     answers = randn(9, 20, 2)
     torch.testing.assert_close(

@@ -170,6 +170,20 @@ def test_samples_and_queries_that_are_not_like_the_data_are_the_first_thing_said
     assert len(doubted(root, data, 0.9, [True] * 6)) == 2
 
 
+def test_p_that_draws_refute_is_said_first(reproduced, tmp_path):
+    root = shutil.copytree(reproduced.root, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "members"))
+    table = pd.DataFrame({"query": [0, 1, 2], "unit": [5, 6, 7], "p_value": [0.01, 0.01, 0.01]})
+    path = root / "attribution" / "default" / "verified.csv"
+    for drawn, wrong in (([0.01, 0.012, 0.019], 0), ([0.01, 0.03, 0.03], 1)):
+        made = table.assign(drawn=drawn, error=[0.001, 0.001, 0.003], ratio=table.p_value / drawn)
+        save_table(path, made)
+        lines = [line for line in summary(root) if "of what draws say" in line]
+        assert len(lines) == wrong
+        assert all(line.startswith(f"{WARNING}: p of 1 of 3 units") for line in lines)
+        (calibration,) = [line for line in summary(root) if line.startswith("calibration: ")]
+        assert "p over draws of 3 units: median" in calibration
+
+
 def test_the_first_figure_is_of_samples_beside_training_pictures(page, reproduced):
     assert next(iter(FIGURES)) == "fig0_samples"
     kept = load_tensors(reproduced.root / "quality" / "samples.safetensors")

@@ -125,6 +125,18 @@ def test_p_of_64_members_is_uniform_under_the_null(power):
     assert abs((p <= 1e-3).sum() - 20) < 4.5 * 20**0.5
 
 
+@pytest.mark.parametrize("far", [30, 200, 10_000])
+@pytest.mark.parametrize("members", [36, 64, 128])
+def test_a_member_that_is_far_from_all_others_makes_no_findings(members, far):
+    """20,000 codewords that had no part in the answers: p <= 0.001 at most twice as often as it should, and 4.5
+    standard errors (false alarm 7e-6)."""
+    codewords = units_of(Codebook(20_000, members, members * 4 // 9))
+    answers = randn(members, 1, 1)
+    answers[0] += far
+    _, p = pull_significance(answers.expand(-1, len(codewords), -1), codewords, codewords)
+    assert (p <= 1e-3).sum() < 40 + 4.5 * 40**0.5
+
+
 def test_p_of_pull_counts_the_phantoms_on_the_unit_s_own_direction():
     projected = randn(6, 3, 2)
     score, phantoms = pull(projected, units_of(SMALL)), phantoms_of(SMALL)

@@ -21,7 +21,7 @@ def nulls(
     level: float,
 ) -> pd.DataFrame:
     """nulls.parquet: a row a query and unit that passes, or is among the 12 of largest support, with its phantoms'
-    `counts`: those that its p-value counts."""
+    `counts`: all, or as many as were drawn."""
     asked = q_value <= level
     asked.scatter_(0, found.posterior.topk(min(LARGEST, len(asked)), 0).indices, True)
     queries, units = asked.T.nonzero(as_tuple=True)

@@ -58,7 +58,8 @@ def _shrunk(z: Float[Tensor, "units"], distance: Float[Tensor, "units"]) -> Floa
 
 def _slope(z: Tensor, guess: Tensor, divergence: Tensor) -> Tensor:
     """Of the truth on its guess: guess . z less the divergence is guess . truth in expectation, with a variance of
-    about |guess|^2. The mean of what that leaves above 0, as no slope is below; at most 1.
+    |guess|^2 and more, up to twice that where there are no effects: there slopes are shrunk too much. The mean of what
+    that leaves above 0, as no slope is below; at most 1.
 
     Source: Stein 1981, Estimation of the mean of a multivariate normal distribution, lemma 1.
     """
@@ -71,7 +72,8 @@ def _slope(z: Tensor, guess: Tensor, divergence: Tensor) -> Tensor:
 
 
 def _divergence(z: Tensor, mean: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
-    """Sum over units of the guess's derivative in the unit's own z; that of the weights is left out.
+    """Sum over units of the guess's derivative in the unit's own z; those of the weights, and of the mean within the
+    variance, are left out.
 
     An isotonic fit is the mean of a block, of which a unit has its share: after Meyer & Woodroofe 2000, Ann. Stat. 28.
     """

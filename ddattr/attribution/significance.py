@@ -6,7 +6,7 @@ that no other unit holds. Its score under those codewords, the phantoms, on its 
 What "exact" means: this null follows from how codewords were drawn, and from nothing else: neither the members nor the
 pictures are assumed to be of any distribution. Its tail is counted whole where there are at most 200,000 codewords,
 and p is then the rank of the unit's score, exactly. Of more, p is the saddlepoint's approximation of the tail over all
-codewords, held by others or not (counted where 10,000 at most reach the score, up to 32 members), times
+codewords, held by others or not (counted where 10,000 at most reach the score, up to 28 members), times
 C / (C - N + 1), which covers whichever the others hold; `verified.csv` has how far it is from draws, of a seeded sample
 and of all units that pass. The p of a set is the saddlepoint's always.
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
@@ -25,7 +25,7 @@ from ddattr.codebook import Codebook, contrast
 
 COUNTED = 200_000  # codewords up to which a null is counted whole: all of 20 members
 _FEW = 10_000  # codewords, of more: where no more reach a score, they are counted: a tail of some is no smooth one
-_HALVED = 32  # members, of which that takes some milliseconds
+_HALVED = 28  # members, of which that takes a millisecond
 _TIE = 1e-9  # scores closer than this, in units of the null's deviation, are equal: rounding must not break a tie
 
 
@@ -165,7 +165,8 @@ def set_significance(
     """(score, z, p) of sets of units, scored after the fact: the sum of their units' `pull`.
 
     Under the null a set's units hold any codewords, distinct. z has the exact variance of a sum over distinct
-    codewords; p is the tail of that z by the saddlepoint of units that draw independently. A set larger than the
+    codewords; p is the tail of that z by the saddlepoint of units that draw independently. Both are over all codewords:
+    those that units outside the set hold are not left out, as they are for single units. A set larger than the
     number of phantoms has p NaN, and one of a single unit the unit's.
 
     Args:
@@ -182,6 +183,7 @@ def set_significance(
     deviation = (codebook.contrast_variance * variance * (c / (c - 1))).clamp_min(0).sqrt()
     z = _standardise(total, deviation)
     p = saddlepoint(answers.flatten(1, 2).transpose(1, 2), z.flatten(), codebook.weight).reshape(size.shape)
+    p = torch.maximum(p, (float(c) ** -size.double()).clamp_min(torch.finfo(p.dtype).tiny))  # a set's own assignment
     if (single := size == 1).any():
         held = codebook.codewords(torch.arange(codebook.units))
         _, alone = pull_significance(answers[:, single][..., :1], codewords[single][:, :1], held)

@@ -81,7 +81,18 @@ def warnings(root: Path, queries: pd.DataFrame) -> list[str]:
             f"{WARNING}: {len(far)} of {len(queries)} queries are farther from every training picture than 99 % of "
             f"real pictures are: {some}"
         )
-    return found
+    return [*found, *_refuted(root)]
+
+
+def _refuted(root: Path) -> list[str]:
+    """Where draws say that p is more than twice as large: members far from all others do that to it."""
+    path = default_folder(root) / "verified.csv"
+    table = load_table(path) if path.exists() else pd.DataFrame({"p_value": [], "drawn": [], "error": []})
+    wrong = int((2 * table.p_value < table.drawn - 4 * table.error).sum())
+    return [
+        f"{WARNING}: p of {wrong} of {len(table)} units is less than half of what draws say (verified.csv): look for a "
+        "member that is far from all others"
+    ] * (wrong > 0)
 
 
 def _rotating(error: pd.Series) -> str:
