@@ -4,6 +4,7 @@ import html.parser
 import re
 import shutil
 
+import pandas as pd
 import pytest
 from conftest import SMALL, composed
 
