@@ -10,6 +10,7 @@ from conftest import COLUMNS, METHODS
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
+from ddattr.attribution.agreement import mean_interval
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.gls import LeaveOneOutGLS
@@ -376,6 +377,18 @@ def test_metrics_carry_the_method_in_their_key(tables):
 def test_queries_have_their_names_in_every_table(tables, tensors):
     for table in (tables.influence, tables.sets, tables.agreement, tables.radius, tables.queries):
         assert set(table["query"]) == set(tensors["seeds"].tolist())
+
+
+def test_the_interval_of_a_correlation_is_within_1():
+    """Of four that are nearly 1 and one that is far below Student's would be beyond it."""
+    table = pd.DataFrame({"truth": "ablation", "method": "jvp", "measure": "norm", "query": range(4)})
+    spearman = [0.99, 0.995, 0.99, 0.88]
+    table = table.assign(pearson=spearman, spearman=spearman, cosine=spearman, relative_error=[0.1, 0.1, 0.1, 0.9])
+    assert mean_interval(torch.tensor(spearman))[2] > 1
+    found = summarise(table).set_index("statistic")
+    assert (found.high[:3] == 1).all()
+    assert found.low["relative_error"] == 0
+    assert (found["mean"] <= found.high).all()
 
 
 def test_the_order_of_queries_changes_no_row(tables, tensors, data):

@@ -122,15 +122,16 @@ def agreement_rows(
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over queries of every statistic of an agreement table, with its 95 % interval."""
+    """Mean over queries of every statistic of an agreement table, with its 95 % interval within what it can be."""
     rows = []
     for (truth, method, measure), part in table.groupby(["truth", "method", "measure"], sort=False):
         for statistic in ("pearson", "spearman", "cosine", "relative_error"):
             values = torch.tensor(part[statistic].tolist(), dtype=torch.float64)
             known = int((~values.isnan()).sum())
             if known:
-                interval = agreement.mean_interval(values)
-                rows.append((truth, method, measure, statistic, *interval, known))
+                least, most = (0, np.inf) if statistic == "relative_error" else (-1, 1)
+                interval = np.clip(agreement.mean_interval(values), least, most)
+                rows.append((truth, method, measure, statistic, *interval.tolist(), known))
     return pd.DataFrame(rows, columns=["truth", "method", "measure", "statistic", "mean", "low", "high", "queries"])
 
 

@@ -62,7 +62,7 @@ def lines(root: Path) -> dict[str, str]:
         "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
         f"{surest(root)}{_sets(root, level)}",
         "resolution": _resolution(radius),
-        "calibration": _calibration(root) + _verified(root),
+        "calibration": "; ".join(filter(None, (_calibration(root), _verified(root)))),
     }
 
 
@@ -171,7 +171,7 @@ def _verified(root: Path) -> str:
         return ""
     worst = table.loc[np.log(table.ratio).abs().idxmax()]
     return (
-        f"; p over draws of {len(table)} units: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} (its "
+        f"p over draws of {len(table)} units: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} (its "
         f"draws have a standard error of {worst.error / worst.drawn:.2f})"
     )
 
