@@ -180,11 +180,11 @@ def test_p_that_draws_refute_is_said_first(reproduced, tmp_path):
         save_table(path, made)
         lines = [line for line in summary(root) if "of what draws say" in line]
         assert len(lines) == wrong
-        assert all(line.startswith(f"{WARNING}: p of 1 of 3 units") for line in lines)
+        assert all(line.startswith(f"{WARNING}: p of 1 of 3 units and sets") for line in lines)
         (calibration,) = [line for line in summary(root) if line.startswith("calibration: ")]
-        assert "; p over draws of 3 units: median" in calibration
+        assert "; p over draws of 3 units and sets: median" in calibration
     (root / "attribution" / "default" / "calibration.csv").unlink()
-    assert any(line.startswith("p over draws of 3 units: median") for line in summary(root))
+    assert any(line.startswith("p over draws of 3 units and sets: median") for line in summary(root))
 
 
 def test_the_first_figure_is_of_samples_beside_training_pictures(page, reproduced):

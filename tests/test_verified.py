@@ -9,7 +9,7 @@ from ddattr.attribution import verified
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.significance import TestSettings, benjamini_hochberg
 from ddattr.attribution.tails import counted, saddlepoint
-from ddattr.attribution.verified import drawn, verification
+from ddattr.attribution.verified import drawn, verification, verification_of_sets
 from ddattr.codebook import Codebook
 
 
@@ -79,6 +79,32 @@ def test_all_that_pass_and_a_sample_are_verified(monkeypatch):
         assert row.ratio == pytest.approx(row.p_value / row.drawn)
     none = verification(adjusted, z, p, code, seeds, TestSettings(0, verified=0))
     assert len(none) == passing.sum()
+
+
+def of_some_sets(level: float):
+    """Units in sets of three, and pairs, on four queries, tested and verified."""
+    code, _, _, _ = judged(18, 8)
+    estimator = Estimator(code.codewords(torch.arange(30)), torch.rand(30, 4, dtype=torch.float64) + 0.5)
+    answers = randn(18, 30, 4, seed=5) + 0.3 * estimator.codewords.T[..., None]
+    sets = torch.cat([torch.arange(30).reshape(10, 3), torch.tensor([[0, 9, -1], [4, -1, -1]])])
+    sets = sets[:, None].expand(-1, 4, -1)
+    names = [f"some:{i}" for i in range(12)]
+    _, z, p = estimator.test_sets(answers, sets, code)
+    given = names, sets, answers, z, p, estimator, code, torch.tensor([5, 6, 7, 9]), TestSettings(0, level=level)
+    return p, verification_of_sets(*given)
+
+
+def test_some_sets_that_pass_are_verified():
+    p, table = of_some_sets(0.9)
+    assert len(table) == 8
+    assert "some:11" not in set(table.set)  # of one unit
+    for row in table.itertuples():
+        assert row.p_value == p[int(row.set.partition(":")[2]), [5, 6, 7, 9].index(row.query)]
+        assert abs(row.drawn - row.p_value) < 4.5 * row.error + 0.03 * row.p_value + 1e-9
+    p, table = of_some_sets(1e-12)
+    assert (p[:11] > 1e-12).all()
+    assert table.empty
+    assert list(table) == ["query", "unit", "p_value", "drawn", "error", "ratio", "set"]
 
 
 def test_what_is_counted_needs_no_judge():

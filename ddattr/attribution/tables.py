@@ -22,7 +22,7 @@ from ddattr.attribution.nulls import nulls
 from ddattr.attribution.scored import Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
-from ddattr.attribution.verified import verification
+from ddattr.attribution.verified import verification, verification_of_sets
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
@@ -34,8 +34,7 @@ _PARQUET = ("attributions", "influence", "sets", "nulls")
 class Tables(NamedTuple):
     """Tables by the names of the files that hold them; None where there is nothing to say.
 
-    `agreement` and its summary take a tape, `calibration` pictures that were held out, and `verified` p-values
-    that were not counted.
+    `agreement` and its summary take a tape, and `calibration` pictures that were held out.
     """
 
     attributions: pd.DataFrame
@@ -44,7 +43,7 @@ class Tables(NamedTuple):
     radius: pd.DataFrame
     queries: pd.DataFrame
     nulls: pd.DataFrame
-    verified: pd.DataFrame | None = None
+    verified: pd.DataFrame
     calibration: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     agreement_summary: pd.DataFrame | None = None
@@ -102,7 +101,8 @@ def of_denoising(
     found = scored.estimate("denoised", answers)
     z, p = scored.tests[TESTED, "pull"]
     q = significance.benjamini_hochberg(p)
-    sets, resolution = _sets(scored.estimator, answers, scored.distance, codebook, data, seeds, settings)
+    sets, resolution, judged = _sets(scored.estimator, answers, scored.distance, codebook, data, seeds, settings)
+    units = verification(found.adjusted, z, p, codebook, seeds, settings)
     radius = {
         "query": seeds.numpy(),
         "attributable": (q.min(0).values <= settings.level).numpy(),
@@ -117,7 +117,7 @@ def of_denoising(
         pd.DataFrame(radius),
         _queries(seeds, scored.factual, data, names),
         nulls(found, q, scored.phantoms, seeds, settings.level),
-        verification(found.adjusted, z, p, codebook, seeds, settings),
+        pd.concat([*([] if units is None else [units]), *judged], ignore_index=True),
         calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
     )
 
@@ -153,23 +153,26 @@ def _sets(
     data: UnitDataModule,
     seeds: Tensor,
     settings: TestSettings,
-) -> tuple[pd.DataFrame, Tensor]:
-    """Labels, clusters and nearest neighbourhoods as sets, and every query's resolution."""
-    frames = []
+) -> tuple[pd.DataFrame, Tensor, list[pd.DataFrame]]:
+    """Labels, clusters and nearest neighbourhoods as sets, every query's resolution, and some sets' p against draws."""
+    frames, judged = [], []
     for kind, of in data.partitions().items():
         values, sets = sets_of(of, len(seeds))
         total, z, p = estimator.test_sets(answers, sets, codebook)
         q = significance.benjamini_hochberg(p)
         names = [f"{kind}:{data.set_name(kind, value)}" for value in values]
         frames.append(_set_rows(names, sets, seeds, total, z, p, q))
+        judged.append(verification_of_sets(names, sets, answers, z, p, estimator, codebook, seeds, settings))
     sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
     total, z, p = estimator.test_sets(answers, sets, codebook)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
-    frames.append(_set_rows([f"nearest:{size}" for size in sizes], sets, seeds, total, z, p, q))
+    names = [f"nearest:{size}" for size in sizes]
+    frames.append(_set_rows(names, sets, seeds, total, z, p, q))
+    judged.append(verification_of_sets(names, sets, answers, z, p, estimator, codebook, seeds, settings))
     index = significance.resolution(p, settings.level)
     resolution = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
-    return pd.concat(frames, ignore_index=True).assign(similarity=data.compared_name), resolution
+    return pd.concat(frames, ignore_index=True).assign(similarity=data.compared_name), resolution, judged
 
 
 def _set_rows(

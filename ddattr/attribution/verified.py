@@ -5,18 +5,21 @@ back, so that a p of 1e-12 needs no more of them than one of 0.1.
 """
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.significance import COUNTED, TestSettings, benjamini_hochberg
 from ddattr.attribution.tails import tilted
 from ddattr.codebook import Codebook
 from ddattr.diffusion.noise import Stream, generator
 
 _DRAWS = 4000  # of a test: a standard error of 2 to 5 % of p
+_SETS, _LARGEST, _FEWER = 8, 256, 1000  # sets of a kind, their units at most, and draws: a set's cost its size
 _BLOCK = 1 << 22  # draws at once, over tests
 
 
@@ -42,7 +45,40 @@ def verification(
     queries, units = asked.T.nonzero(as_tuple=True)
     found, error = drawn(answers[:, None, units, queries], z[units, queries], codebook.weight, settings.seed)
     table = {"query": seeds[queries], "unit": units, "p_value": p[units, queries], "drawn": found, "error": error}
-    return pd.DataFrame({name: of.numpy() for name, of in table.items()}).assign(ratio=lambda t: t.p_value / t.drawn)
+    frame = pd.DataFrame({name: of.numpy() for name, of in table.items()})
+    return frame.assign(ratio=lambda t: t.p_value / t.drawn, set="")
+
+
+def verification_of_sets(
+    names: Sequence[str],
+    sets: Int[Tensor, "sets q size"],
+    answers: Float[Tensor, "n units q"],
+    z: Float[Tensor, "sets q"],
+    p: Float[Tensor, "sets q"],
+    estimator: Estimator,
+    codebook: Codebook,
+    seeds: Int[Tensor, "q"],
+    settings: TestSettings,
+) -> pd.DataFrame:
+    """Rows of verified.csv for at most 8 sets, by seed, of those with p <= level and 2 to 256 units; of sets, the
+    saddlepoint's p is never counted.
+
+    Args:
+        names: of the sets.
+        answers: as `Estimator.test_sets` took them, with `sets`.
+    """
+    size = (sets >= 0).sum(-1)
+    eligible = (p <= settings.level) & (size > 1) & (size <= _LARGEST)
+    order = torch.from_numpy(generator(settings.seed, Stream.VERIFICATION, step=2).permutation(p.numel()))
+    chosen = order[eligible.flatten()[order]][:_SETS].sort().values
+    s, q = chosen // p.shape[1], chosen % p.shape[1]
+    held = sets[s][..., : int(size.flatten()[chosen].max()) if len(chosen) else 1]
+    adjusted = estimator.gls.adjust_sets(estimator.similarity * answers, held) * (held >= 0)
+    numbers = adjusted[:, torch.arange(len(s)), q].transpose(1, 2)
+    found, error = drawn(numbers, z[s, q], codebook.weight, settings.seed, _FEWER) if len(s) else (z[s, q],) * 2
+    table = {"query": seeds[q], "unit": -torch.ones_like(s), "p_value": p[s, q], "drawn": found, "error": error}
+    frame = pd.DataFrame({name: of.numpy() for name, of in table.items()})
+    return frame.assign(ratio=lambda t: t.p_value / t.drawn, set=[names[int(i)] for i in s])
 
 
 def drawn(

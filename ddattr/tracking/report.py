@@ -90,8 +90,8 @@ def _refuted(root: Path) -> list[str]:
     table = load_table(path) if path.exists() else pd.DataFrame({"p_value": [], "drawn": [], "error": []})
     wrong = int((2 * table.p_value < table.drawn - 4 * table.error).sum())
     return [
-        f"{WARNING}: p of {wrong} of {len(table)} units is less than half of what draws say (verified.csv): look for a "
-        "member that is far from all others"
+        f"{WARNING}: p of {wrong} of {len(table)} units and sets is less than half of what draws say (verified.csv): "
+        "look for a member that is far from all others"
     ] * (wrong > 0)
 
 
@@ -162,7 +162,7 @@ def _calibration(root: Path) -> str:
 
 
 def _verified(root: Path) -> str:
-    """Nothing where every p was counted, as it is of few members."""
+    """Nothing where nothing passes, and units' p was counted."""
     path = default_folder(root) / "verified.csv"
     if not path.exists():
         return ""
@@ -171,8 +171,8 @@ def _verified(root: Path) -> str:
         return ""
     worst = table.loc[np.log(table.ratio).abs().idxmax()]
     return (
-        f"p over draws of {len(table)} units: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} (its "
-        f"draws have a standard error of {worst.error / worst.drawn:.2f})"
+        f"p over draws of {len(table)} units and sets: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} "
+        f"(its draws have a standard error of {worst.error / worst.drawn:.2f})"
     )
 
 
