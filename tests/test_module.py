@@ -306,6 +306,7 @@ def test_given_pictures_are_attributed_as_generated_ones_are_without_a_tape(attr
         "queries.csv",
         "radius.csv",
         "sets.parquet",
+        "verified.csv",
     ]
     known = ["denoised", "denoised_gls", "denoised_posterior", "pixel", "random"]
     influence = made.tables.influence[made.tables.influence.method.isin(known)].reset_index(drop=True)
