@@ -393,10 +393,12 @@ def copy(trained, tmp_path) -> Path:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """What looks at a whole validation is slow, since one has to be made."""
+    """What looks at a whole validation is slow, since one has to be made. The longest test is the first: begun last, it
+    would leave the other processes idle."""
     for item in items:
         if "validated" in item.fixturenames:
             item.add_marker("slow")
+    items.sort(key=lambda item: "test_own_pictures" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ddattr.attribution.significance import pull_significance
 from ddattr.attribution.tails import counted, saddlepoint
 from ddattr.codebook import Codebook, contrast
 
-TESTS, PHANTOMS = 20_000, 100_000
+TESTS, PHANTOMS = 5_000, 100_000
 
 
 def seconds(call: Callable[[], object]) -> float:
