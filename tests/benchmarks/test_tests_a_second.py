@@ -33,7 +33,8 @@ def test_p_values_a_second(benchmark, members):
     generator = torch.Generator().manual_seed(0)
     answers = torch.randn(members, 100, TESTS // 100, generator=generator, dtype=torch.float64)
     codewords = code.codewords(torch.arange(100))
-    benchmark(lambda: pull_significance(answers, codewords, codewords))
+    _, p = benchmark(lambda: pull_significance(answers, codewords, codewords))
+    assert abs(p.mean() - 0.5) < 4.5 / (12 * TESTS) ** 0.5 + 0.01  # uniform: false alarm 7e-6
     spent = seconds(lambda: pull_significance(answers, codewords, codewords))
     weights = -contrast(code.sample_phantoms(min(code.phantoms, PHANTOMS))).double()
     some = answers[:, :, :1].flatten(1)
@@ -57,4 +58,5 @@ def test_error_of_the_saddlepoint_where_it_can_be_counted(members):
         some = ratio[(p >= low) & (p < 10 * low)]
         if len(some) > 20:
             quantiles = some.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
+            assert abs(quantiles[1] - 1) < (0.03 if low >= 1e-3 else 0.15)
             print(f"\nn = {members}, p from {low:g}: " + ", ".join(f"{q:.3f}" for q in quantiles), end="")
