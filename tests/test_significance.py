@@ -101,6 +101,28 @@ def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measu
     torch.testing.assert_close(torch.tensor(p).sort().values, torch.arange(1, 16) / 15)
 
 
+def test_what_others_hold_is_covered_whichever_it_is(monkeypatch):
+    """20,000 of 43,758 codewords are held: p is the tail over all, times C / (C - N + 1), 1.84; counted, within 5 %."""
+    monkeypatch.setattr("ddattr.attribution.significance.COUNTED", 0)
+    code, answers = Codebook(20_000, 18, 8), randn(18, 50, 1)
+    codewords = units_of(code)
+    _, p = pull_significance(answers, codewords[:50], codewords)
+    sums = torch.einsum("un,nuq->u", codewords[:50].double(), answers)
+    share = counted(answers[..., 0], sums - 1e-9, 8).double() / (code.capacity - 19_999)
+    some = (share > 0.05) & (share < 0.9)
+    assert some.sum() > 15
+    torch.testing.assert_close(p[some, 0], share[some], rtol=0.05, atol=0)
+
+
+def test_no_p_is_less_than_that_of_one_codeword():
+    """The largest score there is, of 64 members: its own codeword reaches it."""
+    code = Codebook(50, 64, 28)
+    answers = units_of(code).double().T[..., None] + 0.3 * randn(64, 50, 1).abs()
+    _, p = pull_significance(answers, units_of(code), units_of(code))
+    assert (p >= 1 / code.capacity).all()
+    assert (p < 1e-15).all()
+
+
 def test_the_end_of_a_tail_is_counted():
     """24 members, 2.5 million codewords: where 10,000 at most reach the score p is their share."""
     code, answers = Codebook(40, 24, 11), randn(24, 40, 1)
