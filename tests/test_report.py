@@ -182,9 +182,9 @@ def test_p_that_draws_refute_is_said_first(reproduced, tmp_path):
         assert len(lines) == wrong
         assert all(line.startswith(f"{WARNING}: p of 1 of 3 units and sets") for line in lines)
         (calibration,) = [line for line in summary(root) if line.startswith("calibration: ")]
-        assert "; p over draws of 3 units and sets: median" in calibration
+        assert "; p checked by draws: of 3 units and sets p is" in calibration
     (root / "attribution" / "default" / "calibration.csv").unlink()
-    assert any(line.startswith("p over draws of 3 units and sets: median") for line in summary(root))
+    assert any(line.startswith("p checked by draws: of 3 units and sets p is") for line in summary(root))
 
 
 def test_the_first_figure_is_of_samples_beside_training_pictures(page, reproduced):

@@ -171,8 +171,8 @@ def _verified(root: Path) -> str:
         return ""
     worst = table.loc[np.log(table.ratio).abs().idxmax()]
     return (
-        f"p over draws of {len(table)} units and sets: median {table.ratio.median():.2f}, at worst {worst.ratio:.2f} "
-        f"(its draws have a standard error of {worst.error / worst.drawn:.2f})"
+        f"p checked by draws: of {len(table)} units and sets p is {table.ratio.median():.2f} times theirs in the "
+        f"median, {worst.ratio:.2f} at worst (their standard error there {worst.error / worst.drawn:.2f})"
     )
 
 
