@@ -20,6 +20,7 @@ from ddattr.tracking.report import write_report
 pytestmark = pytest.mark.slow
 EVIL = "<script>alert(1)</script>"
 OPEN = "#explorer:not([hidden])"
+FIVE = "#/default/5"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,12 @@ def visit(browser, run) -> Iterator[Callable]:
     assert len([url for url in asked if not url.startswith("data:")]) == len(contexts)
 
 
+def surest(run: Made) -> tuple[str, int]:
+    """The query that the page opens with, and what it owes itself to."""
+    table = run.table("attributions.parquet").sort_values(["q_value", "support"], ascending=[True, False])
+    return f"seed {table['query'].iloc[0]}", table.unit.iloc[0]
+
+
 def query(page) -> str:
     return page.text_content("#query h3")
 
@@ -105,7 +112,7 @@ def test_every_picture_has_words_and_nothing_of_the_data_runs(visit):
 
 
 def test_keys_go_from_query_to_query(visit):
-    page = visit()
+    page = visit(FIVE)
     assert query(page) == "seed 5"
     for key, wanted in {"j": 6, "ArrowRight": 7, "ArrowLeft": 6, "k": 5}.items():
         page.keyboard.press(key)
@@ -118,6 +125,57 @@ def test_keys_go_from_query_to_query(visit):
     assert query(page) == "seed 5"
 
 
+def card(page) -> str:
+    return page.inner_text("#card")
+
+
+def image(page, selector: str) -> np.ndarray:
+    address = page.get_attribute(selector, "src")
+    return (matplotlib.image.imread(BytesIO(b64decode(address.partition(",")[2])))[..., :3] * 255).round()
+
+
+def test_the_card_is_the_same_whether_a_script_draws_it_or_not(visit, run):
+    served, drawn = visit(java_script_enabled=False, wait="#card"), visit()
+    assert card(served) == card(drawn)
+    assert served.get_attribute("#card", "class") == drawn.get_attribute("#card", "class") == "sure"
+    assert served.locator("#card img").count() == drawn.locator("#card img").count() == 5
+    for place in range(5):
+        one, other = (image(page, f"#card img >> nth={place}") for page in (served, drawn))
+        assert np.abs(one - other).max() <= 2  # half a step of what the script is given
+
+
+def test_a_picture_above_the_card_is_chosen_by_click_and_keys_and_the_explorer_follows(visit, run):
+    page = visit()
+    assert page.text_content("#card-name") == surest(run)[0]
+    page.click("#faces > :nth-child(1)")
+    page.wait_for_selector("#card-name:text('seed 5')")
+    page.click("#faces > :nth-child(2)")
+    page.wait_for_selector("#card-name:text('seed 6')")
+    assert query(page) == "seed 6"
+    assert page.get_attribute("#faces > :nth-child(2)", "aria-selected") == "true"
+    page.focus("#faces > :nth-child(2)")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#card-name:text('seed 7')")
+    assert page.evaluate("document.activeElement === document.querySelector('#faces').children[2]")
+    assert page.get_attribute("#card", "class") == "unsure"
+    assert "nothing that can be named" in card(page)
+    assert page.is_hidden("#card-other")
+    page.keyboard.press("k")
+    page.wait_for_selector("#card-name:text('seed 6')")
+    assert page.is_visible("#card-other")
+    assert page.evaluate("scrollY") == 0
+    assert page.locator("#faces [role=option][tabindex='0']").count() == 1
+
+
+def test_the_card_leads_to_its_numbers_in_the_explorer(visit, run):
+    page = visit()
+    page.click("#card-record")
+    page.wait_for_function("document.getElementById('explorer').getBoundingClientRect().top < 100")
+    asked, unit = surest(run)
+    assert page.text_content("#detail-name") == f"{EVIL} {unit}" == page.text_content("#card-owed")
+    assert query(page) == page.text_content("#card-name") == asked
+
+
 def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
     page = visit()
     page.click("#strip > :nth-child(2)")
@@ -127,7 +185,7 @@ def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
     page.keyboard.press("ArrowDown")
     assert page.evaluate("document.activeElement.dataset.item") == str(best(run, 6)[2])
     assert page.text_content("#detail-name").startswith(f"{EVIL} {best(run, 6)[2]}")
-    for where in ("#strip", "#list"):
+    for where in ("#faces", "#strip", "#list"):
         assert page.locator(f"{where} [role=option][tabindex='0']").count() == 1
         assert page.locator(f"{where} [aria-selected=true]").count() == 1
     page.keyboard.press("j")
@@ -138,7 +196,7 @@ def test_one_of_every_list_takes_the_focus_and_arrows_move_it(visit, run):
 
 
 def test_what_passes_stands_apart_and_methods_reorder(visit, run):
-    page = visit()
+    page = visit(FIVE)
     passing = run.table("attributions.parquet").query("query == 5").unit.tolist()
     assert units(page) == [unit for unit in best(run, 5) if unit in units(page)]
     assert [
@@ -160,7 +218,7 @@ def test_what_passes_stands_apart_and_methods_reorder(visit, run):
 
 
 def test_a_filter_keeps_what_is_called_so(visit):
-    page = visit()
+    page = visit(FIVE)
     page.fill("#filter", "SCRIPT> 12")
     assert units(page) == [12]
     page.fill("#filter", "no such name")
@@ -217,7 +275,7 @@ def test_what_was_not_replayed_has_the_command_that_does_it(visit, run):
 
 
 def test_commands_name_the_folder_that_the_page_lies_in(visit, run):
-    page = visit()
+    page = visit(FIVE)
     command, python = page.locator("#commands code").all_text_contents()
     assert command == f"ddattr attribute {run.root}"
     assert f'ddattr.load("{run.root}")' in python
@@ -240,7 +298,7 @@ def test_a_null_is_drawn_with_the_units_mark_or_its_absence_said(visit, run):
 
 
 def test_an_address_leads_back(visit, run):
-    page = visit()
+    page = visit(FIVE)
     page.keyboard.press("j")
     page.wait_for_selector("#query h3:text('seed 6')")
     page.click("#list [role=option] >> nth=3")
@@ -250,7 +308,7 @@ def test_an_address_leads_back(visit, run):
     assert query(other) == "seed 6"
     assert other.text_content("#detail-name") == page.text_content("#detail-name")
     for broken in ("#/no%20such/9/9", "#/%", "#/default/99/x"):
-        assert query(visit(broken)) == "seed 5"
+        assert query(visit(broken)) == surest(run)[0]
 
 
 def test_what_is_surest_leads_to_where_the_explorer_has_it(visit, run):
@@ -265,12 +323,12 @@ def test_what_is_surest_leads_to_where_the_explorer_has_it(visit, run):
 def test_another_query_set_has_its_own_queries(visit):
     page = visit()
     page.select_option("#set", label="mine")
-    page.wait_for_selector("#query h3:text('a b.png')")
+    page.wait_for_selector("#query h3:text('<b>.png')")
     assert page.is_hidden("#compare")
     assert "no counterfactual" in page.text_content("#no-compare")
     assert "'queries.pictures=[a b.png,<b>.png,c.png]'" in page.text_content("#commands")
-    assert 'run.sets["mine"].best(query=5)' in page.text_content("#commands")
-    assert page.evaluate("location.hash").startswith("#/mine/5/")
+    assert 'run.sets["mine"].best(query=6)' in page.text_content("#commands")
+    assert page.evaluate("location.hash").startswith("#/mine/6/")
 
 
 def test_it_is_dark_where_the_screen_is(visit):
@@ -298,6 +356,8 @@ def test_no_screen_scrolls_sideways(visit, width):
 def test_it_reads_without_a_script(visit, run):
     page = visit(java_script_enabled=False, wait="#words")
     assert page.is_hidden("#explorer")
+    assert page.is_hidden("#faces")
+    assert page.is_visible("#card-sure")
     assert page.is_visible("#whose-list li >> nth=0")
     assert "diffusion models" in page.inner_text("#words")
 

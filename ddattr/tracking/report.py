@@ -9,13 +9,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from ddattr.artifacts import load_json, load_table, save_text
-from ddattr.attribution.queries import default_folder, query_sets
+from ddattr.attribution.queries import DEFAULT, default_folder
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.attributed import NO_SHARES, attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings
 from ddattr.tracking.page import rendered
+from ddattr.tracking.page.answers import answered
+from ddattr.tracking.page.card import Cards
 from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.explorer import explorer
 from ddattr.tracking.page.pictures import png
@@ -184,22 +186,28 @@ def write_report(root: Path, name: str, data: UnitDataModule) -> None:
     paths = {key: root / folder_of(key) / f"{key}.png" for key in ALL}
     drawn = [_figure(key, path) for key, path in paths.items() if path.exists()]
     agreement, radius = (load_table(default_folder(root) / f"{key}.csv") for key in ("agreement_summary", "radius"))
-    queries = sum(len(load_table(folder / "queries.csv")) for folder in query_sets(root).values())
+    found, evidence = findings(root / "validation"), [figure for figure in drawn if figure.name in EVIDENCE]
+    answers = answered(root)
+    cards = Cards(root, data, answers, validated=bool(found or evidence))
+    card, pictured = cards.first(answers[DEFAULT])
     content = {
         "name": name,
         "warnings": warnings(root, load_table(default_folder(root) / "queries.csv")),
+        "card": card,
+        "pictured": pictured,
         "words": words(root, data, lines(root)),
         "whose": attributed(root),
         "no_shares": NO_SHARES,
         "duplicates": duplicates(root, data),
         "figures": [figure for figure in drawn if figure.name not in EVIDENCE],
-        "findings": findings(root / "validation"),
-        "evidence": [figure for figure in drawn if figure.name in EVIDENCE],
+        "findings": found,
+        "evidence": evidence,
         "tables": {"Agreement with exact ablation": _html(agreement), "Queries": _html(radius)},
         "provenance": _html(provenance(root)),
     }
-    limit = LIMIT * max(1.0, queries / 32)
-    explored = explorer(root, name, data, int(limit) - len(rendered(**content, explorer="").encode()))
+    limit = LIMIT * max(1.0, sum(map(len, cards.sets.values())) / 32)
+    room = int(limit) - len(rendered(**content, explorer="").encode())
+    explored = explorer(root, name, data, answers, cards.sets, room)
     save_text(root / "report.html", rendered(**content, explorer=explored))
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED, shown
+from ddattr.attribution.queries import query_sets
 from ddattr.codebook import Codebook, contrast
 from ddattr.tracking.attributed import query_names
 
@@ -96,12 +96,11 @@ class Answers:
         path = self.folder / "jacobian.safetensors"
         return load_tensors(path)["jacobian"] if path.exists() else None
 
-    def first_order(self, place: int, units: list[int]) -> Float[Tensor, "units c h w"] | None:
-        """Displacements of the query at a place when each unit is removed, to first order; None without a Jacobian."""
+    def first_order(self, place: int, codewords: Bool[Tensor, "some n"]) -> Float[Tensor, "some c h w"] | None:
+        """Displacements of the query at a place when what holds each codeword is removed; None without a Jacobian."""
         if self._jacobian is None:
             return None
-        weights = contrast(self.codebook.codewords(torch.tensor(units, dtype=torch.long)))
-        return first_order(self._jacobian[:, place : place + 1], weights)[:, 0]
+        return first_order(self._jacobian[:, place : place + 1], contrast(codewords))[:, 0]
 
     def exact(self, place: int) -> dict[int, Float[Tensor, "c h w"]]:
         """Displacements that were replayed exactly, by unit."""
@@ -109,3 +108,10 @@ class Answers:
             return {}
         moved = self._refined["refined"][:, place] - self.factual[place]
         return dict(zip(self._refined["refined_units"][:, place].tolist(), moved, strict=True))
+
+
+def answered(root: Path) -> dict[str, Answers]:
+    """Every query set of a run that is done, by its name."""
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
+    return {name: Answers(folder, codebook) for name, folder in query_sets(root).items()}

@@ -284,6 +284,8 @@ function reveal(element, box) {
   const margin = box === at("list") ? 48 : 8; // of the heading that stays
   if (inner.top < outer.top + margin) box.scrollTop -= outer.top + margin - inner.top;
   if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
+  if (inner.left < outer.left + margin) box.scrollLeft -= outer.left + margin - inner.left;
+  if (inner.right > outer.right - margin) box.scrollLeft += inner.right - outer.right + margin;
 }
 
 // ---- what is chosen of the list
@@ -501,36 +503,30 @@ async function copy(said, button) {
 
 // ---- queries and sets of them
 
-// The first query with a unit that passes, if there is one: where a set is opened.
-const owing = () =>
-  Math.max(
-    0,
-    set().queries.findIndex((each) => each.passing > 0),
-  );
+// Where queries are chosen: above the card, and in the explorer.
+const STRIPS = {
+  faces: { owes: ({ card }) => card.sure, said: ({ card, name }) => `${name} ${card.words.verb} ${card.words.owed}` },
+  strip: { owes: (each) => each.passing > 0, said: (each) => `${each.name}: ${plural(each.passing, "unit")} pass` },
+};
 
-async function showSet(asked = owing(), item = null) {
+async function showSet(asked = set().first, item = null) {
   chosen.method = 0;
   await unpack(set().factual, Int16Array);
   at("method").replaceChildren(
     ...set().methods.map(({ label }, i) => make("option", { value: i }, i ? label : `${label} (support)`)),
   );
-  at("strip").replaceChildren(
-    ...set().queries.map((each, i) =>
-      make(
-        "div",
-        {
-          role: "option",
-          class: each.passing ? "owes" : "",
-          tabindex: -1,
-          onclick: () => turnTo(i),
-          "aria-label": `${each.name}: ${plural(each.passing, "unit")} pass`,
-          title: each.name,
-        },
-        generated(i, each.name),
-      ),
-    ),
-  );
+  for (const id of Object.keys(STRIPS)) at(id).replaceChildren(...set().queries.map((each, i) => face(id, each, i)));
   await turnTo(asked, item);
+}
+
+function face(id, each, place) {
+  const { owes, said } = STRIPS[id];
+  const shown = { class: owes(each) ? "owes" : "", "aria-label": said(each), title: each.name };
+  return make(
+    "div",
+    { role: "option", tabindex: -1, ...shown, onclick: () => turnTo(place) },
+    generated(place, each.name),
+  );
 }
 
 async function turnTo(place, item = null) {
@@ -538,19 +534,24 @@ async function turnTo(place, item = null) {
   chosen.item = item;
   const mine = ++turn;
   const asked = query();
-  await Promise.all([unpack(asked.first, Int8Array), unpack(asked.exact, Int8Array)]);
+  await Promise.all([asked.first, asked.exact, asked.card.moved].map((packed) => unpack(packed, Int8Array)));
   if (mine !== turn) return;
-  const focused = at("strip").contains(document.activeElement);
-  [...at("strip").children].forEach((element, i) => {
-    element.setAttribute("aria-selected", String(i === chosen.query));
-    element.tabIndex = i === chosen.query ? 0 : -1;
-  });
-  const here = at("strip").children[chosen.query];
-  reveal(here, at("strip"));
-  if (focused) here.focus({ preventScroll: true });
+  Object.keys(STRIPS).forEach(markFace);
+  showCard();
   showQuery();
   showList();
   showItem();
+}
+
+function markFace(id) {
+  const focused = at(id).contains(document.activeElement);
+  [...at(id).children].forEach((element, i) => {
+    element.setAttribute("aria-selected", String(i === chosen.query));
+    element.tabIndex = i === chosen.query ? 0 : -1;
+  });
+  const here = at(id).children[chosen.query];
+  reveal(here, at(id));
+  if (focused) here.focus({ preventScroll: true });
 }
 
 function showQuery() {
@@ -601,7 +602,7 @@ function fromAddress() {
   chosen.set = found;
   if (item) chosen.listed = item.includes(":") ? "sets" : "units";
   const place = set().queries.findIndex((each) => String(each.query) === asked);
-  return { place: Math.max(0, place), item };
+  return { place: place < 0 ? set().first : place, item };
 }
 
 // ---- keys and controls
@@ -640,8 +641,10 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input[type=search], select, textarea");
   const own = event.target.matches("input, select, .table"); // arrows are theirs
-  const { top, bottom } = at("explorer").getBoundingClientRect();
-  const away = bottom < 0 || top > innerHeight;
+  const away = ["owing", "explorer"].every((id) => {
+    const { top, bottom } = at(id).getBoundingClientRect();
+    return bottom < 0 || top > innerHeight;
+  });
   const step = { j: 1, k: -1, ...(own || away ? {} : { ArrowRight: 1, ArrowLeft: -1 }) }[event.key];
   if (!step || typing) return;
   event.preventDefault();
@@ -706,6 +709,7 @@ let ready = false; // an address that was come in by is kept until something is 
 const wanted = fromAddress();
 await unpack(data.pictures, Uint8Array, data.pictures.shape[2]);
 controls();
+at("faces").hidden = false;
 await showSet(wanted?.place, wanted?.item);
 at("explorer").hidden = false;
 if (at("whose-list")) at("whose-list").open = false;

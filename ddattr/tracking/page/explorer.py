@@ -1,7 +1,7 @@
 """What the script of the page draws, as plain containers: query sets, their queries, and the units listed of each."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,27 @@ from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.methods import label_of
-from ddattr.attribution.queries import query_sets
-from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.tracking.page import listed, pictures
 from ddattr.tracking.page.answers import Answers
+from ddattr.tracking.page.card import Card, surest
 from ddattr.tracking.page.listed import ROOMS, Nearest, Room
+from ddattr.tracking.page.owed import units_of
 
 
-def explorer(root: Path, name: str, data: UnitDataModule, room: int) -> Markup:
+def explorer(
+    root: Path,
+    name: str,
+    data: UnitDataModule,
+    answers: Mapping[str, Answers],
+    cards: Mapping[str, list[Card]],
+    room: int,
+) -> Markup:
     """JSON of all query sets, in at most `room` bytes: units are left out until it fits, the weakest first.
 
     Nothing in it can end the element that it stands in: `<`, `>`, `&` and `'` are escaped.
     """
     code = load_json(root / "codebook" / "codebook.json") or {}
-    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
-    answers = {key: Answers(folder, codebook) for key, folder in query_sets(root).items()}
     for sizes in ROOMS:
         found = _Gathered(root, data, sizes)
         content = {
@@ -38,7 +43,7 @@ def explorer(root: Path, name: str, data: UnitDataModule, room: int) -> Markup:
             "members": code["n"],
             "shape": list(data.shape),
             "sizes": sizes._asdict(),
-            "sets": [found.query_set(key, given) for key, given in answers.items()],
+            "sets": [found.query_set(key, given, cards[key]) for key, given in answers.items()],
             "named": found.named,
             "pictures": found.pictures(),
         }
@@ -56,20 +61,22 @@ class _Gathered:
         self.table = load_table(path).set_index("unit") if path.exists() else None
         self.room = room
         self.images = data.images
+        self.unit_of = data.unit_of
         self.distance = data.distance
         self.nearest = Nearest(data)
         self.named: dict[int, dict[str, Any]] = {}
         self.places: dict[int, int] = {}  # of rows of the data, among the pictures that are shown
         self.files: list[str | None] = []
 
-    def query_set(self, name: str, answers: Answers) -> dict[str, Any]:
+    def query_set(self, name: str, answers: Answers, cards: list[Card]) -> dict[str, Any]:
         """A query set: how it was asked, its queries and their pictures."""
         near = self.distance(answers.factual).argsort(dim=0, stable=True)  # as neighbourhoods are
-        queries = [self._query(answers, place, query, near[:, place]) for place, query in enumerate(answers.names)]
+        queries = [self._query(answers, place, near[:, place], card) for place, card in enumerate(cards)]
         return {
             "name": name,
             "arguments": _arguments(answers.manifest.get("command") or ""),
             "level": answers.level,
+            "first": surest(cards),
             "methods": [{"key": method, "label": label_of(method)} for method in answers.methods],
             "queries": queries,
             "factual": pictures.fine(answers.factual),
@@ -80,9 +87,10 @@ class _Gathered:
         shown = pictures.small(self.images[torch.tensor(list(self.places))])
         return {"shape": list(shown.shape[1:]), "values": pictures.shades(shown), "files": self.files}
 
-    def _query(self, answers: Answers, place: int, query: int, near: Tensor) -> dict[str, Any]:
+    def _query(self, answers: Answers, place: int, near: Tensor, card: Card) -> dict[str, Any]:
+        query = answers.names[place]
         scores, tests = answers.scores(query), answers.tests(query)
-        units = listed.units(scores, tests, answers.level, self.room)
+        units = listed.units(scores, tests, answers.level, self.room, card.owed.unit)
         ranks = scores.rank(ascending=False, method="first").loc[units]
         factual, similar = answers.factual[place], pd.Index(near.numpy())
         sets = listed.sets(answers.sets(query), answers.level, self.room)
@@ -91,6 +99,7 @@ class _Gathered:
         return {
             "query": query,
             **_said(answers, query),
+            "card": self._card(card),
             "passing": int((tests.q <= answers.level).sum()),
             "units": units,
             **{key: _numbers(tests.loc[units, key]) for key in ("p", "q", "z")},
@@ -103,16 +112,34 @@ class _Gathered:
                 "size": sets["size"].tolist(),
                 **{key: _numbers(sets[key]) for key in ("score", "p", "q", "z")},
                 "pictures": [
-                    [shown for unit in self._members(row.set, similar) for shown in self._pictures(unit, factual, 1)]
+                    [
+                        shown
+                        for unit in units_of(row.set, self.table, similar)[: self.room.pictures]
+                        for shown in self._pictures(unit, factual, 1)
+                    ]
                     for row in sets.itertuples()
                 ],
             },
-            **_moved(answers, place, units, self._moved(units, tests.q <= answers.level)),
+            **_moved(answers, place, units, self._moved(units, tests.q <= answers.level, card.owed.unit)),
         }
 
-    def _moved(self, units: list[int], passing: pd.Series) -> list[int]:
-        """Those that there is room for a displacement of: what passes comes before what does not."""
-        return sorted(units, key=lambda unit: not passing[unit])[: self.room.moved]
+    def _card(self, card: Card) -> dict[str, Any]:
+        """Its picture without a unit is among those that were moved; without a set it is nowhere else."""
+        moved = None if card.owed.unit is not None or card.without is None else card.without.moved[None]
+        return {
+            "sure": card.owed.passes,
+            "unit": card.owed.unit,
+            "address": card.address,
+            "how": None if card.without is None else card.without.how,
+            "amplified": card.amplified,
+            "pictures": [self._picture(row) for row in card.rows],
+            "moved": None if moved is None else pictures.coarse(moved),
+            "words": card.words,
+        }
+
+    def _moved(self, units: list[int], passing: pd.Series, first: int | None) -> list[int]:
+        """Those that there is room for a displacement of: the card's, then what passes, then what does not."""
+        return sorted(units, key=lambda unit: (unit != first, not passing[unit]))[: self.room.moved]
 
     def _name(self, unit: int) -> None:
         if unit not in self.named:
@@ -126,27 +153,22 @@ class _Gathered:
 
     def _pictures(self, unit: int, query: Tensor, count: int) -> list[int]:
         """Where the pictures of a unit nearest to a query are, among those shown."""
-        found = []
-        for place in self.nearest.of(unit, query, count):
-            row = int(self.nearest.rows(unit)[place])
-            if row not in self.places:
-                self.places[row] = len(self.places)
-                self.files.append(self._file(unit, place))
-            found.append(self.places[row])
-        return found
+        rows = self.nearest.rows(unit)
+        return [self._picture(row) for row in rows[self.nearest.of(unit, query, count)].tolist()]
 
-    def _file(self, unit: int, place: int) -> str | None:
-        return None if self.table is None or "files" not in self.table else str(self.table["files"][unit][place])
+    def _picture(self, row: int) -> int:
+        """Where a picture of the data is, among those shown."""
+        if row not in self.places:
+            self.places[row] = len(self.places)
+            self.files.append(self._file(row))
+        return self.places[row]
 
-    def _members(self, name: str, similar: pd.Index) -> Sequence[int]:
-        """The units of a set that are most like the query, as many as pictures of a unit are shown."""
-        kind, _, of = name.partition(":")
-        if kind == "nearest":
-            return similar[: min(int(of), self.room.pictures)].tolist()
-        if self.table is None or kind not in self.table:
-            return []
-        of_set = self.table.index[self.table[kind].astype(str) == of]
-        return similar[similar.isin(of_set)][: self.room.pictures].tolist()
+    def _file(self, row: int) -> str | None:
+        if self.table is None or "files" not in self.table:
+            return None
+        unit = int(self.unit_of[row])
+        place = int((self.nearest.rows(unit) == row).nonzero()[0])
+        return str(self.table["files"][unit][place])
 
 
 def _arguments(command: str) -> list[str]:
@@ -168,7 +190,7 @@ def _said(answers: Answers, query: int) -> dict[str, Any]:
 
 def _moved(answers: Answers, place: int, units: list[int], some: list[int]) -> dict[str, Any]:
     """Displacements of a query: to first order without some units, and exact without any that was replayed."""
-    first = answers.first_order(place, some)
+    first = answers.first_order(place, answers.codebook.codewords(torch.tensor(some, dtype=torch.long)))
     exact = {unit: moved for unit, moved in answers.exact(place).items() if unit in units}
     stacked = torch.stack(list(exact.values())) if exact else None
     return {

@@ -38,13 +38,13 @@ ROOMS = tuple(
 )
 
 
-def units(scores: pd.DataFrame, tests: pd.DataFrame, level: float, room: Room) -> list[int]:
-    """What passes, by support, and the best by each method; by support."""
+def units(scores: pd.DataFrame, tests: pd.DataFrame, level: float, room: Room, also: int | None) -> list[int]:
+    """What passes, by support, the best by each method, and a unit that is there in any case; by support."""
     support = scores[SUPPORT].sort_values(ascending=False, kind="stable")
     passing = support[(tests.q <= level)[support.index]].index[: room.passing]
     best = [scores[method].nlargest(room.best).index for method in scores]
-    chosen = passing.union(pd.Index([unit for index in best for unit in index]))
-    return [int(unit) for unit in support.index if unit in set(chosen)]
+    chosen = {*passing, *(unit for index in best for unit in index), also}
+    return [int(unit) for unit in support.index if unit in chosen]
 
 
 def sets(rows: pd.DataFrame, level: float, room: Room) -> pd.DataFrame:
@@ -71,7 +71,10 @@ class Nearest:
 
     def of(self, unit: int, query: Float[Tensor, "c h w"], count: int) -> list[int]:
         """Places within the unit, the nearest first."""
-        rows = self.rows(unit)
+        return self.among(self.rows(unit), query, count).tolist()
+
+    def among(self, rows: Int[Tensor, "rows"], query: Float[Tensor, "c h w"], count: int) -> Int[Tensor, "places"]:
+        """Places within some rows of the data, the nearest first."""
         places = torch.linspace(0, len(rows) - 1, min(_CANDIDATES, len(rows))).round().long()
         distance = (self._images[rows[places]] - query.clamp(-1, 1)).flatten(1).square().sum(1)
-        return places[distance.argsort(stable=True)[:count]].tolist()
+        return places[distance.argsort(stable=True)[:count]]
