@@ -118,7 +118,8 @@ def test_a_set_speaks_where_no_unit_does_and_a_neighbourhood_where_no_set_does(r
     assert by_artist.words["about"] == "all 8 training pictures of this artist; these 6 look most like this one"
     assert set(by_artist.owed.units) == {0, 1, 2, 3}
     assert "about once in 100 times" in by_artist.words["sure"]
-    assert "All 2 artists were tried" in by_artist.words["allowed"]
+    assert by_artist.words["allowed"].startswith("All 2 artists were tried")
+    assert by_artist.words["allowed"].endswith("at most about 1 picture in 20. Here it is 1 of 3.")
     assert by_likeness.owed.item == "nearest:2"
     assert by_likeness.words["owed"] == "the 2 labels most like it"
     factual = load_tensors(run.folder / "queries.safetensors")["factual"]
@@ -203,6 +204,16 @@ def test_a_card_has_no_words_that_need_statistics(run, tmp_path):
         assert JARGON.findall(text) == []
 
 
+def test_what_luck_would_find_is_said_beside_what_was_found(tmp_path):
+    """One of 20 pictures is what luck finds where nothing matters, and the card says so."""
+    run = made(tmp_path, queries=20)
+    allowed = cards(run)[0].words["allowed"]
+    assert f"Here it is {run.table('attributions.parquet')['query'].nunique()} of 20." in allowed
+    for many, luck in ((1, ", no more than luck would find"), (2, "")):
+        save_table(run.folder / "radius.csv", run.table("radius.csv").assign(attributable=np.arange(20) < many))
+        assert cards(run)[0].words["allowed"].endswith(f"Here it is {many} of 20{luck}.")
+
+
 def test_a_validated_run_points_to_what_was_measured(run):
     assert "nor what models trained anew" in cards(run)[0].words["not"]
     assert "Is it true?" in cards(run, validated=True)[0].words["not"]
@@ -234,4 +245,4 @@ def test_a_chance_is_said_to_two_digits_as_once_in_so_many_times(p):
     said = float(re.fullmatch(r"about once in ([\d,]+) times", times(p))[1].replace(",", ""))
     assert said * p == pytest.approx(1, rel=0.1)
     assert times(p / 1e7) == "less than once in a million times"
-    assert one_in(0.05) == "1 in 20"
+    assert one_in(0.05, "picture") == "1 picture in 20"

@@ -81,6 +81,13 @@ class Answers:
         """A row a set."""
         return self._sets[self._sets["query"] == query]
 
+    def found(self, kind: str | None) -> int:
+        """For how many queries some set of a kind passes; or some unit, where the kind is None."""
+        if kind is None:
+            return int(self.radius.attributable.sum())
+        rows = self._sets[self._sets.set.str.partition(":")[0] == kind]
+        return rows["query"][rows.q <= self.level].nunique()
+
     @cached_property
     def _nulls(self) -> dict[tuple[int, int], list[int]]:
         path = self.folder / "nulls.parquet"

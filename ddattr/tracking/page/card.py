@@ -94,6 +94,8 @@ class Cards:
             members=codebook.members,
             unseen=codebook.members - codebook.weight,
             level=answers.level,
+            found=answers.found(found.kind if found.unit is None else None),
+            asked=len(answers.names),
             validated=self._validated,
         )
         address = f"#/{name}/{query}/{found.item}"

@@ -73,7 +73,7 @@ def units_of(name: str, table: pd.DataFrame | None, similar: pd.Index) -> pd.Ind
 
 def _unit(rows: pd.DataFrame, kind: str, passes: bool) -> Owed:
     best, unit = rows.iloc[0], int(rows.index[0])
-    order = (0 if passes else 3, best.q, -best.support)
+    order = (0 if passes else 3, best.q if best.q == best.q else 1.0, -best.support)
     return Owed(kind, str(unit), [unit], best.p, best.q, int(rows.p.count()), passes, order)
 
 

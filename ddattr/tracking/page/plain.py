@@ -1,7 +1,8 @@
 """The card's words, for a reader who knows no statistics.
 
-p is said as how often chance alone, in who was given which pictures, would look as strong; q as the share of such
-findings that is expected to be wrong. Neither is the probability that a finding is true, and no sentence says so.
+p is said as how often chance alone, in who was given which pictures, would look as strong; the level of q as how often
+luck would find something where nothing mattered, beside how often something was found. Of many findings that is about
+the share of wrong ones; of a few it is not, so no sentence calls it so. Neither is the probability that one is true.
 """
 
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class Told(NamedTuple):
         kinds: of sets that were tested beside units.
         members, unseen: models, and how many of them saw nothing of a unit.
         level: q at and below which a finding is called sure.
+        found, asked: for how many pictures something of this kind was found, and of how many.
         validated: whether the run has been compared with retraining.
     """
 
@@ -40,6 +42,8 @@ class Told(NamedTuple):
     members: int
     unseen: int
     level: float
+    found: int
+    asked: int
     validated: bool
 
 
@@ -78,7 +82,7 @@ def _sure(owed: Owed, told: Told, them: str) -> dict[str, str]:
         "owed": told.name,
         "about": "; ".join(filter(None, (_about(owed, told.pictures), chosen))),
         "sure": f"If {they} made no difference, a result as strong would turn up by chance {times(owed.p)}.",
-        "allowed": _allowed(owed, told.level),
+        "allowed": _allowed(owed, told),
         "result": f"The result: models that saw {f'more of {them}' if len(owed.units) != 1 else them} in training pull "
         f"this picture more strongly towards {them}.",
         "not": _not(told, them),
@@ -96,22 +100,23 @@ def _unsure(owed: Owed, told: Told) -> dict[str, str]:
         "many, that may be luck."
         if owed.tried
         else "Nothing could be tested.",
-        "allowed": f"The page calls a finding sure where at most about {one_in(told.level)} is expected to be wrong.",
+        "allowed": "The page calls something sure only where luck, if nothing mattered, would find as much for at most "
+        f"about {one_in(told.level, 'picture')}.",
         "result": "",
         "not": "This does not say that no training picture mattered: small effects stay hidden from "
         f"{told.members} models.",
     }
 
 
-def _allowed(owed: Owed, level: float) -> str:
+def _allowed(owed: Owed, told: Told) -> str:
     if owed.kind == NEAREST:
-        return (
-            "Groups were tried from the largest down to this one, which is allowed for: at most about "
-            f"{one_in(level).replace(' in ', ' picture in ')} is given such a group by luck."
-        )
+        tried = "Groups were tried from the largest down to this one"
+    else:
+        tried = f"All {owed.tried:,} {_kind(owed.kind)} were tried"
+    luck = "" if told.found > told.level * told.asked else ", no more than luck would find"
     return (
-        f"All {owed.tried:,} {_kind(owed.kind)} were tried, which is allowed for: of all such findings that this page "
-        f"calls sure, at most about {one_in(level)} is expected to be wrong."
+        f"{tried}, which is allowed for: if none mattered, luck would find one for at most about "
+        f"{one_in(told.level, 'picture')}. Here it is {told.found} of {told.asked}{luck}."
     )
 
 
@@ -163,7 +168,7 @@ def name_of(owed: Owed, named: str | None, unit: str) -> str:
         size = int(owed.item.partition(":")[2])
         like = "training picture" if unit in ("image", "near") else unit
         return f"the {like} most like it" if size == 1 else f"the {size:,} {_plural(like)} most like it"
-    return named or owed.item.replace(":", " ") if ":" in owed.item else named or f"{owed.kind} {owed.item}"
+    return named or (owed.item.replace(":", " ", 1) if owed.unit is None else f"{owed.kind} {owed.item}")
 
 
 def times(p: float) -> str:
@@ -173,9 +178,9 @@ def times(p: float) -> str:
     return f"about once in {float(f'{1 / p:.2g}'):,.0f} times" if p < 0.7 else "nearly every time"
 
 
-def one_in(level: float) -> str:
-    """A share as one in so many."""
-    return f"1 in {round(1 / level):,}"
+def one_in(level: float, noun: str) -> str:
+    """A share of some things as one of so many."""
+    return f"1 {noun} in {round(1 / level):,}"
 
 
 def way(share: float) -> str:
