@@ -238,3 +238,45 @@ def test_a_picture_s_place_in_the_source_outlives_those_held_out(source):
     assert torch.equal(source.images[data.rows], data.images)
     assert [rows[0] for rows in unit_table(data)["rows"]] == data.rows.tolist()
     assert np.array_equal(unit_table(data)["name"], data.kept.table["file"])
+
+
+# -- some of a source
+
+
+@pytest.fixture
+def described(source) -> Source:
+    who = [["ann", "bob", "cy"][place % 3] for place in range(40)]
+    when = [["day", "night"][place % 6 // 3] for place in range(40)]
+    return source._replace(
+        table=pd.DataFrame({"file": [f"{place}.png" for place in range(40)], "who": who, "when": when})
+    )
+
+
+def test_only_pictures_that_have_the_values_are_there(described):
+    data = UnitDataModule(described, "who", only={"who": ["ann", "cy"], "when": ["day"]})
+    wanted = [place for place in range(40) if place % 3 != 1 and place % 6 < 3]
+    assert data.kept.table["file"].tolist() == [f"{place}.png" for place in wanted]
+    assert torch.equal(data.images, described.images[wanted])
+    assert unit_table(data)["name"].tolist() == ["ann", "cy"]
+    assert len(UnitDataModule(described, only={"label": [3]}).images) == int((described.labels == 3).sum())
+    named = described._replace(label_names=[f"class {label}" for label in range(10)])
+    assert UnitDataModule(named, only={"label": ["class 3"]}).labels.tolist() == [3] * 3
+
+
+def test_all_of_a_source_is_the_source(described):
+    everyone = UnitDataModule(described, only={"who": ["ann", "bob", "cy"]})
+    assert everyone.fingerprint == UnitDataModule(described).fingerprint
+    assert UnitDataModule(described, only={"who": ["ann"]}).fingerprint != everyone.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ({"whom": ["ann"]}, r"data: only has whom, expected a column of the data \(label, file, who, when\)\. Set"),
+        ({"who": ["ann", "dan"]}, r"data: only\.who=dan, expected some of ann, bob, cy\. Set data\.only\."),
+        ({"who": []}, r"data: no picture has who=\[\], expected some that have\. Set data\.only\."),
+    ],
+)
+def test_what_no_picture_has_is_refused(described, only, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        UnitDataModule(described, only=only)

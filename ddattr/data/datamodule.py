@@ -1,7 +1,7 @@
 """Pictures and units as a LightningDataModule."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -46,6 +46,7 @@ class UnitDataModule(L.LightningDataModule):
         similarity: of clusters and near units: `pixels`, `features` of the run's own extractor, or a file: a
             TorchScript module, or a run's extractor.safetensors. None: pixels below 16 x 16, else features.
         near: of near-duplicates: `hash`, or `similarity`.
+        only: a column's name and the values that pictures may have there, to take some of the source; None for all.
         extractor: what trains the run's own extractor, of pictures and labels; None where only pixels are at hand.
         restore: what makes an extractor of its weights, for pictures of (H, W); None where there are none.
     Raises:
@@ -65,6 +66,7 @@ class UnitDataModule(L.LightningDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         similarity: str | None = None,
         near: Literal["hash", "similarity"] = "hash",
+        only: Mapping[str, Sequence[str | int]] | None = None,
         extractor: Callable[[Images, Tensor | None], alike.Embedding] | None = None,
         restore: alike.Restore | None = None,
     ):
@@ -75,6 +77,7 @@ class UnitDataModule(L.LightningDataModule):
             raise ValueError(
                 f"data: {name} cannot be read: {why}{more}. Mend or remove it, or leave such out: data.on_error=skip"
             )
+        source = source if only is None else source.only(only)
         out = _held_out(source, holdout)
         self.source = source
         self.rows = (~out).nonzero()[:, 0]  # of the source, a picture's place in it

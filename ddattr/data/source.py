@@ -1,6 +1,6 @@
 """A source of pictures: what every module of `sources/` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,40 @@ class Source(NamedTuple):
         table = None if self.table is None else self.table.iloc[which if isinstance(which, slice) else which.numpy()]
         images = at(self.images, which)
         return self._replace(images=images, labels=labels, groups=groups, queries=queries, table=table)
+
+    def only(self, wanted: Mapping[str, Sequence[str | int]]) -> "Source":
+        """The pictures that have one of the wanted values in every column named, `label` or one of the table's.
+
+        Raises:
+            ValueError: no such column; a value that no picture has; no picture that has them all.
+        """
+        kept = torch.ones(len(self.images), dtype=torch.bool)
+        for column, values in wanted.items():
+            found = self._column(column)
+            known = sorted(set(found))
+            for value in (value for value in map(str, values) if value not in known):
+                more = ", ..." if len(known) > 12 else ""
+                raise ValueError(
+                    f"data: only.{column}={value}, expected some of {', '.join(known[:12])}{more}. Set data.only."
+                )
+            kept &= torch.from_numpy(np.isin(found, [str(value) for value in values]))
+        if not kept.any():
+            named = ", ".join(f"{column}={list(values)}" for column, values in wanted.items())
+            raise ValueError(f"data: no picture has {named}, expected some that have. Set data.only.")
+        return self if kept.all() else self.at(kept)
+
+    def _column(self, name: str) -> np.ndarray:
+        """A column as text; labels by their names, or by their numbers where they have none."""
+        if self.table is not None and name in self.table:
+            return self.table[name].to_numpy(str)
+        if name == "label" and self.labels is not None:
+            names = self.label_names
+            return np.array([str(code) if names is None else str(names[code]) for code in self.labels.tolist()])
+        has = ["label"] * (self.labels is not None) + ([] if self.table is None else [str(one) for one in self.table])
+        raise ValueError(
+            f"data: only has {name}, expected a column of the data ({', '.join(dict.fromkeys(has)) or 'it has none'}). "
+            "Set data.only."
+        )
 
 
 def coded(values: Sequence[str]) -> tuple[Tensor, list[str]]:
