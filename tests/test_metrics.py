@@ -286,6 +286,11 @@ def test_groups_of_one_unit_are_the_units():
     assert torch.equal(group_scores(scores, torch.arange(9)), scores)
 
 
+def test_wanted_groups_are_those_of_all():
+    scores, group_of = randn(9, 2), torch.tensor([7, 2, 2, 40, 7, 7, 2, 40, 2])
+    assert torch.equal(group_scores(scores, group_of, [2, 40]), group_scores(scores, group_of)[[0, 2]])
+
+
 def test_top_one_is_1_where_both_name_the_same_group():
     scores, effect = randn(5, 40), randn(5, 40, seed=1)
     expected = [float(np.argmax(scores[:, q]) == np.argmax(effect[:, q])) for q in range(40)]

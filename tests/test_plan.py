@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -126,6 +127,17 @@ def test_every_unit_can_be_left_out_of_all_data():
             assert (model.name, model.member, model.replicate) == (f"without-unit-{unit}/seed-{r}", None, r)
     assert {m.name for r in range(3) for m in drawn.group_models(r)} <= {m.name for m in drawn.models()}
     assert torch.equal(plan(groups="label").group_of, LABELS)
+
+
+def test_some_groups_stand_for_all():
+    """Drawn by seed: the same at every training seed, whatever else is asked, and more of them hold fewer."""
+    drawn, more = plan(groups="unit", left_out=7), plan(groups="unit", left_out=12, replicates=1)
+    assert len(drawn.group_names()) == 7
+    assert drawn.group_names() == sorted(drawn.group_names())
+    assert set(drawn.group_names()) < set(more.group_names()) < set(range(30))
+    assert [m.name for m in drawn.group_models(2)] == [f"without-unit-{g}/seed-2" for g in drawn.group_names()]
+    assert replace(drawn, seed=drawn.seed + 1).group_names() != drawn.group_names()
+    assert plan(groups="label", left_out=5).group_names() == plan(groups="label").group_names()
 
 
 @pytest.mark.parametrize("name", ["label:1", "label:7", "label:", "label", "label:-1", "label:x", "colour:2", ""])
@@ -258,6 +270,8 @@ def test_models_of_one_name_are_one_model_whatever_else_is_asked():
         ("ensemble_sizes", (2,), "expected 3 to 1024"),
         ("peers", ("gradient_dot", "astrology"), f"expected {', '.join(keys(Family.PEER))}"),
         ("groups", "cluster", "expected unit, label, null"),
+        ("left_out", 1, "expected 2 to 5"),
+        ("left_out", 6, "expected 2 to 5"),
         ("removal_methods", ("jvp", "astrology"), "expected some of jvp, .* loss@equal_cost"),
         ("removal_methods", ("jvp@equal_cost",), "expected some of jvp, .* loss@equal_cost"),
     ],

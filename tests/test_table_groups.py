@@ -286,6 +286,29 @@ def test_units_that_are_found_are_held_against_those_that_are_not(make_study, sc
     assert set(means.method) == {"denoised_gls"}
 
 
+def test_of_some_groups_the_tables_have_what_those_of_all_have(make_study, scores):
+    """Groups that are not left out are in no table; a query's row is that of its columns of all."""
+    study, some = (make_study(replace(PLAN, groups="unit", left_out=count)) for count in (None, 9))
+    names = some.plan.group_names()
+    for one in (study, some):
+        one.scores = scores
+        one.answers.influence = pd.DataFrame(
+            [
+                {"unit": unit, "query": query, "method": "denoised_gls", "measure": "pull", "q_value": unit % 2}
+                for query in SEEDS
+                for unit in range(30)
+            ]
+        )
+    torch.testing.assert_close(some.truth.group_displacements, study.truth.group_displacements[:, names])
+    found = dict(tables(some))
+    table = found["groups"].query("target == 'loss' and queries == 'generated' and method == 'jvp'").set_index("query")
+    score = scores["generated"]["jvp"][names]
+    effect = some.truth.group_losses.mean(0)[:, some.answers.queries.kinds()["generated"]]
+    assert table.spearman[SEEDS].tolist() == pytest.approx(spearman(score, effect).tolist())
+    assert found["sets"].set.unique().tolist() == [f"unit:{name}" for name in names]
+    assert (found["discoveries"].units_found == sum(name % 2 == 0 for name in names)).all()
+
+
 def test_groups_leave_the_scores_as_they_are(study, scores):
     before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
     study.scores = scores

@@ -1,7 +1,7 @@
 """How well scores predict retraining: LDS, top-1 and NDCG of groups; and what noise leaves to be reached."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,10 +77,17 @@ def ceiling(
     return found if found != found else max(0.0, found) ** 0.5
 
 
-def group_scores(scores: Float[Tensor, "units q"], group_of: Int[Tensor, "units"]) -> Float[Tensor, "groups q"]:
-    """Sum of the scores of every group's units; groups in increasing order of their number."""
-    names, which = group_of.unique(return_inverse=True)
-    return scores.new_zeros(len(names), scores.shape[1]).index_add_(0, which, scores)
+def group_scores(
+    scores: Float[Tensor, "units q"], group_of: Int[Tensor, "units"], names: Sequence[int] | None = None
+) -> Float[Tensor, "groups q"]:
+    """Sum of the scores of every group's units; groups in increasing order of their number.
+
+    Args:
+        names: of the groups that are wanted; None for all.
+    """
+    known, which = group_of.unique(return_inverse=True)
+    sums = scores.new_zeros(len(known), scores.shape[1]).index_add_(0, which, scores)
+    return sums if names is None else sums[torch.isin(known, torch.tensor(names))]
 
 
 def top_one(scores: Float[Tensor, "groups q"], effect: Float[Tensor, "groups q"]) -> Float[Tensor, "q"]:

@@ -47,6 +47,7 @@ class Plan:
         tuning_subsets: further ones, at one seed, on which whatever has a damping or a projection is tuned.
         groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none. At every seed
             of the truth, and at the members' as the method `leave_one_out`.
+        left_out: how many of them, drawn by seed; None for all. Where a training is dear, some stand for all.
         held_out_queries: pictures that no member saw and that are queries, too: of the LDS, the groups and the power.
         removal_sizes: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
@@ -72,6 +73,7 @@ class Plan:
     lds_subsets: int = 20
     tuning_subsets: int = 8
     groups: str | None = "label"
+    left_out: int | None = None
     held_out_queries: int = 32
     removal_sizes: Sequence[int] = (5, 20)
     removal_queries: int = 6
@@ -104,8 +106,14 @@ class Plan:
         self._check_methods()
         if self.groups not in (None, "unit", *self.sets):
             _refuse("groups", self.groups, ", ".join(["unit", *self.sets, "null"]))
-        if self.groups is not None and len(self.group_names()) < 2:
-            raise ValueError(f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null.")
+        if self.groups is not None:
+            count = len(self.group_of.unique())
+            if count < 2:
+                raise ValueError(
+                    f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null."
+                )
+            if self.left_out is not None:
+                _between("left_out", self.left_out, 2, count)
 
     def _check_methods(self) -> None:
         peers = keys(Family.PEER)
@@ -190,8 +198,12 @@ class Plan:
         return torch.arange(self.codebook.units) if self.groups == "unit" else self.sets[str(self.groups)]
 
     def group_names(self) -> list[int]:
-        """Sets of the kind `groups`."""
-        return [] if self.groups is None else self.group_of.unique().tolist()
+        """Sets of the kind `groups` that are left out."""
+        if self.groups is None:
+            return []
+        names = self.group_of.unique()
+        order = generator(self.seed, Stream.SUBSETS, step=3).permutation(len(names))
+        return names[torch.from_numpy(order[: self.left_out])].sort().values.tolist()
 
     # -- models
 

@@ -40,7 +40,8 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out without `validation.groups`; discoveries are of groups that are units."""
     if study.plan.groups is None:
         return
-    table, summary = group_tables(_cases(study), study.plan.group_of, study.answers.queries.names, study.seed)
+    plan, names = study.plan, study.answers.queries.names
+    table, summary = group_tables(_cases(study), plan.group_of, names, study.seed, plan.group_names())
     yield "groups", table
     yield "groups_summary", summary
     table, summary = _sets(study)
@@ -84,7 +85,11 @@ def _cases(study: Study) -> list[Case]:
 
 
 def group_tables(
-    cases: list[Case], group_of: Int[Tensor, "units"], queries: Mapping[str, list[int]], seed: int
+    cases: list[Case],
+    group_of: Int[Tensor, "units"],
+    queries: Mapping[str, list[int]],
+    seed: int,
+    names: list[int] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """groups.csv, per query: top-1 and NDCG@3 against the groups' effect by retraining; and its summary.
 
@@ -99,7 +104,7 @@ def group_tables(
     rows, resampled, noise = [], {}, {}
     for case in cases:
         effect = case.effects.mean(0)
-        grouped = {method: group_scores(score, group_of) for method, score in case.scores.items()}
+        grouped = {method: group_scores(score, group_of, names) for method, score in case.scores.items()}
         noise[case.target, case.queries] = reliability(case.effects), ceiling(case.effects)
         for method, score in (grouped | {LEFT_OUT: case.own}).items():
             resampled[case.target, case.queries, method] = joint_resamples(score, effect, seed)
@@ -110,7 +115,7 @@ def group_tables(
     table = pd.concat(rows, ignore_index=True)
     by = ["target", "queries", "method"]
     summary = pd.concat([compared(table, by, STATISTICS), means(table, by, [SHARED])], ignore_index=True)
-    groups = len(group_of.unique())
+    groups = len(cases[0].own)
     for i, row in enumerate(summary.itertuples()):
         name, _, other = row.statistic.partition("_less_")
         if name == "spearman":
@@ -156,8 +161,9 @@ def _discoveries(study: Study) -> pd.DataFrame:
     tested = tested[(tested.method == TESTED) & (tested.measure == "pull")]
     q = tested.pivot(index="unit", columns="query", values="q_value")[queries.seeds].to_numpy(copy=True)
     passed = torch.from_numpy(q) <= answers.settings.level
-    moved = study.truth.group_displacements.mean(0)
-    pull = displacement_scores(moved, queries.factual, answers.data.unit_images)["pull"].double()
+    left_out = study.plan.group_names()  # units, in order
+    passed, images = passed[left_out], answers.data.unit_images[left_out]
+    pull = displacement_scores(study.truth.group_displacements.mean(0), queries.factual, images)["pull"].double()
     sides = {"found": passed, "others": ~passed}
     found = {"units_found": passed.sum(0)}
     for name, of in (("pull", pull), ("above_0", (pull > 0).double())):
