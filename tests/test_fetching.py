@@ -151,6 +151,17 @@ def test_the_experiment_takes_what_was_fetched(registry, tmp_path, experiment, s
     assert {"artist", "category", "subcategory"} <= set(data.partitions())
 
 
+def test_faces_are_the_emoji_that_are_faces(registry, tmp_path):
+    emoji(str(tmp_path / "emoji"))
+    places = f"data.source.path={tmp_path / 'emoji'}", f"data.source.cache={tmp_path / 'cache'}"
+    with pytest.raises(
+        ValueError, match=r"^data: only\.subcategory=face-affection, expected some of hand-fingers-open, "
+    ):
+        _ = Run(composed("experiment=emoji_faces", *places)).data
+    some = "~data.only", "+data.only={subcategory: [heart]}", "data.holdout=0"
+    assert set(Run(composed("experiment=emoji_faces", *places, *some)).data.kept.table["subcategory"]) == {"heart"}
+
+
 def test_skin_tones_come_when_asked_for(registry, tmp_path):
     emoji(str(tmp_path / "emoji"), artists=["noto", "twemoji"], tones=True)
     table = pd.read_csv(tmp_path / "emoji" / "pictures.csv", keep_default_na=False)
