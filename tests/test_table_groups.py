@@ -309,6 +309,20 @@ def test_of_some_groups_the_tables_have_what_those_of_all_have(make_study, score
     assert (found["discoveries"].units_found == sum(name % 2 == 0 for name in names)).all()
 
 
+def test_what_is_not_left_out_at_the_members_seed_is_no_method(make_study, scores):
+    """Nothing else moves, no model of that seed is trained or asked, and what a seed in common gives is not known."""
+    whole, less = make_study(), make_study(replace(PLAN, leave_one_out=False))
+    whole.scores = less.scores = scores
+    assert {m.name for m in whole.plan.models()} - {m.name for m in less.plan.models()} == {
+        m.name for m in PLAN.group_models(0)
+    }
+    table, expected = (dict(tables(study))["groups"] for study in (less, whole))
+    assert table.shared_seed.isna().all()
+    others = expected[expected.method != "leave_one_out"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.drop(columns="shared_seed"), others.drop(columns="shared_seed"))
+    assert all(name.endswith(("seed-1", "seed-2")) for name in less.truth._pictures)
+
+
 def test_groups_leave_the_scores_as_they_are(study, scores):
     before = {kind: {method: score.clone() for method, score in of.items()} for kind, of in scores.items()}
     study.scores = scores

@@ -4,7 +4,7 @@ Common random numbers: a model that is retrained without a unit has the initiali
 pictures of the model that saw it; only the removed unit's draws fall to the next candidate. The difference of their
 pictures on one tape is the unit's, not the seed's. Other training seeds (replicates) say how much of it is. None is the
 members' own, nor that of the models that peers ask: what shares a seed agrees for no reason that a unit has. At that
-seed, replicate 0, models without each group are a method: `leave_one_out`.
+seed, replicate 0, models without each group are a method: `leave_one_out`, unless it is too dear.
 """
 
 import hashlib
@@ -48,6 +48,7 @@ class Plan:
         groups: kind of sets that are left out one at a time, `unit` for every unit itself; None for none. At every seed
             of the truth, and at the members' as the method `leave_one_out`.
         left_out: how many of them, drawn by seed; None for all. Where a training is dear, some stand for all.
+        leave_one_out: whether they are left out at the members' seed as well, to have that method.
         held_out_queries: pictures that no member saw and that are queries, too: of the LDS, the groups and the power.
         removal_sizes: numbers of best units that are removed for remove-and-retrain.
         removal_queries: queries that get models of their own for it; 0 leaves it out.
@@ -74,6 +75,7 @@ class Plan:
     tuning_subsets: int = 8
     groups: str | None = "label"
     left_out: int | None = None
+    leave_one_out: bool = True
     held_out_queries: int = 32
     removal_sizes: Sequence[int] = (5, 20)
     removal_queries: int = 6
@@ -302,7 +304,7 @@ class Plan:
             return []
         found = self.scored_by()
         units = [training for unit in self.retraining_units.tolist() for training in self.unit(unit)]
-        found += self.group_models(0)  # leave_one_out
+        found += self.group_models(0) if self.leave_one_out else []
         for r in self.seeds:
             removed = r == 1 and self.removal_queries  # best units, from the model of all at this seed
             found += [self.full(r)] if removed or self.groups is not None else []

@@ -19,7 +19,9 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out where nothing was scored."""
     if study.scores:
         spent = study.spent
-        methods = list(study.scores["generated"]) + [LEFT_OUT] * (study.plan.groups is not None)
+        methods = list(study.scores["generated"]) + [LEFT_OUT] * (
+            study.plan.groups is not None and study.plan.leave_one_out
+        )
         yield (
             "cost",
             costs(study.root, study.plan, study.steps, spent["seconds"], spent["memory_mb"], methods, study.fork),

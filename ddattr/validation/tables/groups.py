@@ -23,13 +23,13 @@ SHARED = "shared_seed"
 
 class Case(NamedTuple):
     """Scores by method, (units, q), against the groups' effects (seeds, groups, q), and `own`, those at the members'
-    seed (groups, q): a method."""
+    seed (groups, q): a method, None where they are not known."""
 
     target: str
     queries: str
     scores: Mapping[str, Tensor]
     effects: Tensor
-    own: Tensor
+    own: Tensor | None
 
     @property
     def name(self) -> dict[str, str]:
@@ -69,18 +69,18 @@ def _cases(study: Study) -> list[Case]:
         }
         for kind in answers.queries.kinds()
     }
-    losses = truth.losses_without_groups(0)
+    losses = truth.losses_without_groups(0) if plan.leave_one_out else None
     cases = [
-        Case("loss", kind, centred[kind], truth.group_losses[..., where], losses[:, where])
+        Case("loss", kind, centred[kind], truth.group_losses[..., where], None if losses is None else losses[:, where])
         for kind, where in answers.queries.kinds().items()
     ]
     images = torch.stack([answers.data.unit_images[plan.group_of == g].mean(0) for g in plan.group_names()])
-    by_seed = [truth.without_groups(0), *truth.group_displacements]
-    own, *moved = [displacement_scores(one, answers.queries.factual, images) for one in by_seed]
+    moved = [displacement_scores(one, answers.queries.factual, images) for one in truth.group_displacements]
+    own = displacement_scores(truth.without_groups(0), answers.queries.factual, images) if plan.leave_one_out else {}
     for target, measure in (("distance", "norm"), ("pull", "pull")):
         effects = torch.stack([one[measure] for one in moved])
         tuned = study.scores.get("distance", {}) if target == "distance" else {}
-        cases.append(Case(target, "generated", centred["generated"] | tuned, effects, own[measure]))
+        cases.append(Case(target, "generated", centred["generated"] | tuned, effects, own.get(measure)))
     return cases
 
 
@@ -106,16 +106,18 @@ def group_tables(
         effect = case.effects.mean(0)
         grouped = {method: group_scores(score, group_of, names) for method, score in case.scores.items()}
         noise[case.target, case.queries] = reliability(case.effects), ceiling(case.effects)
-        for method, score in (grouped | {LEFT_OUT: case.own}).items():
+        for method, score in (grouped | ({} if case.own is None else {LEFT_OUT: case.own})).items():
             resampled[case.target, case.queries, method] = joint_resamples(score, effect, seed)
             found = {"method": method, "query": queries[case.queries], **_named(score, effect)}
             apart = torch.stack([agreement.spearman(score, one) for one in case.effects]).nanmean(0)
-            shared = np.nan if method == LEFT_OUT else (agreement.spearman(score, case.own) - apart).numpy()
+            shared = np.full(len(apart), np.nan)
+            if case.own is not None and method != LEFT_OUT:
+                shared = (agreement.spearman(score, case.own) - apart).numpy()
             rows.append(pd.DataFrame({**case.name, **found, SHARED: shared}))
     table = pd.concat(rows, ignore_index=True)
     by = ["target", "queries", "method"]
     summary = pd.concat([compared(table, by, STATISTICS), means(table, by, [SHARED])], ignore_index=True)
-    groups = len(cases[0].own)
+    groups = cases[0].effects.shape[1]
     for i, row in enumerate(summary.itertuples()):
         name, _, other = row.statistic.partition("_less_")
         if name == "spearman":
