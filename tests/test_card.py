@@ -119,7 +119,7 @@ def test_a_set_speaks_where_no_unit_does_and_a_neighbourhood_where_no_set_does(r
     assert set(by_artist.owed.units) == {0, 1, 2, 3}
     assert "about once in 100 times" in by_artist.words["sure"]
     assert by_artist.words["allowed"].startswith("All 2 artists were tried")
-    assert by_artist.words["allowed"].endswith("at most about 1 picture in 20. Here it is 1 of 3.")
+    assert by_artist.words["allowed"].endswith("at most about 1 picture in 20. Here one was found for 1 of 3.")
     assert by_likeness.owed.item == "nearest:2"
     assert by_likeness.words["owed"] == "the 2 labels most like it"
     factual = load_tensors(run.folder / "queries.safetensors")["factual"]
@@ -140,7 +140,7 @@ def test_the_change_is_exact_where_it_was_replayed_and_else_the_first_order(run)
         assert card.without.how == ("exact" if card.owed.unit in where else "first")
         assert ("estimate" in card.words["how"]) == (card.without.how == "first")
         torch.testing.assert_close(card.without.moved, moved, rtol=1e-4, atol=1e-6)
-        assert card.amplified * moved.abs().max() <= 1 or card.amplified == 1
+        assert (card.amplified * moved.abs() > 1).float().mean() <= 0.03 or card.amplified == 1
         assert way(card.without.change) in card.words["change"]
 
 
@@ -208,10 +208,10 @@ def test_what_luck_would_find_is_said_beside_what_was_found(tmp_path):
     """One of 20 pictures is what luck finds where nothing matters, and the card says so."""
     run = made(tmp_path, queries=20)
     allowed = cards(run)[0].words["allowed"]
-    assert f"Here it is {run.table('attributions.parquet')['query'].nunique()} of 20." in allowed
+    assert f"Here one was found for {run.table('attributions.parquet')['query'].nunique()} of 20." in allowed
     for many, luck in ((1, ", no more than luck would find"), (2, "")):
         save_table(run.folder / "radius.csv", run.table("radius.csv").assign(attributable=np.arange(20) < many))
-        assert cards(run)[0].words["allowed"].endswith(f"Here it is {many} of 20{luck}.")
+        assert cards(run)[0].words["allowed"].endswith(f"Here one was found for {many} of 20{luck}.")
 
 
 def test_a_validated_run_points_to_what_was_measured(run):

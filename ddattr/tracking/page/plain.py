@@ -71,7 +71,7 @@ def words(owed: Owed, told: Told, without: Without | None, amplified: int) -> di
         "amount": "" if without is None else _amount(without),
         "record": f"For the record: p = {owed.p:.2g}, q = {owed.q:.2g}. Look closer ↓"
         if owed.tried
-        else "Look closer ↓",
+        else "Look\N{NO-BREAK SPACE}closer\N{NO-BREAK SPACE}↓",
     }
 
 
@@ -116,7 +116,7 @@ def _allowed(owed: Owed, told: Told) -> str:
     luck = "" if told.found > told.level * told.asked else ", no more than luck would find"
     return (
         f"{tried}, which is allowed for: if none mattered, luck would find one for at most about "
-        f"{one_in(told.level, 'picture')}. Here it is {told.found} of {told.asked}{luck}."
+        f"{one_in(told.level, 'picture')}. Here one was found for {told.found} of {told.asked}{luck}."
     )
 
 
