@@ -12,6 +12,7 @@ from ddattr.tracking.page.without import Without
 
 _KINDS = {"image": "picture", "near": "picture", "cluster": "group of look-alikes", NEAREST: "group of look-alikes"}
 _ALL = {"image": "that are the same", "near": "that are nearly the same", "cluster": "that look alike"}
+_CLOSER = "Look\N{NO-BREAK SPACE}closer\N{NO-BREAK SPACE}↓"
 _MILLION = 1_000_000
 
 
@@ -69,9 +70,7 @@ def words(owed: Owed, told: Told, without: Without | None, amplified: int) -> di
         "changes": f"What changes (\N{MULTIPLICATION SIGN} {amplified})" if amplified > 1 else "What changes",
         "change": "" if without is None else f"{way(without.change)} on average",
         "amount": "" if without is None else _amount(without),
-        "record": f"For the record: p = {owed.p:.2g}, q = {owed.q:.2g}. Look closer ↓"
-        if owed.tried
-        else "Look\N{NO-BREAK SPACE}closer\N{NO-BREAK SPACE}↓",
+        "record": f"For the record: p = {owed.p:.2g}, q = {owed.q:.2g}. {_CLOSER}" if owed.tried else _CLOSER,
     }
 
 
