@@ -14,7 +14,7 @@ from ddattr.artifacts import load_tensors, save_table
 from ddattr.attribution.methods import TESTED
 from ddattr.codebook import contrast
 from ddattr.tracking.page.answers import answered
-from ddattr.tracking.page.card import Card, Cards
+from ddattr.tracking.page.card import Card, Cards, surest
 from ddattr.tracking.page.plain import one_in, times, way
 from ddattr.tracking.page.without import change
 from ddattr.tracking.report import write_report
@@ -212,6 +212,24 @@ def test_what_luck_would_find_is_said_beside_what_was_found(tmp_path):
     for many, luck in ((1, ", no more than luck would find"), (2, "")):
         save_table(run.folder / "radius.csv", run.table("radius.csv").assign(attributable=np.arange(20) < many))
         assert cards(run)[0].words["allowed"].endswith(f"Here one was found for {many} of 20{luck}.")
+
+
+def test_the_page_does_not_open_with_what_luck_would_find(run, tmp_path):
+    """Of one picture in 20 a unit is found; of all of them a set, though it is less sure."""
+    run = copied(made(tmp_path, queries=20), tmp_path / "again")
+    table, first = run.table("influence.parquet"), 12
+    q = table.q_value.where(table["query"] == first, table.q_value.clip(lower=0.5))
+    save_table(run.folder / "influence.parquet", table.assign(q_value=q))
+    save_table(
+        run.folder / "radius.csv",
+        run.table("radius.csv").assign(attributable=np.arange(20) + 5 == first, resolution=-1),
+    )
+    assert surest(cards(run)) == 7  # for want of others
+    sets = run.table("sets.parquet").query("set == 'nearest:2'").assign(set="label:3", q_value=0.04)
+    save_table(run.folder / "sets.parquet", sets)
+    found = cards(run)
+    assert found[7].lucky
+    assert found[surest(found)].owed.item == "label:3"
 
 
 def test_a_validated_run_points_to_what_was_measured(run):

@@ -29,6 +29,7 @@ class Card(NamedTuple):
     Args:
         address: where the explorer has what it owes itself to.
         rows: training pictures, of the data.
+        lucky: whether nothing was found, or such a thing for no more of the queries than luck would find it for.
         amplified: how many times as strong the change is where it is shown alone.
         words: text, by the element that shows it.
     """
@@ -37,6 +38,7 @@ class Card(NamedTuple):
     owed: Owed
     rows: list[int]
     without: Without | None
+    lucky: bool
     amplified: int
     words: dict[str, str]
 
@@ -100,7 +102,15 @@ class Cards:
             validated=self._validated,
         )
         address = f"#/{name}/{query}/{found.item}"
-        return Card(address, found, shown, moved, amplified, words(found, told, moved, amplified))
+        return Card(
+            address,
+            found,
+            shown,
+            moved,
+            told.lucky or not found.passes,
+            amplified,
+            words(found, told, moved, amplified),
+        )
 
     def _rows(self, units: list[int]) -> Int[Tensor, "rows"]:
         return torch.cat([self._nearest.rows(unit) for unit in units] or [torch.zeros(0, dtype=torch.long)])
@@ -111,8 +121,8 @@ class Cards:
 
 
 def surest(cards: Sequence[Card]) -> int:
-    """The place of the card that is shown first."""
-    return min(range(len(cards)), key=lambda place: cards[place].owed.order)
+    """The place of the card that is shown first: the surest of those that luck would not find as often, if any are."""
+    return min(range(len(cards)), key=lambda place: (cards[place].lucky, cards[place].owed.order))
 
 
 def _amplified(moved: Tensor) -> int:

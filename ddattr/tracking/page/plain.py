@@ -47,6 +47,11 @@ class Told(NamedTuple):
     asked: int
     validated: bool
 
+    @property
+    def lucky(self) -> bool:
+        """Whether luck would find as many, if nothing mattered."""
+        return self.found <= self.level * self.asked
+
 
 def words(owed: Owed, told: Told, without: Without | None, amplified: int) -> dict[str, str]:
     """Text by the element that shows it; empty where there is none.
@@ -112,7 +117,7 @@ def _allowed(owed: Owed, told: Told) -> str:
         tried = "Groups were tried from the largest down to this one"
     else:
         tried = f"All {owed.tried:,} {_kind(owed.kind)} were tried"
-    luck = "" if told.found > told.level * told.asked else ", no more than luck would find"
+    luck = ", no more than luck would find" if told.lucky else ""
     return (
         f"{tried}, which is allowed for: if none mattered, luck would find one for at most about "
         f"{one_in(told.level, 'picture')}. Here one was found for {told.found} of {told.asked}{luck}."
