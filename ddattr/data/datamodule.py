@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -36,9 +37,12 @@ class UnitDataModule(L.LightningDataModule):
             clusters.
         clusters: number of clusters, for `units=cluster` and for the sets scored after the fact; None: a tenth of the
             pictures, 10 to 100.
-        seed: of the clustering.
+        seed: of the clustering, and of the sample.
         holdout: pictures, evenly spaced in the source, that no member ever sees: real queries, and strangers that the
             tests are tried on. None: a twentieth, at most 64.
+        sample: pictures drawn by seed of those that are left, and members see no others: the same at every size are
+            held out, and a smaller sample is part of a larger one. Groups stay whole, and are no part of the count.
+            None: all.
         sets: columns of the source's table whose values are scored as sets.
         flips: whether members see every picture mirrored half of the time: then it is a picture and its mirror that are
             removed together, and that a picture owes something to.
@@ -61,6 +65,7 @@ class UnitDataModule(L.LightningDataModule):
         clusters: int | None = 100,
         seed: int = 0,
         holdout: int | None = 0,
+        sample: int | None = None,
         sets: Sequence[str] = (),
         flips: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
@@ -80,7 +85,7 @@ class UnitDataModule(L.LightningDataModule):
         source = source if only is None else source.only(only)
         out = _held_out(source, holdout)
         self.source = source
-        self.rows = (~out).nonzero()[:, 0]  # of the source, a picture's place in it
+        self.rows = _sampled(source, (~out).nonzero()[:, 0], sample, seed)  # of the source, a picture's place in it
         self.kept = source.at(self.rows)
         self.held_out = source.at(out)
         self.images = self.kept.images
@@ -286,3 +291,18 @@ def _held_out(source: Source, holdout: int | None) -> Bool[Tensor, "images"]:
         )
     out[free[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)]] = True
     return out
+
+
+def _sampled(source: Source, rows: Int[Tensor, "kept"], sample: int | None, seed: int) -> Int[Tensor, "sampled"]:
+    """Of `rows` those of a group and the first `sample` others of a seeded order, as the source has them."""
+    if sample is None:
+        return rows
+    loose = torch.ones_like(rows, dtype=torch.bool) if source.groups is None else source.groups[rows] < 0
+    places = loose.nonzero()[:, 0]
+    if not 1 <= sample <= len(places):
+        raise ValueError(
+            f"data: sample={sample}, expected 1 to {len(places)} of the pictures that members see. Set data.sample."
+        )
+    order = np.random.default_rng(seed).permutation(len(places))
+    loose[places[torch.from_numpy(order[sample:])]] = False
+    return rows[loose] if source.groups is None else rows[loose | (source.groups[rows] >= 0)]
