@@ -240,6 +240,42 @@ def test_a_picture_s_place_in_the_source_outlives_those_held_out(source):
     assert np.array_equal(unit_table(data)["name"], data.kept.table["file"])
 
 
+@pytest.mark.parametrize("holdout", [0, 7])
+def test_a_sample_is_in_the_sources_order_part_of_a_larger_one_and_of_what_is_not_held_out(source, holdout):
+    whole = UnitDataModule(source, holdout=holdout)
+    few, more = (UnitDataModule(source, holdout=holdout, sample=sample) for sample in (10, 25))
+    for data, count in ((few, 10), (more, 25)):
+        assert len(data.rows) == len(data.images) == len(data.unit_of) == count
+        assert (data.rows.diff() > 0).all()
+        assert torch.equal(data.images, source.images[data.rows])
+        assert torch.equal(data.held_out.images, whole.held_out.images)
+    assert set(few.rows.tolist()) < set(more.rows.tolist()) < set(whole.rows.tolist())
+
+
+def test_a_sample_goes_by_its_seed_and_is_other_data(source):
+    one, again, other = (UnitDataModule(source, sample=10, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(one.rows, again.rows)
+    assert one.fingerprint == again.fingerprint
+    assert len({data.fingerprint for data in (one, other, UnitDataModule(source))}) == 3
+
+
+def test_a_sample_of_all_is_the_data_that_there_are_without(source):
+    assert UnitDataModule(source, sample=40).fingerprint == UnitDataModule(source, sample=None).fingerprint
+
+
+def test_every_picture_is_as_likely_to_be_in_a_sample(source):
+    """Of 400 seeds: each picture's count is binomial of share 1/4; false alarms of this test are 1 in 10^4."""
+    rows = torch.cat([UnitDataModule(source, sample=10, seed=seed).rows for seed in range(400)])
+    counts = rows.bincount(minlength=40)
+    assert ((counts - 100).abs() < 4.7 * (400 * 0.25 * 0.75) ** 0.5).all()
+
+
+@pytest.mark.parametrize("sample", [-1, 0, 34])
+def test_a_sample_of_none_or_of_more_than_there_are_is_refused(source, sample):
+    with pytest.raises(ValueError, match=rf"^data: sample={sample}, expected 1 to 33 of .* Set data\.sample\.$"):
+        UnitDataModule(source, holdout=7, sample=sample)
+
+
 # -- some of a source
 
 

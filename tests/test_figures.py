@@ -31,7 +31,7 @@ def plots(figure) -> list:
 
 
 def test_figures_are_found_in_the_order_of_their_numbers_each_where_its_tables_are():
-    assert [*FIGURES, *EVIDENCE, "fig14_comparison"] == list(ALL)
+    assert [*FIGURES, *EVIDENCE, "fig14_comparison", "fig15_sizes"] == list(ALL)
     assert (folder_of("fig9_removal"), folder_of("fig14_comparison")) == ("validation/figures", "comparison")
     assert list(FIGURES) == [
         "fig0_samples",

@@ -139,3 +139,13 @@ def test_data_without_groups_are_what_they_were(options, fingerprint):
     assert data.fingerprint == fingerprint
     assert (data.held_out_units == -1).all()
     assert data.planted_fingerprint == "none"
+
+
+@pytest.mark.parametrize("kind", ["cluster", "image"])
+def test_a_sample_keeps_every_group_whole(source, kind):
+    """And its queries; the others are as many as were asked for."""
+    whole, data = (UnitDataModule(source, kind, clusters=7, sample=sample) for sample in (None, 20))
+    assert torch.equal(data.groups[data.groups >= 0], whole.groups[whole.groups >= 0])
+    assert torch.equal(data.images[data.groups >= 0], whole.images[whole.groups >= 0])
+    assert torch.equal(data.held_out.images, whole.held_out.images)
+    assert int((data.groups < 0).sum()) == 20

@@ -1,6 +1,7 @@
 """`ddattr compare against=[runs/another]`: this run beside others that are validated too (figure 14).
 
-Runs that differ in their seed alone need no validation: mean and spread of their numbers over ensembles.
+Runs that differ in their seed alone need no validation: mean and spread of their numbers over ensembles. Nor do runs
+of samples of one source's pictures: what falls with their number, and how fast (figure 15).
 """
 
 from collections.abc import Sequence
@@ -14,17 +15,21 @@ from ddattr.artifacts import Artifact, load_json, save_table
 from ddattr.attribution.queries import default_folder
 from ddattr.stages.run import Run
 from ddattr.stages.saved import NAME
+from ddattr.tracking import sizes
 from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
 from ddattr.tracking.ensembles import ensembles, lines
 from ddattr.tracking.wandb import log_figures
 
 
 def run(run: Run) -> None:
-    """Writes comparison/, or, of one run at several seeds, ensembles/."""
+    """Writes comparison/; of one run at several seeds ensembles/, and at several sizes sizes/."""
     roots = folders(run)
     _ = run.tracking  # refuses, if it must, before anything is written
     if alike(roots):
         _spread(run, roots)
+        return
+    if alike(roots, sampled=True):
+        _sizes(run, roots)
         return
     run.validation_artifact.require()
     table = pd.concat([growth(root) for root in roots], ignore_index=True)
@@ -36,24 +41,27 @@ def run(run: Run) -> None:
     print(f"compare: table and figure in {artifact.folder}")
 
 
-def alike(roots: Sequence[Path]) -> bool:
-    """Whether runs differ in nothing that makes an attribution but their seed, and the queries' own."""
+def alike(roots: Sequence[Path], sampled: bool = False) -> bool:
+    """Whether runs differ in nothing that makes an attribution but their seed, and the queries' own; if `sampled`, nor
+    but the number of pictures that was drawn."""
     if not all((root / NAME).is_file() for root in roots):
         return False
-    first, *others = [_seedless(OmegaConf.to_container(OmegaConf.load(root / NAME))) for root in roots]
+    of_one = {"seed", "first_query", *(["sample"] if sampled else [])}
+    first, *others = [_made_of(OmegaConf.to_container(OmegaConf.load(root / NAME)), of_one) for root in roots]
     return all(other == first for other in others)
 
 
-def _seedless(config: Any) -> Any:
-    """What members and their attribution depend on, less every seed."""
+def _made_of(config: Any, of_one: set[str]) -> Any:
+    """What members and their attribution depend on, less what is of one run."""
     made = {key: config.get(key) for key in ("data", "codebook", "diffusion", "unet", "training", "sampler")}
-    return _without(made | {key: config.get(key) for key in ("attribution", "significance")})
+    return _without(made | {key: config.get(key) for key in ("attribution", "significance")}, of_one)
 
 
-def _without(part: Any) -> Any:
+def _without(part: Any, of_one: set[str]) -> Any:
+    """Less what is null, too: an older run's config has no such key."""
     if not isinstance(part, dict):
         return part
-    return {key: _without(value) for key, value in part.items() if key not in ("seed", "first_query")}
+    return {key: _without(value, of_one) for key, value in part.items() if key not in of_one and value is not None}
 
 
 def _spread(run: Run, roots: Sequence[Path]) -> None:
@@ -65,6 +73,18 @@ def _spread(run: Run, roots: Sequence[Path]) -> None:
         print("compare: already done", flush=True)
     print("\n".join(lines(table)))
     print(f"compare: {len(roots)} ensembles, differing in their seed, in {artifact.folder / 'ensembles.csv'}")
+
+
+def _sizes(run: Run, roots: Sequence[Path]) -> None:
+    """Writes sizes/."""
+    tables = sizes.of_roots(roots)  # refuses, if it must, before anything is written
+    artifact = Artifact(
+        run.root / "sizes", {"runs": [root.name for root in roots]}, {root.name: _made(root) for root in roots}
+    )
+    if not run.make(artifact, lambda: sizes.write(tables, artifact.folder)):
+        print("compare: already done", flush=True)
+    print("\n".join(sizes.lines(*tables)))
+    print(f"compare: {len(roots)} runs, differing in their number of pictures, in {artifact.folder}")
 
 
 def _made(root: Path) -> str:

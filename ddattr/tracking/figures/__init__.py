@@ -46,7 +46,7 @@ def folder_of(name: str) -> str:
     stages = {need.partition("/")[0] for need in ALL[name].NEEDS}
     if "validation" in stages:
         return "validation/figures"
-    return "comparison" if "comparison" in stages else "figures"
+    return next((stage for stage in ("comparison", "sizes") if stage in stages), "figures")
 
 
 FIGURES = {name: module for name, module in ALL.items() if folder_of(name) == "figures"}
