@@ -40,9 +40,8 @@ class UnitDataModule(L.LightningDataModule):
         seed: of the clustering, and of the sample.
         holdout: pictures, evenly spaced in the source, that no member ever sees: real queries, and strangers that the
             tests are tried on. None: a twentieth, at most 64.
-        sample: pictures drawn by seed of those that are left, and members see no others: the same at every size are
-            held out, and a smaller sample is part of a larger one. Groups stay whole, and are no part of the count.
-            None: all.
+        sample: pictures drawn by seed of those that are not held out, and the only ones that members see; a smaller
+            sample is part of a larger one. Groups stay whole, and are no part of the count. None: all.
         sets: columns of the source's table whose values are scored as sets.
         flips: whether members see every picture mirrored half of the time: then it is a picture and its mirror that are
             removed together, and that a picture owes something to.
@@ -297,12 +296,12 @@ def _sampled(source: Source, rows: Int[Tensor, "kept"], sample: int | None, seed
     """Of `rows` those of a group and the first `sample` others of a seeded order, as the source has them."""
     if sample is None:
         return rows
-    loose = torch.ones_like(rows, dtype=torch.bool) if source.groups is None else source.groups[rows] < 0
-    places = loose.nonzero()[:, 0]
-    if not 1 <= sample <= len(places):
+    kept = torch.zeros_like(rows, dtype=torch.bool) if source.groups is None else source.groups[rows] >= 0
+    loose = (~kept).nonzero()[:, 0]
+    if not 1 <= sample <= len(loose):
         raise ValueError(
-            f"data: sample={sample}, expected 1 to {len(places)} of the pictures that members see. Set data.sample."
+            f"data: sample={sample}, expected 1 to {len(loose)} of the pictures that are not held out. Set data.sample."
         )
-    order = np.random.default_rng(seed).permutation(len(places))
-    loose[places[torch.from_numpy(order[sample:])]] = False
-    return rows[loose] if source.groups is None else rows[loose | (source.groups[rows] >= 0)]
+    order = np.random.default_rng(seed).permutation(len(loose))
+    kept[loose[torch.from_numpy(order[:sample])]] = True
+    return rows[kept]
