@@ -45,7 +45,7 @@ def test_every_command_runs_on_the_small_experiment_validated(argv, validated, d
 
 def typed(argv, root, ddattr, tmp_path):
     """What a command says when its experiment is the small one, and its folder a run that is done."""
-    other = ("experiment=", "name=", "codebook.", "seed=", "hydra/", "attribution.", "trainer.precision=")
+    other = ("experiment=", "name=", "codebook.", "seed=", "data.", "hydra/", "attribution.", "trainer.precision=")
     overrides = [a for a in argv[1:] if not a.startswith(other)]
     overrides = [re.sub(r"range\(0,\d+\)", "range(0,3)", a) for a in overrides]  # the others are done too
     if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original

@@ -50,7 +50,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
         ticks = np.unique(table.units)
         axis.set(xscale="log", xlabel="units N")
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axis.minorticks_off() if axis is right else axis.tick_params(axis="x", which="minor", bottom=False)
+        axis.xaxis.set_minor_locator(plt.NullLocator())
         axis.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), borderaxespad=0.2)
     figure.tight_layout()
     return figure, table
