@@ -78,10 +78,14 @@ def _spread(run: Run, roots: Sequence[Path]) -> None:
 def _sizes(run: Run, roots: Sequence[Path]) -> None:
     """Writes sizes/."""
     tables = sizes.of_roots(roots)  # refuses, if it must, before anything is written
-    artifact = Artifact(
-        run.root / "sizes", {"runs": [root.name for root in roots]}, {root.name: _made(root) for root in roots}
-    )
-    if not run.make(artifact, lambda: sizes.write(tables, artifact.folder)):
+    parents = {root.name: _made(root) for root in roots}
+    artifact = Artifact(run.root / "sizes", {"runs": [root.name for root in roots]}, parents)
+
+    def write() -> None:
+        sizes.write(tables, artifact.folder)
+        _log(run, artifact)
+
+    if not run.make(artifact, write):
         print("compare: already done", flush=True)
     print("\n".join(sizes.lines(*tables)))
     print(f"compare: {len(roots)} runs, differing in their number of pictures, in {artifact.folder}")
@@ -122,5 +126,10 @@ def _compare(run: Run, artifact: Artifact, table: pd.DataFrame) -> None:
             f"{ESTIMATES[agreement]} {found[agreement]:.2f}, LDS on loss {found['lds_loss_loss']:.2f} "
             f"(law {found['law_loss']:.2f}), z of the nearest {found['z_nearest']:.1f}"
         )
+    _log(run, artifact)
+
+
+def _log(run: Run, artifact: Artifact) -> None:
+    """Sends an artifact's figures to W&B."""
     with run.tracking.run(run.root, run.name, "compare", artifact.fingerprint, run.resolved()) as loggers:
         log_figures(loggers, sorted(artifact.folder.glob("fig*.png")))
