@@ -139,7 +139,8 @@ def test_the_figure_is_drawn_with_the_fitted_powers(make_root, tmp_path):
 
 
 def test_the_command_tells_runs_of_two_samples_from_others(reproduced, ddattr, tmp_path):
-    """The same run twice, the second as if of fewer pictures, and of an older config; without a validation."""
+    """The same run twice, the second as if of fewer pictures and with fewer units replayed, and as if of an older
+    config; without a validation."""
     one, other = (
         shutil.copytree(reproduced.root, tmp_path / name, ignore=shutil.ignore_patterns("wandb"))
         for name in ("one", "other")
@@ -148,7 +149,7 @@ def test_the_command_tells_runs_of_two_samples_from_others(reproduced, ddattr, t
     save_json(path, load_json(path) | {"N": 64})
     config = other / "config.yaml"
     was = config.read_text()
-    config.write_text(was.replace("sample: null", "sample: 64"))
+    config.write_text(was.replace("sample: null", "sample: 64").replace("ablation_units: 16", "ablation_units: 4"))
     argv = ["compare", "experiment=digits_small", f"root={one}", f"against=[{other}]", "tracking=none"]
     said = ddattr(*argv)
     assert said.status == 0, said.err
@@ -158,5 +159,6 @@ def test_the_command_tells_runs_of_two_samples_from_others(reproduced, ddattr, t
     assert "compare: already done" in ddattr(*argv).out
     config.write_text("".join(line for line in was.splitlines(True) if "sample: null" not in line))
     assert "compare: 2 ensembles" in ddattr(*argv).out
-    config.write_text(was.replace("members: 12", "members: 13"))
-    assert "validate" in ddattr(*argv).err
+    for key in ("members: 12", "batch: 32"):
+        config.write_text(was.replace(key, f"{key}1"))
+        assert "validate" in ddattr(*argv).err

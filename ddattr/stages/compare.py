@@ -20,6 +20,8 @@ from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
 from ddattr.tracking.ensembles import ensembles, lines
 from ddattr.tracking.wandb import log_figures
 
+_SAMPLED = ("sample", "queries", "ablation_units", "check", "refine")
+
 
 def run(run: Run) -> None:
     """Writes comparison/; of one run at several seeds ensembles/, and at several sizes sizes/."""
@@ -42,11 +44,13 @@ def run(run: Run) -> None:
 
 
 def alike(roots: Sequence[Path], sampled: bool = False) -> bool:
-    """Whether runs differ in nothing that makes an attribution but their seed, and the queries' own; if `sampled`, nor
-    but the number of pictures that was drawn."""
+    """Whether runs differ in nothing that makes an attribution but their seed, and the queries' own.
+
+    If `sampled` they may differ in the pictures that were drawn, and in how much is asked and replayed, too.
+    """
     if not all((root / NAME).is_file() for root in roots):
         return False
-    of_one = {"seed", "first_query", *(["sample"] if sampled else [])}
+    of_one = {"seed", "first_query", *(_SAMPLED if sampled else [])}
     first, *others = [_made_of(OmegaConf.to_container(OmegaConf.load(root / NAME)), of_one) for root in roots]
     return all(other == first for other in others)
 
