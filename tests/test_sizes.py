@@ -93,6 +93,7 @@ def test_every_number_of_a_run_is_its_queries(make_root):
     assert found.loc["resolution", "value"] == pytest.approx(12.5)
     assert found.loc["resolution_share", "value"] == pytest.approx(12.5 / 600)
     assert found.loc["smallest_q", "value"] == pytest.approx(600 / (43758 - 600 + 1))
+    assert found.loc["radius_over_phantom", "value"] == pytest.approx(600**0.25)
     lengths = 1.5 ** np.arange(QUERIES) * 600**-0.2
     row = found.loc["radius"]
     assert (row.value, row.low, row.high) == pytest.approx((np.median(lengths), lengths[0], lengths[-1]))

@@ -48,9 +48,10 @@ def of_queries(root: Path) -> pd.DataFrame:
 
     Columns: run, units, query; radius, phantom_radius, and phantom_length, the root mean square of the length of a
     phantom's displacement, ||J||_F sqrt(h / (n (n - h) (n - 1))), in closed form as codewords are drawn at random;
-    z_nearest, of the most similar unit; those of `SHARES`: whether a unit, a label, a neighbourhood has a q, the radius
-    a p, of at most the level; resolution, units of the smallest neighbourhood, infinite where there is none, and
-    resolution_share of all units; smallest_q, the least that a unit can reach.
+    radius_over_phantom, the ratio of the first two; z_nearest, of the most similar unit; those of `SHARES`: whether a
+    unit, a label, a neighbourhood has a q, the radius a p, of at most the level; resolution, units of the smallest
+    neighbourhood, infinite where there is none, and resolution_share of all units; smallest_q, the least that a unit
+    can reach.
 
     Raises:
         FileNotFoundError: the run has no attribution.
@@ -67,6 +68,7 @@ def of_queries(root: Path) -> pd.DataFrame:
     found = own[["query", "radius", "phantom_radius"]].assign(run=root.resolve().name, units=units)
     length = (codebook.contrast_variance / (codebook.members - 1)) ** 0.5
     found["phantom_length"] = own.jacobian_norm * length
+    found["radius_over_phantom"] = own.radius / own.phantom_radius
     found["z_nearest"] = own["query"].map(sets[sets.set == "nearest:1"].set_index("query").z)
     found["attributable/unit"] = own.attributable
     labels = sets[sets.set.str.startswith("label:")].groupby("query").q_value.min()
@@ -80,7 +82,7 @@ def of_queries(root: Path) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Of every run: medians of lengths and of the resolution, the mean z, shares of queries, with 95 % intervals.
+    """Of every run: medians of lengths and of the resolution, mean ratio and z, shares of queries; 95 % intervals.
 
     Of a median that of its order statistics (Thompson 1936), of others as `agreement` has them, over queries alone:
     none holds the draw of the members, the codebook or the pictures.
@@ -101,7 +103,7 @@ def _summary(name: str, values: np.ndarray) -> tuple[float, float, float]:
         return float(values[0]), np.nan, np.nan
     if name in SHARES:
         return share_interval(torch.tensor(values))
-    if name == "z_nearest":
+    if name in ("z_nearest", "radius_over_phantom"):
         return mean_interval(torch.tensor(values))
     low, high = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
     return float(np.median(values)), float(low), float(high)
@@ -154,7 +156,8 @@ def lines(table: pd.DataFrame, fitted: pd.DataFrame) -> list[str]:
         shares = [f"{words} {found[name]:.2f}" for name, words in SHARES.items() if name in found]
         said.append(
             f"{run}, {units:,} units: radius {found.radius:.3g}, that of as many phantoms {found.phantom_radius:.3g} "
-            f"(medians); z of the nearest {found.z_nearest:.2f}; share of queries of which passes {', '.join(shares)}"
+            f"(medians), ratio {found.radius_over_phantom:.2f} (mean); z of the nearest {found.z_nearest:.2f}; share of "
+            f"queries of which passes {', '.join(shares)}"
         )
     of = fitted.set_index("statistic")
     words = {name: f"{row.exponent:.2f}{interval(row.low, row.high)}" for name, row in of.iterrows()}
