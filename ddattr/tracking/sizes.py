@@ -156,8 +156,8 @@ def lines(table: pd.DataFrame, fitted: pd.DataFrame) -> list[str]:
         shares = [f"{words} {found[name]:.2f}" for name, words in SHARES.items() if name in found]
         said.append(
             f"{run}, {units:,} units: radius {found.radius:.3g}, that of as many phantoms {found.phantom_radius:.3g} "
-            f"(medians), ratio {found.radius_over_phantom:.2f} (mean); z of the nearest {found.z_nearest:.2f}; share of "
-            f"queries of which passes {', '.join(shares)}"
+            f"(medians), ratio {found.radius_over_phantom:.2f} (mean); z of the nearest {found.z_nearest:.2f}; share "
+            f"of queries of which passes {', '.join(shares)}"
         )
     of = fitted.set_index("statistic")
     words = {name: f"{row.exponent:.2f}{interval(row.low, row.high)}" for name, row in of.iterrows()}
