@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ddattr.artifacts import load_table
 from ddattr.tracking.figures.forest import reach
@@ -43,14 +44,15 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
         rows = _dots(right, table, name, colour, mark, label, shift)
         right.plot(shift * rows.units, rows.value, color=colour, linewidth=1.2)
     left.set(yscale="log", ylabel="L2 of pictures in [-1, 1], median")
-    left.yaxis.set_major_formatter(plt.FormatStrFormatter("%.2g"))
-    left.yaxis.set_minor_formatter(plt.FormatStrFormatter("%.2g"))
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    left.yaxis.set_major_formatter("{x:.2g}")
+    left.yaxis.set_minor_locator(NullLocator())
     right.set(ylabel="share of queries attributable", ylim=(-0.04, 1.04))
     for axis in (left, right):
         ticks = np.unique(table.units)
         axis.set(xscale="log", xlabel="units N")
         axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axis.xaxis.set_minor_locator(plt.NullLocator())
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), borderaxespad=0.2)
     figure.tight_layout()
     return figure, table
