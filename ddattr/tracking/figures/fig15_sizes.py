@@ -35,8 +35,8 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     table = load_table(root / "sizes" / "sizes.csv")
     fitted = load_table(root / "sizes" / "exponents.csv").set_index("statistic").exponent
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    for name, (label, colour, mark) in _LENGTHS.items():
-        rows = _dots(left, table, name, colour, mark, f"{label}, $N^{{{fitted[name]:.2f}}}$", 1.0)
+    for (name, (label, colour, mark)), shift in zip(_LENGTHS.items(), (0.97, 1.03, 1.0), strict=True):
+        rows = _dots(left, table, name, colour, mark, f"{label}, $N^{{{fitted[name]:.2f}}}$", shift)
         _line(left, rows, fitted[name], color=colour, linewidth=1.2)
     _line(left, table[table.statistic == "radius"], PUBLISHED, color=GREY, linewidth=0.8, linestyle="--")
     left.plot([], [], "--", color=GREY, linewidth=0.8, label=f"published, $N^{{{PUBLISHED:.2f}}}$")
