@@ -471,12 +471,10 @@ def test_a_checkpoint_of_another_config_is_not_resumed(ddattr, copy):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["training.draws=independent"],
-        ["data.units=label", "codebook.weight=3"],
-        ["sampler=ddim", "sampler.steps=3", "attribution.jacobian.members_per_step=null"],
-        ["training=forked", "training.fork.steps=7"],
+        ["training.draws=independent", "sampler=ddim", "sampler.steps=3", "attribution.jacobian.members_per_step=null"],
+        ["data.units=label", "codebook.weight=3", "training=forked", "training.fork.steps=7"],
     ],
-    ids=["independent draws", "labels as units", "ddim and the exact jacobian", "forked members"],
+    ids=["independent draws, ddim and the exact jacobian", "labels as units and forked members"],
 )
 def test_every_verb_runs_with_another_choice(ddattr, tmp_path, overrides):
     root = tmp_path / "run"
