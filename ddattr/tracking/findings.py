@@ -20,8 +20,9 @@ def findings(folder: Path) -> list[str]:
     if (table := _table(folder, "discoveries_summary")) is not None:
         mean = table.set_index("statistic")["mean"]
         lines.append(
-            f"{mean.units_found:.0f} units are found a query: pull by retraining {mean.pull_found:.3f}, > 0 "
-            f"for {mean.above_0_found:.2f}; of others {mean.pull_others:.3f}, {mean.above_0_others:.2f}"
+            f"{mean.units_found:.2g} of the units left out are found a query: pull by retraining "
+            f"{mean.pull_found:.3f}, > 0 for {mean.above_0_found:.2f}; of others {mean.pull_others:.3f}, "
+            f"{mean.above_0_others:.2f}"
         )
     if (table := _table(folder, "calibration_summary")) is not None:
         rates = ", ".join(f"{row.test} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())
