@@ -310,6 +310,7 @@ def test_all_of_a_source_is_the_source(described):
     [
         ({"whom": ["ann"]}, r"data: only has whom, expected a column of the data \(label, file, who, when\)\. Set"),
         ({"who": ["ann", "dan"]}, r"data: only\.who=dan, expected some of ann, bob, cy\. Set data\.only\."),
+        ({"who": "ann"}, r"data: only=\{'who': 'ann'\}, expected lists of values by column\. "),
         ({"who": []}, r"data: no picture has who=\[\], expected some that have\. Set data\.only\."),
     ],
 )

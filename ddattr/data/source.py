@@ -43,8 +43,13 @@ class Source(NamedTuple):
         """The pictures that have one of the wanted values in every column named, `label` or one of the table's.
 
         Raises:
-            ValueError: no such column; a value that no picture has; no picture that has them all.
+            ValueError: no lists of values by column; no such column; a value that no picture has; no picture that has
+                them all.
         """
+        if not isinstance(wanted, Mapping) or not all(isinstance(values, list | tuple) for values in wanted.values()):
+            raise ValueError(
+                f"data: only={wanted}, expected lists of values by column. Set 'data.only={{label: [3, 5]}}'."
+            )
         kept = torch.ones(len(self.images), dtype=torch.bool)
         for column, values in wanted.items():
             found = self._column(column)
