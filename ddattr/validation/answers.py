@@ -131,7 +131,7 @@ class Answers:
         count = len(self.codewords)
         removed = torch.zeros(subsets, count, dtype=torch.bool)
         for j, mask in enumerate(removed):
-            order = generator(self.seed, Stream.SUBSETS, step=3, attempt=j).permutation(count)
+            order = generator(self.seed, Stream.SUBSETS, step=4, attempt=j).permutation(count)
             mask[torch.from_numpy(order[: min(3, count)])] = True
         w = contrast(self.codewords)
         weights = self.ensemble.uniform + removed.float() @ w
