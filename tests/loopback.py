@@ -13,7 +13,9 @@ ENTITY = "someone"
 
 
 class Server(ThreadingHTTPServer):
-    """What was sent: `runs` by name, `files` by path, and `unknown` operations, which were refused.
+    """What was sent: `runs` by name, `files` by path, `views` by id, and `unknown` operations, which were refused.
+
+    A view that is sent without an id is a new one; a project is there once it was made or has a run.
 
     `trouble` is how it fails, None if it does not: the status that it answers everything with, "dead" (it hangs up) or
     "mute" (it never answers; it hangs up when that changes).
@@ -26,6 +28,8 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.RLock()
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
+        self.views: dict[str, dict[str, Any]] = {}
+        self.projects: set[str] = set()
         self.unknown: set[str] = set()
         self.trouble: int | str | None = None
 
@@ -169,6 +173,44 @@ class Handler(BaseHTTPRequestHandler):
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": f, "uploadUrl": f"{self.server.url}/{asked['run']}/{f}"} for f in asked["files"]]
         return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
+
+    def _GetDefaultEntity(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"viewer": {"id": "v", "entity": ENTITY}}
+
+    def _GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        names = self.server.projects | {run["project"] for run in self.server.runs.values() if "project" in run}
+        kind, user = (
+            {"__typename": "Project"},
+            {"isBenchmark": False, "user": None, "createdAt": "2026-01-01T00:00:00Z"},
+        )
+        nodes = [{"node": kind | user | {"id": name, "name": name, "entityName": ENTITY}} for name in sorted(names)]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": nodes}}
+
+    def _CreateProject(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.server.projects.add(asked["input"]["name"])
+        return {"result": {"project": None, "model": None, "inserted": True}}
+
+    def _ProjectInternalId(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"id": asked["projectName"], "internalId": "1"}}
+
+    def _ProjectViews(self, asked: dict[str, Any]) -> dict[str, Any]:
+        kind, name = asked.get("viewType", "runs"), asked.get("viewName")
+        views = [v for v in self.server.views.values() if v["type"] == kind and name in (None, v["name"])]
+        found = [{"node": {"description": "", **view}, "cursor": view["id"]} for view in views]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"project": {"allViews": {"edges": found, "pageInfo": page}}}
+
+    _View = _ProjectViews
+
+    def _UpsertView2(self, asked: dict[str, Any]) -> dict[str, Any]:
+        new = not asked.get("id")
+        name = str(len(self.server.views)) if new else asked["id"]
+        fields = {key: asked[key] for key in ("name", "displayName", "type", "spec")}
+        self.server.views[name] = {"id": name, "project": {"name": asked["projectName"]}, **fields}
+        return {"upsertView": {"view": self.server.views[name], "inserted": new}}
+
+    _upsertView = _UpsertView2
 
     def _MarkRunFilesUploaded(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"markRunFilesUploaded": {"success": True}}

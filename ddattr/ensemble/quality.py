@@ -201,6 +201,8 @@ class EnsembleQuality(L.Callback):
             logger.log_metrics({"quality/individual/fid": alone.fid, "quality/individual/kid": alone.kid}, 1)
             for size, row in sizes.iterrows():
                 logger.log_metrics({"quality/ensemble/fid": row.fid, "quality/ensemble/kid": row.kid}, int(size))
+            for (kind, size), rows in self.convergence.groupby(["kind", "members"]):
+                logger.log_metrics({f"quality/distance/{kind}": rows.distance_mean.mean()}, int(size))
 
     @torch.no_grad()
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
