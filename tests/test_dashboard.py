@@ -3,9 +3,11 @@
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import refused
 from test_online import impatient, server  # noqa: F401
 from test_wandb import nobody, read_back  # noqa: F401
@@ -89,6 +91,14 @@ def test_built_again_it_is_the_same_spec_and_no_two_panels_share_an_id():
     assert len(set(ids)) == len(ids) == sum(map(len, panels("workspace").values()))
 
 
+@pytest.mark.parametrize("path", sorted(Path(__file__, "../../sweeps").resolve().glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_sweep_has_a_plot_of_what_it_sets_and_what_it_is_after(path):
+    sweep = yaml.safe_load(path.read_text())
+    keys = [key.partition(".") for key in sweep["parameters"]]
+    wanted = {f"config:{group}.value{dot}{rest}" for group, dot, rest in keys} | {sweep["metric"]["name"]}
+    assert any(wanted <= named(panel) for panel in panels("workspace")["Sweeps"])
+
+
 def test_a_method_is_written_as_in_the_tables():
     for metric in set.union(*map(named, panels("workspace")["Validation"])):
         kind, *parts = metric.split("/")
@@ -131,7 +141,7 @@ def test_pushed_twice_it_is_one_view_and_one_report(ddattr, server):  # noqa: F8
     assert not server.unknown
 
 
-@pytest.mark.parametrize("trouble", [403, "dead", pytest.param(503, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trouble", [403, 503, "dead", "mute"])
 def test_a_server_that_refuses_costs_one_line(ddattr, server, impatient, trouble):  # noqa: F811
     server.trouble = trouble
     refused(

@@ -48,7 +48,7 @@ def typed(argv, root, ddattr, tmp_path):
     other = ("experiment=", "name=", "codebook.", "seed=", "data.", "hydra/", "attribution.", "trainer.precision=")
     overrides = [a for a in argv[1:] if not a.startswith(other)]
     overrides = [re.sub(r"range\(0,\d+\)", "range(0,3)", a) for a in overrides]  # the others are done too
-    if argv[0] in ("compare", "retrain"):  # they write: into a copy, beside the original
+    if argv[0] in ("compare", "dashboard", "retrain"):  # they write: into a copy, beside the original
         overrides = [f"against=[{root}]" if a.startswith("against=") else a for a in overrides]
         root = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
     by_folder = [a for a in overrides if is_folder(a)]

@@ -42,7 +42,7 @@ class Section(NamedTuple):
     panels: Callable[[], list[Any]]
 
 
-def _curve(metric: str, title: str, spread: str = "stddev", x: str = "step", **settings: Any) -> Any:
+def _curve(metric: str, title: str, spread: Any = "stddev", x: str = "step", **settings: Any) -> Any:
     """A line an ensemble: the mean of its runs, and their spread."""
     return wr.LinePlot(
         title=title,
@@ -57,7 +57,7 @@ def _curve(metric: str, title: str, spread: str = "stddev", x: str = "step", **s
     )
 
 
-def _bars(metrics: list[str], title: str) -> Any:
+def _bars(metrics: list[Any], title: str) -> Any:
     """A bar a method and ensemble."""
     return wr.BarPlot(
         title=title,
@@ -73,12 +73,12 @@ def _bars(metrics: list[str], title: str) -> Any:
 
 def _swept(title: str, keys: list[str], metrics: list[str]) -> Any:
     """A line a run, from what a sweep may set to what came out."""
-    axes = [*map(wr.Config, keys), *map(wr.SummaryMetric, metrics)]
+    axes: list[Any] = [*map(wr.Config, keys), *map(wr.SummaryMetric, metrics)]
     columns = [wr.ParallelCoordinatesPlotColumn(axis, display_name=axis.name) for axis in axes]
     return wr.ParallelCoordinatesPlot(title=title, columns=columns, layout=wr.Layout(w=24, h=9))
 
 
-CODE = ["codebook.members", "codebook.weight", "seed"]
+CODE = ["data.sample", "codebook.members", "codebook.weight", "seed"]
 SECTIONS = (
     Section(
         "Members",
@@ -232,7 +232,7 @@ def outline() -> list[str]:
     """A line a section: its panels."""
     lines = []
     for part in SECTIONS:
-        names = [getattr(p, "title", None) or getattr(p, "table_name", "run comparer") for p in part.panels()]
+        names = [str(getattr(p, "title", None) or getattr(p, "table_name", "run comparer")) for p in part.panels()]
         lines.append(f"  {part.name}: {'; '.join(names)}")
     return lines
 

@@ -1,4 +1,4 @@
-"""W&B: a view of the artifacts, never the truth. The only module that imports it."""
+"""W&B: a view of the artifacts, never the truth. The only module that imports it, beside the dashboard."""
 
 import hashlib
 import json
