@@ -67,7 +67,7 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr compare experiment=digits_clusters 'against=[runs/digits]'",),
     ),
     "dashboard": Page(
-        ("experiment", "name", "root", "run", "tracking"),
+        (*RUN, "tracking"),
         ("ddattr dashboard", "ddattr dashboard tracking=online tracking.entity=TEAM"),
     ),
     "fetch": Page(("experiment", "fetch"), ("ddattr fetch experiment=fashion_small", "ddattr fetch experiment=emoji")),
