@@ -301,6 +301,17 @@ def test_quality_is_logged_against_the_number_of_members(reproduced):
     assert alone == pytest.approx([table[table.kind == "individual"].fid.mean()], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["to_all", "disjoint"])
+def test_convergence_is_logged_against_the_number_of_members(reproduced, kind):
+    table = load_table(reproduced.root / "quality" / "convergence.csv").query("kind == @kind")
+    expected = table.groupby("members").distance_mean.mean()
+    rows = read_back(reproduced.root, "evaluate")["history"]
+    key = f"quality/distance/{kind}"
+    curve = {row["trainer/global_step"]: row[key] for row in rows if key in row}
+    assert list(curve) == expected.index.tolist()
+    assert list(curve.values()) == pytest.approx(expected.tolist(), rel=1e-5)
+
+
 def test_the_attribution_panels_are_a_table_with_pictures(reproduced):
     found = read_back(reproduced.root, "attribute")
     (path,) = reproduced.root.glob("wandb/offline-run-*-attribute-*/files/media/table/attribution/panels*.json")
