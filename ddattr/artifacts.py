@@ -10,10 +10,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from ddattr.meter import peak_memory_mb
 from ddattr.provenance import provenance
+
+_ABOUT = {"manifest.json", "status.json", "last.ckpt"}  # of an artifact, or of its making, and no part of it
+_ASIDE = {"wandb", "shards"}
 
 
 def first_process() -> bool:
@@ -60,6 +63,7 @@ class Artifact:
         self.otherwise = otherwise
         self.title = title or folder.name
         self.view = view
+        self.read: dict[str, str] = {}  # digests of parents' files, where fingerprints leave their bits open
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
     @property
@@ -122,7 +126,7 @@ class Artifact:
             raise FileNotFoundError(
                 f"{path} is missing, though its manifest is there. Delete its folder and make it again: {self.remedy}"
             )
-        if digest is not None and digest != _digest(path):
+        if digest is not None and not same_digest(digest, _digest(path)):
             raise ValueError(
                 f"{path} is damaged or not what its manifest says. Delete its folder and make it again: {self.remedy}"
             )
@@ -148,9 +152,22 @@ class Artifact:
         with locked(self.folder, wait):
             if self.done():
                 return False
+            (self.folder / "manifest.json").unlink(missing_ok=True)  # a view's, which is of other files from here on
             work()
-            save_json(self.folder / "manifest.json", self._describe(seed, started))
+            self._seal(self._describe(seed, started))
         return True
+
+    def redrawn(self) -> None:
+        """Takes up, into the manifest of a view that is done, files that another stage has drawn again."""
+        if (manifest := self.manifest) is not None and first_process():
+            self._seal(manifest | {"files": self._files()})
+
+    def _seal(self, manifest: dict[str, Any]) -> None:
+        save_json(self.folder / "manifest.json", manifest | {"checksum": checksum(manifest)})
+
+    def _files(self) -> dict[str, str]:
+        names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        return {name: _digest(self.folder / name) for name in own_files(names)}
 
     def _describe(self, seed: int, started: float) -> dict[str, Any]:
         return {
@@ -162,7 +179,8 @@ class Artifact:
             "wall_seconds": round(time.time() - started, 2),
             "peak_memory_mb": peak_memory_mb(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "files": {path.name: _digest(path) for path in sorted(self.folder.glob("*.safetensors"))},
+            "read": self.read,
+            "files": self._files(),
         }
 
     def _mismatch(self, manifest: Mapping[str, Any]) -> str:
@@ -179,6 +197,31 @@ class Artifact:
 def fingerprint(content: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of plain containers."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """Fingerprint of a manifest less its own checksum: whether a key of it was changed."""
+    return fingerprint(json.loads(json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, default=str)))
+
+
+def own_files(names: Iterable[str]) -> list[str]:
+    """Those of the files below a folder, by name, that are the artifact's: what its manifest has digests of.
+
+    Not locks, status and checkpoints, not W&B's folders, and not the artifacts that lie in it.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    nested = {path.parent for path in paths if path.name in {".lock", *_ABOUT}} - {PurePosixPath()}
+    return sorted(
+        str(path)
+        for path in paths
+        if not ({path.name} & _ABOUT or path.name.startswith(".") or nested & set(path.parents))
+        and not _ASIDE & set(path.parts[:-1])
+    )
+
+
+def same_digest(kept: str, found: str) -> bool:
+    """Whether a digest is that of a manifest, where older ones have its first 16 hexadecimal digits."""
+    return len(kept) >= 16 and found.startswith(kept)
 
 
 @contextmanager
@@ -309,4 +352,4 @@ def _short(value: Any) -> str:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(handle, "sha256").hexdigest()

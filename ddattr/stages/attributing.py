@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, save_table, save_tensors
+from ddattr.artifacts import Artifact, fingerprint, save_table, save_tensors
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.queries import QuerySet
 from ddattr.attribution.tables import Tables
@@ -22,6 +22,7 @@ def attribute(run: Run, queries: QuerySet) -> bool:
     """
     artifact = run.query_set_artifact(queries)
     if artifact.done():
+        run.check_members(artifact)
         return False
     asked = queries.asked(run.data, run.seed)  # before anything is written
     return run.make(artifact, lambda: _attribute(run, artifact, asked))
@@ -31,8 +32,8 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
     run.warn()
     run.write_units()
     batch = run.config.attribution.batch
-    # of this config, in batches of this size: those of another are not taken up
-    shards = artifact.folder / "shards" / f"{artifact.fingerprint}-{batch}"
+    # of this config and these members' bits, in batches of this size: those of others are not taken up
+    shards = artifact.folder / "shards" / f"{artifact.fingerprint}-{fingerprint(artifact.read)[:8]}-{batch}"
     module = run.build(
         "attribution",
         ensemble=run.ensemble(),

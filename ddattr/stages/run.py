@@ -215,10 +215,33 @@ class Run(Builder):
 
     def make(self, artifact: Artifact, work: Callable[[], None], seed: int | None = None, wait: bool = True) -> bool:
         """Does the work of an artifact, unless it is done; see `Artifact.make`. A folder without a config gets one."""
+        if "members" in artifact.parents:
+            self.check_members(artifact)
+            artifact.read = self.members_read
         made = artifact.make(self.seed if seed is None else seed, work, wait)
         if not (self.root / NAME).exists():
             self.save_config()
         return made
+
+    @property
+    def members_read(self) -> dict[str, str]:
+        """Digests of the members' weights, by their folders, as their manifests say; of those that are done."""
+        folders = [self.member_artifact(k).folder for k in range(self.codebook.members)]
+        kept = {folder: (load_json(folder / "manifest.json") or {}).get("files") or {} for folder in folders}
+        return {f"members/{f.name}": files["member.safetensors"] for f, files in kept.items() if files}
+
+    def check_members(self, artifact: Artifact) -> None:
+        """Refuses an artifact that was made of other members than lie here, though of the same config.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        kept, now = (artifact.manifest or {}).get("read") or {}, self.members_read  # older manifests have none
+        if changed := [name for name in sorted(kept) if kept[name] != now.get(name)]:
+            raise ValueError(
+                f"{artifact.title}: {artifact.folder} was made of another {changed[0]} than lies there now. Put that "
+                "one back, or delete that folder and make it again."
+            )
 
     def missing_members(self) -> list[int]:
         """Members that are not done."""

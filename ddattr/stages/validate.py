@@ -43,8 +43,8 @@ def run(run: Run) -> None:
 def _check(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
     check(run)
-    run.attribution_artifact.require()
-    run.quality_artifact.require()  # for its features
+    for artifact in (run.attribution_artifact, run.quality_artifact):  # this for its features
+        run.check_members(artifact.require())
 
 
 def _validate(run: Run) -> None:
@@ -58,7 +58,7 @@ def _validate(run: Run) -> None:
             study.answers.prepare()
             _save(artifact, study, Phase.MEMBERS)
     if models:
-        study.scores = load_scores(run.scores_artifact.folder / "scores.safetensors")
+        study.scores = load_scores(run.scores_artifact.verified("scores.safetensors"))
         study.spent = load_json(run.scores_artifact.folder / "peers.json") or {}
     study.removals = removal_plan(run)
     with beside(_training(run, [removal.model for removal in study.removals]), run):
@@ -69,6 +69,7 @@ def _validate(run: Run) -> None:
     if reported:  # again, with this in it
         draw_all(run.root, ["fig4_correlation"])
         write_report(run.root, run.name, run.data)
+        run.figures_artifact.redrawn()
     figures = [*(artifact.folder / "figures").glob("fig*.png")]
     figures += [run.figures_artifact.folder / "fig4_correlation.png"] if reported else []
     with run.tracking.run(run.root, run.name, "validate", artifact.fingerprint, run.resolved()) as loggers:
@@ -112,8 +113,8 @@ def _trained(run: Run, models: list[Training], children: list[subprocess.Popen])
 
 def build(run: Run) -> Study:
     """What tables look at; a model is loaded when it is asked."""
-    folder, plan, data = run.attribution_artifact.folder, run.validation, run.data
-    stored = load_tensors(folder / "queries.safetensors")
+    attribution, plan, data = run.attribution_artifact, run.validation, run.data
+    stored = load_tensors(attribution.verified("queries.safetensors"))
     queries = Queries(
         run.process,
         run.reverse,
@@ -130,9 +131,9 @@ def build(run: Run) -> Study:
         queries,
         data,
         ensemble,
-        load_table(folder / "influence.parquet"),
-        load_tensors(folder / "jacobian.safetensors")["jacobian"],
-        load_tensors(folder / "denoised.safetensors")["denoised"],
+        load_table(attribution.verified("influence.parquet")),
+        load_tensors(attribution.verified("jacobian.safetensors"))["jacobian"],
+        load_tensors(attribution.verified("denoised.safetensors"))["denoised"],
         run.extractor(),
         run.significance,
     )
