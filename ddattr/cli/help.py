@@ -54,6 +54,9 @@ PAGES = {  # in the order in which a newcomer needs them
     ),
     "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),
     "status": Page(RUN, ("ddattr status experiment=digits_small", "ddattr status runs/digits_small")),
+    "verify": Page(
+        ("experiment", "root", "run", "seed"), ("ddattr verify runs/digits", "ddattr verify runs/digits.zip")
+    ),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
         ("ddattr validate experiment=digits_small",),

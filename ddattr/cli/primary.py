@@ -10,17 +10,18 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ddattr.stages.saved import PER_CALL, conf, named, read
+from ddattr.archive import ENDINGS
+from ddattr.stages.saved import NAME, PER_CALL, conf, named, read
 
 _SAVED = "saved_config"
 _PLAIN = re.compile(r"[A-Za-z./_-][\w./-]*", re.ASCII)
 
 
 def is_folder(word: str) -> bool:
-    """Whether a word of a command line is meant as a run's folder: it exists, or looks like a path."""
+    """Whether a word of a command line is meant as a run's folder, or an archive: it exists, or looks like a path."""
     if "=" in word:  # a folder may have one in its name
-        return os.sep in word and os.path.isdir(word)
-    return os.sep in word or os.path.isdir(word)
+        return os.sep in word and os.path.exists(word)
+    return word.endswith(ENDINGS) or os.sep in word or os.path.isdir(word)
 
 
 def override(folder: str) -> str:
@@ -63,8 +64,8 @@ def primary(words: Sequence[str]) -> str:
             as well.
     """
     folder = folder_of(words)
-    if folder is None:
-        return "config"
+    if folder is None or ("stage=verify" in words and not os.path.isfile(os.path.join(folder, NAME))):
+        return "config"  # an archive, or what an older run left, is looked at without a config
     keys = {word.lstrip("+").partition("=")[0] for word in words}
     if "experiment" in keys:
         raise ValueError(

@@ -51,7 +51,7 @@ def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
     """
     config = {**config, "trainer": {k: v for k, v in config["trainer"].items() if k in _trainer_keys()}}
     try:
-        kept = _parsed(folder / NAME)
+        kept = _parsed(folder / NAME, (folder / NAME).read_text())
     except (OSError, ValueError):
         return text(config)
     wanted = dict(config)
@@ -87,7 +87,16 @@ def read(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
             f"{path} is missing, expected in the folder of a run. If an older ddattr made it, give its own overrides "
             f"once, and they are kept: ddattr train member=0 experiment=NAME root={folder}"
         )
-    config = _parsed(path)
+    return vetted(path, path.read_text(), trusted)
+
+
+def vetted(path: Path, text: str, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """The config of a file's text, as `read` vets it.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    config = _parsed(path, text)
     if (found := config.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format={found}, expected {FORMAT}. Use the ddattr that wrote it, or a newer one.")
     for key in sorted(set(config) - KEPT):
@@ -134,9 +143,9 @@ def _again(path: Path) -> str:
     return f"Delete that file, and give the overrides of the run once: ddattr train member=0 root={path.parent}"
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
-        return _plain(path.read_text())
+        return _plain(text)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"{path} is damaged: {said or type(error).__name__}. {_again(path)}") from None

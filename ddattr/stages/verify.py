@@ -1,0 +1,119 @@
+"""`ddattr verify FOLDER`: every file of a run against its manifest, every manifest against its parents.
+
+FOLDER may be an archive of one (.zip, .tar.gz), which is not unpacked. Nothing is built, and nothing is loaded but
+text. A line for each artifact: ok, damaged (which file), made from other parents, unfinished, missing. The
+exit status is not 0 where something is damaged or of other parents; what is not made yet, or is to be drawn again, is
+only said.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ddattr.archive import File, files
+from ddattr.artifacts import checksum, fingerprint, own_files, same_digest
+from ddattr.stages.run import Run
+from ddattr.stages.saved import NAME, named, vetted
+
+_WHOLE = ("ok", "unfinished", "missing", "out of date")
+_OF_OTHERS = ("comparison", "ensembles", "sizes")  # whose parents are other runs, which may lie anywhere
+
+
+def run(run: Run) -> None:
+    """Prints a line for every artifact.
+
+    Raises:
+        FileNotFoundError, ValueError: an artifact is not what was made; no run lies there; its config is refused.
+    """
+    root = Path(run.folder) if run.folder else run.root
+    found = files(root)
+    if NAME in found:
+        vetted(root / NAME, found[NAME].text or "", named(run.overrides))
+    said = verdicts(found)
+    if not said:
+        raise ValueError(f"verify: {root} has no artifact, expected those of a run. Name a run's folder.")
+    for name, verdict in said.items():
+        print(f"{name:<{max(map(len, said))}}  {verdict}")
+    bad = [name for name, verdict in said.items() if not verdict.startswith(_WHOLE)]
+    count = sum(verdict.startswith("ok") for verdict in said.values())
+    print(f"verify: {count} of {len(said)} artifacts ok, {len(bad)} not, {len(said) - count - len(bad)} not made")
+    if bad:
+        raise ValueError(
+            f"verify: {len(bad)} of {len(said)} artifacts of {root} are not what was made: {', '.join(bad)}. Take "
+            "their folders from where they are whole, or delete these and make them again."
+        )
+
+
+def verdicts(found: Mapping[str, File]) -> dict[str, str]:
+    """What is to be said of every artifact, by its folder's name below the run's."""
+    folders = sorted({str(PurePosixPath(name).parent) for name in found if name.endswith("/manifest.json")})
+    manifests = {folder: _manifest(found[f"{folder}/manifest.json"]) for folder in folders}
+    known = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
+    said = {
+        folder: "damaged: manifest.json" if manifest is None else _verdict(folder, manifest, found, known)
+        for folder, manifest in manifests.items()
+    }
+    begun = {PurePosixPath(name).parent for name in found if name.endswith("/status.json")}
+    begun |= {p.parent for name in found for p in PurePosixPath(name).parents if p.name == "shards"}
+    said |= {str(folder): "unfinished" for folder in begun if str(folder) not in said}
+    absent = {f"members/{k:03d}" for k in range(_members(known))} - set(said)
+    return dict(sorted((said | dict.fromkeys(absent, "missing")).items()))
+
+
+def _verdict(folder: str, manifest: Mapping[str, Any], found: Mapping[str, File], known: Mapping[str, Any]) -> str:
+    """Of one artifact whose manifest can be read."""
+    if manifest["fingerprint"] != fingerprint({key: manifest[key] for key in ("config", "parents")}):
+        return "damaged: manifest.json, whose fingerprint is of another config or parents"
+    if manifest.get("checksum", checksum(manifest)) != checksum(manifest):
+        return "damaged: manifest.json, in which a key was changed"
+    below = {name.removeprefix(f"{folder}/"): found[name] for name in found if name.startswith(f"{folder}/")}
+    kept = manifest.get("files") or {}
+    if lost := [name for name in kept if name not in below]:
+        return f"damaged: {', '.join(lost)} missing"
+    if changed := [name for name, digest in kept.items() if not same_digest(str(digest), below[name].digest)]:
+        return f"damaged: {', '.join(changed)}"
+    number = manifest["config"].get("member") if folder.startswith("members/") else None
+    if number is not None and folder != f"members/{number:03d}":
+        return f"made from other parents: it is member {number}"
+    if other := list(_other(folder, manifest, known)):
+        return f"{'out of date' if folder == 'figures' else 'made from other parents'}: {', '.join(other)}"
+    bare = [name for name in own_files(below) if name not in kept]
+    return f"ok, without digest: {', '.join(bare)}" if bare else "ok"
+
+
+def _other(folder: str, manifest: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Parents that are not those that the manifest names."""
+    for parent, wanted in manifest["parents"].items():
+        if folder not in _OF_OTHERS and _present(parent, known) != wanted:
+            yield parent if _present(parent, known) else f"{parent} missing"
+    for member, digest in (manifest.get("read") or {}).items():
+        if digest != (known.get(member, {}).get("files") or {}).get("member.safetensors"):
+            yield member
+
+
+def _present(parent: str, known: Mapping[str, Any]) -> str | None:
+    """Fingerprint of what lies in a parent's place; None where nothing does."""
+    if parent == "members":
+        prints = [known.get(f"members/{k:03d}", {}).get("fingerprint") for k in range(_members(known))]
+        return fingerprint(prints) if prints and None not in prints else None
+    if parent == "data":
+        return known.get("codebook", {}).get("config", {}).get("data")
+    own = "attribution" if "attribution" in known else "attribution/default"
+    place = {"scores": "validation/scores", "attribution": own}.get(parent, parent)
+    return known.get(place, {}).get("fingerprint")
+
+
+def _members(known: Mapping[str, Any]) -> int:
+    n = known.get("codebook", {}).get("config", {}).get("n", 0)
+    return n if isinstance(n, int) and 0 <= n <= 1024 else 0
+
+
+def _manifest(file: File) -> dict[str, Any] | None:
+    """A manifest, if it is one."""
+    try:
+        content = json.loads(file.text or "")
+    except (ValueError, RecursionError):
+        return None
+    plain = isinstance(content, dict) and isinstance(content.get("fingerprint"), str)
+    return content if plain and all(isinstance(content.get(key), dict) for key in ("config", "parents")) else None
