@@ -376,6 +376,17 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_pickled_checkpoint_runs_nothing(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was executed",))
+
+    for trap in (Trap(), {"state_dict": Trap(), "global_step": 1}):
+        torch.save(trap, tmp_path / "last.ckpt")
+        with pytest.raises(ValueError, match=r"last\.ckpt is damaged, or no checkpoint"):
+            AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+
+
 def test_bytes_train_the_network_that_their_floats_do(make_member, tmp_path):
     """To the bit, though they are scaled when they are seen."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
