@@ -229,6 +229,9 @@ def test_units_and_sets_of_columns_go_by_their_text(source):
         UnitDataModule(source._replace(table=table), "where")
     with pytest.raises(ValueError, match=r"^data: sets=where, "):
         UnitDataModule(source._replace(table=table), "who", sets=["where"])
+    away = table.rename(columns={"when": "a/../../../when"})
+    with pytest.raises(ValueError, match=r"^data: sets=a/\.\./\.\./\.\./when, expected columns without /"):
+        UnitDataModule(source._replace(table=away), "who", sets=["a/../../../when"])
 
 
 def test_a_picture_s_place_in_the_source_outlives_those_held_out(source):

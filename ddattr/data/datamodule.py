@@ -103,6 +103,8 @@ class UnitDataModule(L.LightningDataModule):
         self.kind = _usual(self.kept) if units is None else units
         self.epoch_steps = 1
         for column in self.sets:
+            if "/" in column:  # models without a set lie in a folder of its name
+                raise ValueError(f"data: sets={column}, expected columns without / in their names. Set data.sets.")
             grouping.by_column(self.kept.table, column, "sets")
         loose = self.kept if self.groups is None else self.kept.at(self.groups < 0)
         self.unit_of = self._grouped(loose)
