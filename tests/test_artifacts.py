@@ -1,11 +1,13 @@
 """Run folders: they remember how they were made, are whole or absent, and belong to one process at a time."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import time
 from importlib import metadata
 
@@ -21,6 +23,7 @@ from ddattr.artifacts import (
     atomic,
     fingerprint,
     held,
+    holder,
     load_json,
     load_table,
     load_tensors,
@@ -372,3 +375,18 @@ def test_a_lock_is_held_while_its_process_lives(tmp_path):
     with locked(tmp_path):
         assert held(tmp_path)
     assert not held(tmp_path)
+
+
+def test_a_lock_says_who_holds_it_and_since_when_while_it_is_held(tmp_path):
+    assert holder(tmp_path / "nowhere") == {}
+    for _ in range(2):
+        before = time.time()
+        with locked(tmp_path):
+            said = holder(tmp_path)
+        assert (said["host"], said["pid"]) == (socket.gethostname(), os.getpid())
+        assert before <= said["since"] <= time.time()
+    assert holder(tmp_path) == {}
+    (tmp_path / ".lock").write_text("not said")
+    with open(tmp_path / ".lock") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert holder(tmp_path) == {}

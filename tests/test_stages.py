@@ -2,9 +2,11 @@
 
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from ddattr.codebook import smallest
 from ddattr.stages import train as train_stage
 from ddattr.stages.processes import spread
 from ddattr.stages.run import Run
+from ddattr.stages.status import exit_status
 from ddattr.tracking.figures import FIGURES
 
 TABLES = {
@@ -247,24 +250,47 @@ def test_status_names_what_is_missing_and_the_command_that_goes_on(ddattr, copy)
     said = ddattr("status", *TINY, f"root={copy}")
     assert "6 done" in said.out
     assert "next: ddattr evaluate" in said.out
+    assert said.status == 3
     shutil.rmtree(copy / "members" / "004")
     (copy / "members" / "002" / "manifest.json").unlink()
     (copy / "members" / "002" / "status.json").write_text('{"state": "failed", "step": 7, "error": "the loss is nan"}')
     said = ddattr("status", *TINY, f"root={copy}")
     assert {"4 done", "1 failed", "1 missing"} <= set(said.out.splitlines()[0].split(maxsplit=1)[1].split(", "))
     assert "member 2: failed at step 7. the loss is nan" in said.out
+    assert said.status == 4
     assert "next: ddattr train -m 'member=range(0,6)'" in said.out
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        (["done", "done"], 0),
+        (["done", "missing"], 3),
+        (["running", "done"], 3),
+        (["interrupted"], 3),
+        (["failed", "running"], 4),
+        (["dead", "done"], 4),
+        (["made with another config"], 4),
+    ],
+)
+def test_the_exit_status_of_status_tells_a_script_what_is_left(states, status):
+    assert exit_status(states) == status
 
 
 def test_status_tells_a_killed_job_from_a_running_one_by_its_lock(ddattr, copy):
     for member in (1, 3):
         (copy / "members" / f"{member:03d}" / "manifest.json").unlink()
-        save_json(copy / "members" / f"{member:03d}" / "status.json", {"state": "running", "step": 10})
+        status = {"state": "running", "step": 10, "steps": 60, "until": time.time() + 3600}
+        save_json(copy / "members" / f"{member:03d}" / "status.json", status)
     with locked(copy / "members" / "003"):
         said = ddattr("status", *TINY, f"root={copy}")
     assert "4 done, 1 dead, 1 running" in said.out
     assert "member 1: dead at step 10. Killed: no process holds its lock." in said.out
-    assert "member 3: running at step 10." in said.out
+    assert f"member 3: running at step 10. Process {os.getpid()} on {socket.gethostname()}, since " in said.out
+    left = re.search(r"About (\d+) s to go", said.out)
+    assert left
+    assert 3500 < int(left[1]) <= 3600
+    assert said.status == 4  # member 1 is dead
     assert "member 3: dead at step 10" in ddattr("status", *TINY, f"root={copy}").out
     assert "member 1 of 6 is dead (and 1 more)" in ddattr("evaluate", *TINY, f"root={copy}").err
 

@@ -1,16 +1,29 @@
-"""`ddattr status`: what is done, failed or missing, and the command that goes on."""
+"""`ddattr status`: what is done, running, failed or missing, and the command that goes on.
 
+Its exit status tells a script: 0 all is done, 3 something is missing or running, 4 something failed, was killed or was
+made otherwise. 2 is a refusal, as everywhere.
+"""
+
+import sys
+import time
 from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
 
-from ddattr.artifacts import Artifact, load_json, load_table
+from ddattr.artifacts import Artifact, holder, load_json, load_table
 from ddattr.attribution.queries import DEFAULT
 from ddattr.stages.run import Run
 
 _KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
+_UNFINISHED, _TROUBLE = 3, 4
 
 
 def run(run: Run) -> None:
-    """Prints a line for the members and one for every stage, then the next command."""
+    """Prints a line for the members and one for every stage, then the next command.
+
+    Raises:
+        SystemExit: 3 or 4, where not all is done.
+    """
     members = {f"member {k}": run.member_artifact(k) for k in range(run.codebook.members)}
     states = Counter(artifact.state() for artifact in members.values())
     base = {} if run.fork is None else {"base": run.base_artifact}
@@ -20,10 +33,11 @@ def run(run: Run) -> None:
     for name, artifact in (base | members).items():
         if (now := artifact.state()) not in ("done", "missing"):
             status = load_json(artifact.folder / "status.json") or {}
-            why = _KILLED if now == "dead" else status.get("error", "")
+            why = _KILLED if now == "dead" else _who(artifact) if now == "running" else status.get("error", "")
             print(f"  {name}: {now} at step {status.get('step', 0)}. {why}")
     for name, artifact in stages(run).items():
-        print(f"{name:<12}{artifact.state()}")
+        who = _who(artifact) if artifact.state() == "running" else ""
+        print(f"{name:<12}{artifact.state()}{f'. {who}' if who else ''}")
     for name, artifact in run.query_sets.items():
         if name != DEFAULT:
             now = artifact.state()
@@ -31,6 +45,28 @@ def run(run: Run) -> None:
     if (now := run.validation_artifact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
+    if left := exit_status(artifact.state() for artifact in (base | members | stages(run)).values()):
+        sys.exit(left)
+
+
+def exit_status(states: Iterable[str]) -> int:
+    """0, 3 or 4: of the states of a run's artifacts, see above. `interrupted` is missing: started again, it goes on."""
+    found = set(states)
+    if found <= {"done"}:
+        return 0
+    return _UNFINISHED if found <= {"done", "running", "missing", "interrupted", "out of date"} else _TROUBLE
+
+
+def _who(artifact: Artifact) -> str:
+    """Which process works on an artifact, since when, and how long a member still takes; clocks of its machine."""
+    known, status = holder(artifact.folder), load_json(artifact.folder / "status.json") or {}
+    said = []
+    if {"host", "pid", "since"} <= set(known):
+        since = datetime.fromtimestamp(known["since"]).strftime("%d %b %H:%M:%S")
+        said.append(f"Process {known['pid']} on {known['host']}, since {since}.")
+    if "until" in status:
+        said.append(f"About {max(0.0, status['until'] - time.time()):.0f} s to go.")
+    return " ".join(said)
 
 
 def _asked(artifact: Artifact) -> str:

@@ -152,7 +152,7 @@ def _quality(run: Run) -> list[L.Callback]:
     return [run.quality()]
 
 
-def _status(folder: Path, state: str, step: int, **more: str) -> None:
+def _status(folder: Path, state: str, step: int, **more: str | int | float) -> None:
     save_json(folder / "status.json", {"state": state, "step": step, **more})
 
 
@@ -181,7 +181,9 @@ class Progress(L.Callback):
         loss = float(found)
         self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
         self.history.save()
-        _status(self.folder, "running", step, fingerprint=self.fingerprint)
+        left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
+        _status(
+            self.folder, "running", step, fingerprint=self.fingerprint, steps=steps, until=round(time.time() + left, 1)
+        )
         if trainer.progress_bar_callback is None:
-            left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
             print(f"{self.title}: step {step} of {steps}, loss {loss:.4f}, {left:.0f} s to go", flush=True)
