@@ -157,6 +157,28 @@ def test_trak_is_the_inverse_that_its_docstring_names(damping, pictures):
 
 
 @pytest.mark.parametrize("pictures", [20, 5])
+@pytest.mark.parametrize("size", [6, 12])
+def test_trak_of_fewer_dimensions_takes_a_corner_of_the_gram_of_all(size, pictures):
+    images, queries = randn(pictures, 12), randn(3, 12, seed=1)
+    gram, few = images.T @ images, (images[:, :size], queries[:, :size])
+    before = gram.clone()
+    torch.testing.assert_close(peers.trak(*few, 0.1, gram[:size, :size]), peers.trak(*few, 0.1))
+    assert torch.equal(gram, before)
+
+
+@pytest.mark.parametrize("method", ["trak", "dtrak"])
+def test_a_panel_with_more_pictures_than_dimensions_takes_one_gram_and_scores_as_without(panel, monkeypatch, method):
+    monkeypatch.setattr(peers, "PROJECTIONS", (4, 8, 4096))
+    features = randn(len(panel.images), 4096), randn(len(panel.queries), 4096, seed=1)
+    monkeypatch.setattr(peers, "trak_features", lambda *given, **named: features)
+    tried = panel._tried(method)
+    assert 8 <= len(panel.images) < 4096
+    for size in peers.PROJECTIONS:
+        alone = peers.trak(features[0][:, :size], features[1][:, :size], 1.0)
+        torch.testing.assert_close(tried[f"{size} dimensions, damping 1"], peers.over_units(alone, panel.unit_of))
+
+
+@pytest.mark.parametrize("pictures", [20, 5])
 @pytest.mark.parametrize("damping", [1e-3, 1.0])
 def test_trak_is_the_regression_on_the_pictures_kernel(damping, pictures):
     """Phi (Phi^T Phi + lambda)^-1 = (Phi Phi^T + lambda)^-1 Phi."""

@@ -143,12 +143,19 @@ def trak_features(
 
 
 def trak(
-    images: Float[Tensor, "pictures dimension"], queries: Float[Tensor, "q dimension"], damping: float
+    images: Float[Tensor, "pictures dimension"],
+    queries: Float[Tensor, "q dimension"],
+    damping: float,
+    gram: Float[Tensor, "dimension dimension"] | None = None,
 ) -> Float[Tensor, "pictures q"]:
-    """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi."""
+    """Phi (Phi^T Phi + lambda)^-1 phi, lambda being `damping` times the mean eigenvalue of Phi^T Phi.
+
+    Args:
+        gram: Phi^T Phi, where it is known already, in double precision.
+    """
     phi, features = images.double(), queries.double().T
     few = len(phi) < phi.shape[1]  # then by the pictures' kernel, which is smaller: (Phi Phi^T + lambda)^-1 Phi phi
-    square = phi @ phi.T if few else phi.T @ phi
+    square = phi @ phi.T if few else phi.T @ phi if gram is None else gram.clone()
     square.diagonal().add_(damping * phi.square().sum() / phi.shape[1])
     return torch.linalg.solve(square, phi @ features) if few else phi @ torch.linalg.solve(square, features)
 
@@ -285,8 +292,12 @@ class Peers:
         images, queries = trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
         if method == "trak" or "trak" not in self.found:
             self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
+        used = max((size for size in PROJECTIONS if size <= len(images)), default=0)
+        gram = images[:, :used].double().T @ images[:, :used].double()  # those of fewer dimensions are corners of it
         return {
-            f"{size} dimensions, damping {damping:g}": self._summed(trak(images[:, :size], queries[:, :size], damping))
+            f"{size} dimensions, damping {damping:g}": self._summed(
+                trak(images[:, :size], queries[:, :size], damping, gram[:size, :size] if size <= used else None)
+            )
             for size in PROJECTIONS
             for damping in DAMPINGS
         }
