@@ -46,6 +46,8 @@ def one_line(error: BaseException) -> str:
         return f"override {error.override} cannot be read, expected key=value. A list is typed in quotes: 'key=[1,2]'."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if option == "submitit_slurm":  # which `slurm` goes on from
+            return f"{group}=slurm needs submitit, which is not installed. Install the extra: pip install -e '.[slurm]'"
         known = nearest(option, error.options)
         return (
             f"{group}={option} is unknown, expected one of {', '.join(error.options)}."

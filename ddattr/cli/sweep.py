@@ -37,6 +37,10 @@ class Note(NamedTuple):
 
 SILENT = Note("ended without a word: killed, perhaps for want of memory, or with the one beside it that was")
 NEVER = Note("did not begin")
+_ARRAY = (
+    "slurm: a job of the array failed or was killed; others of it may still run. Give the same line again: what is "
+    "done is skipped, what runs is waited for, what was begun goes on."
+)
 
 
 @contextmanager
@@ -79,14 +83,23 @@ def reported(argv: Sequence[str]) -> Iterator[None]:
             yield
         except BrokenPipeError:
             raise
-        except Exception:
+        except Exception as error:
+            array = type(error).__module__.partition(".")[0] == "submitit"  # of whose jobs others may still run
             notes = {int(path.name): _read(path) for path in Path(folder).iterdir()}
             every = jobs(argv) if notes else []  # none: refused before a job began
             found = {place: notes.get(place, NEVER) for place in range(len(every))}
             failed = {place: note for place, note in found.items() if note.line is not None}
-            if not failed:
+            if array:
+                failed = {place: note for place, note in failed.items() if note not in (SILENT, NEVER)}
+            if not failed and not array:
                 raise
-            _say(argv, every, failed)
+            if failed:
+                _say(argv, every, failed)
+            else:
+                print(error, file=sys.stderr)
+            if array:
+                print(_ARRAY, file=sys.stderr)
+                sys.exit(2 if failed and not any(note.trace for note in failed.values()) else 1)
             sys.exit(1 if any(note.trace or note in (SILENT, NEVER) for note in failed.values()) else 2)
         finally:
             del os.environ[NOTES]

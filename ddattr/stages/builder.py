@@ -1,6 +1,7 @@
 """What a config builds: data, codebook, networks, a trainer. The only door to Hydra's `instantiate`."""
 
 import logging
+import os
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -161,8 +164,12 @@ class Builder:
         channels, *size = self.data.shape
         return self.build("unet", sample_size=size, in_channels=channels, out_channels=channels)
 
-    def trainer(self, loggers, callbacks: Sequence[Any] = (), **options: Any):
-        """A Trainer that writes only where it is told to, and leaves the talking to us."""
+    def trainer(self, loggers, callbacks: Sequence[Any] = (), plugins: Sequence[Any] = (), **options: Any):
+        """A Trainer that writes only where it is told to, and leaves the talking to us.
+
+        Raises:
+            ValueError: one of several devices in a job of a sweep.
+        """
         import lightning.fabric
         import lightning.pytorch  # noqa: F401
 
@@ -173,15 +180,22 @@ class Builder:
         warnings.filterwarnings("ignore", module="lightning|torchmetrics")
         # filling what is about to be written costs a twentieth of a small network's training
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        return self.build(
+        trainer = self.build(
             "trainer",
             logger=loggers or False,
             callbacks=[Termination(), *callbacks],
             enable_model_summary=False,
             log_every_n_steps=1,
             default_root_dir=str(self.root),
+            plugins=[*plugins, *_cluster()],
             **options,
         )
+        if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise ValueError(
+                f"trainer: {trainer.world_size} devices for each job of -m, expected 1: the processes of a job would "
+                "begin the whole sweep and wait for each other. Leave out -m, or set trainer.devices=1."
+            )
+        return trainer
 
     @property
     def precision(self) -> str:
@@ -215,6 +229,13 @@ class Builder:
     def command(self, verb: str, *overrides: str) -> str:
         """The same, as it is typed."""
         return shlex.join(["ddattr", *self.words(verb, *overrides)])
+
+
+def _cluster() -> list[Any]:
+    """In a job of Slurm: else Lightning would take tasks for its own processes, and requeue as submitit does."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    return [LightningEnvironment()] if "SLURM_JOB_ID" in os.environ else []
 
 
 def checked_root(root: Any) -> Path:

@@ -28,6 +28,8 @@ def launched() -> int:
     hydra = HydraConfig.get()
     if hydra.runtime.choices["hydra/launcher"] == "basic":  # for which `reproduce` takes `processes`
         return cores()
+    if (jobs := hydra.launcher.get("array_parallelism")) is not None:
+        return jobs
     jobs = hydra.launcher.get("n_jobs")
     return 1 if jobs is None else max(1, jobs if jobs > 0 else cores() + 1 + jobs)
 
