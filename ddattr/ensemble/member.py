@@ -126,7 +126,9 @@ class MemberModule(L.LightningModule):
                 f"training: the loss is {loss.item()} at step {self.global_step}, learning rate {rate:.3g}. "
                 f"Lower {self.rate_key} or training.gradient_clip."
             )
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch)
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=self.draws.batch, sync_dist=True
+        )
         self._log_step(self.global_step)
         return loss
 
@@ -143,7 +145,7 @@ class MemberModule(L.LightningModule):
     def validation_step(self, tick: int, index: int) -> None:
         """Loss of the average on pictures that the member does not own, the same draws every time."""
         loss = self._loss(self.held_out, 0)
-        self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch)
+        self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch, sync_dist=True)
         self._log_step(self.global_step - 1)
 
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
@@ -151,7 +153,8 @@ class MemberModule(L.LightningModule):
         if self.flips:
             images = torch.where(draws.flips(step).to(self.device)[:, None, None, None], images.flip(-1), images)
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
-        return self.process.loss(self.network, images, noise, times).mean()
+        own = slice(self.trainer.global_rank, None, self.trainer.world_size)  # slots of this device
+        return self.process.loss(self.network, images[own], noise[own], times[own]).mean()
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, load_json, save_json, save_tensors
+from ddattr.artifacts import Artifact, first_process, load_json, save_json, save_tensors
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
@@ -127,7 +127,13 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
             enable_progress_bar=bar,
             num_sanity_val_steps=0,
             plugins=[AtomicCheckpointIO()],
+            use_distributed_sampler=False,  # every device takes part in every step
         )
+        if module.draws.batch % trainer.world_size:
+            raise ValueError(
+                f"trainer: {trainer.world_size} devices for training.batch={module.draws.batch}, expected a divisor of "
+                "it: each takes an equal part. Set trainer.devices or training.batch."
+            )
         trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
         if trainer.global_step < module.steps:
             raise KeyboardInterrupt
@@ -141,6 +147,8 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
 
 
 def _finish(folder: Path, module: MemberModule) -> None:
+    if not first_process():
+        return
     save_tensors(folder / "member.safetensors", module.network.state_dict())
     _status(folder, "done", module.steps)
 
@@ -153,7 +161,8 @@ def _quality(run: Run) -> list[L.Callback]:
 
 
 def _status(folder: Path, state: str, step: int, **more: str | int | float) -> None:
-    save_json(folder / "status.json", {"state": state, "step": step, **more})
+    if first_process():
+        save_json(folder / "status.json", {"state": state, "step": step, **more})
 
 
 class Progress(L.Callback):
@@ -176,7 +185,7 @@ class Progress(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step = trainer.global_step
         steps = trainer.max_steps
-        if (found := trainer.callback_metrics.get("train/loss")) is None:
+        if (found := trainer.callback_metrics.get("train/loss")) is None or not trainer.is_global_zero:
             return  # resumed where an epoch had ended
         loss = float(found)
         self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint

@@ -1,0 +1,32 @@
+"""One member on several devices: the numbers of one device; where processes would wait for ever, a refusal."""
+
+import pytest
+import torch
+from conftest import TINY, answer, refused
+from safetensors.torch import load_file
+
+TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
+
+
+@pytest.mark.slow
+def test_two_devices_train_the_member_of_one(tmp_path):
+    """Half of each batch each, on gloo. Adam divides by gradients' sizes, so that rounding of small ones grows."""
+    for root, words in (("one", TWO[:1]), ("two", TWO)):
+        assert answer(tmp_path, "train", "member=3", *TINY, f"root={root}", *words).status == 0
+    one, two = (load_file(tmp_path / root / "members" / "003" / "member.safetensors") for root in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-4)
+    losses = [(tmp_path / root / "members" / "003" / "metrics.csv").read_text() for root in ("one", "two")]
+    assert len({len(text.splitlines()) for text in losses}) == 1
+
+
+def test_several_devices_in_a_sweep_are_refused(ddattr, tmp_path):
+    said = ddattr("train", "-m", "member=3", *TINY, "root=run", *TWO)
+    refused(said, "trainer: 2 devices for each job of -m, expected 1", "trainer.devices=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_devices_cannot_share_equally_is_refused(ddattr):
+    said = ddattr("train", "member=3", *TINY, "root=run", TWO[0], "trainer.devices=3", TWO[2])
+    refused(said, "trainer: 3 devices for training.batch=4, expected a divisor of it")
