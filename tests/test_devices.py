@@ -1,8 +1,11 @@
 """One member on several devices: the numbers of one device; where processes would wait for ever, a refusal."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import TINY, answer, refused
+from conftest import TINY, Said, answer, environment, refused
 from safetensors.torch import load_file
 
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
@@ -30,3 +33,10 @@ def test_several_devices_in_a_sweep_are_refused(ddattr, tmp_path):
 def test_a_batch_that_devices_cannot_share_equally_is_refused(ddattr):
     said = ddattr("train", "member=3", *TINY, "root=run", TWO[0], "trainer.devices=3", TWO[2])
     refused(said, "trainer: 3 devices for training.batch=4, expected a divisor of it")
+
+
+def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(tmp_path):
+    hide = "import sys; sys.modules['hydra_plugins.hydra_submitit_launcher'] = None"
+    command = [sys.executable, "-c", f"{hide}; from ddattr.cli import main; main()", "plan", "hydra/launcher=slurm"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    refused(Said(said.returncode, said.stdout, said.stderr), "hydra/launcher=slurm needs submitit", "'.[slurm]'")

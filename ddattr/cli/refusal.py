@@ -44,10 +44,10 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return f"override {error.override} cannot be read, expected key=value. A list is typed in quotes: 'key=[1,2]'."
+    if "Could not load 'hydra/launcher/submitit_slurm'" in text:  # on which `slurm` builds
+        return "hydra/launcher=slurm needs submitit, and it is not there. Install the extra: pip install -e '.[slurm]'"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        if option == "submitit_slurm":  # which `slurm` goes on from
-            return f"{group}=slurm needs submitit, which is not installed. Install the extra: pip install -e '.[slurm]'"
         known = nearest(option, error.options)
         return (
             f"{group}={option} is unknown, expected one of {', '.join(error.options)}."
