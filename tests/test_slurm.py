@@ -9,7 +9,7 @@ from conftest import TINY, answer, spawn
 from slurm import cluster, installed, states, until
 
 pytestmark = pytest.mark.slurm
-ENSEMBLE = [*TINY, "codebook.members=12", "training.steps=120"]
+ENSEMBLE = [*TINY, "codebook.members=12", "training.steps=60"]
 SWEEP = ["train", "-m", "member=range(0,12)", *ENSEMBLE]
 
 
@@ -40,7 +40,7 @@ def submitted(folder: Path) -> str:
 
 def begun(member: Path) -> bool:
     """It trains, and has a checkpoint, from which more steps than it has done are left."""
-    return 0 < step(member) <= 70 and (member / "last.ckpt").exists()
+    return 0 < step(member) <= 40 and (member / "last.ckpt").exists()
 
 
 def test_an_array_with_a_job_killed_and_one_put_back_ends_with_the_bits_of_a_serial_run(slurm, tmp_path):
