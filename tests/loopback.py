@@ -13,7 +13,8 @@ ENTITY = "someone"
 
 
 class Server(ThreadingHTTPServer):
-    """What was sent: `runs` by name, `files` by path, `views` by id, and `unknown` operations, which were refused.
+    """What was sent: `runs` by name, `files` by path, `views` by id, `committed` artifacts, and operations that are
+    `unknown`, which were refused.
 
     A view that is sent without an id is a new one; a project is there once it was made or has a run.
 
@@ -31,6 +32,7 @@ class Server(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}
         self.projects: set[str] = set()
         self.unknown: set[str] = set()
+        self.committed: set[str] = set()
         self.trouble: int | str | None = None
 
     @property
@@ -169,6 +171,46 @@ class Handler(BaseHTTPRequestHandler):
             "project": project,
         }
         return {"upsertBucket": {"inserted": new, "bucket": bucket}}
+
+    def _FetchArtifactDigestAlgorithm(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": None}
+
+    def _XXHashDigestsEnabled(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"xxhashDigestsEnabled": False}}
+
+    def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        digest = asked["input"]["digest"]
+        sequence = {"id": "s", "latestArtifact": None}
+        artifact = {"id": f"a{digest}", "state": "PENDING", "digest": digest, "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.server.url}/artifacts/{asked['artifactID']}/{asked['name']}"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": f"m{asked['artifactID']}", "file": file}}}
+
+    def _UpdateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.server.url}/artifacts/{asked['artifactManifestID'][1:]}/manifest.json"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": asked["artifactManifestID"], "file": file}}}
+
+    def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        nodes = [
+            {
+                "storagePath": file["name"],
+                "uploadUrl": f"{self.server.url}/artifacts/{file['artifactID']}/{file['name']}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": file["artifactID"]},
+            }
+            for file in asked["input"]["artifactFiles"]
+        ]
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        artifact = asked["artifactID"]
+        self.server.committed.add(artifact)
+        return {"commitArtifact": {"artifact": {"id": artifact, "digest": artifact[1:]}}}
 
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": f, "uploadUrl": f"{self.server.url}/{asked['run']}/{f}"} for f in asked["files"]]

@@ -26,9 +26,10 @@ def commands() -> list[list[str]]:
 
 
 AFTER_VALIDATION = ("validate", "retrain", "compare")
+ELSEWHERE = ("sync",)  # test_sync has a server for it
 
 
-@pytest.mark.parametrize("argv", [c for c in commands() if c[0] not in AFTER_VALIDATION], ids=" ".join)
+@pytest.mark.parametrize("argv", [c for c in commands() if c[0] not in AFTER_VALIDATION + ELSEWHERE], ids=" ".join)
 def test_every_command_runs_on_the_small_experiment(argv, reproduced, ddattr, tmp_path):
     """In a folder where it is all done, which it says, and leaves alone."""
     said = typed(argv, reproduced.root, ddattr, tmp_path)
@@ -45,7 +46,17 @@ def test_every_command_runs_on_the_small_experiment_validated(argv, validated, d
 
 def typed(argv, root, ddattr, tmp_path):
     """What a command says when its experiment is the small one, and its folder a run that is done."""
-    other = ("experiment=", "name=", "codebook.", "seed=", "data.", "hydra/", "attribution.", "trainer.precision=")
+    other = (
+        "experiment=",
+        "name=",
+        "codebook.",
+        "seed=",
+        "data.",
+        "hydra/",
+        "attribution.",
+        "sampler.",
+        "trainer.precision=",
+    )
     overrides = [a for a in argv[1:] if not a.startswith(other)]
     overrides = [re.sub(r"range\(0,\d+\)", "range(0,3)", a) for a in overrides]  # the others are done too
     if argv[0] in ("compare", "dashboard", "retrain"):  # they write: into a copy, beside the original
@@ -89,13 +100,30 @@ def test_every_sweep_is_a_grid_over_what_the_program_takes(path, ddattr):
     """Each point of the grid is a command line that composes; the members are the experiment's, each once."""
     sweep = yaml.safe_load(path.read_text())
     assert sweep["method"] == "grid"
-    assert sweep["command"][:3] == ["${env}", "ddattr", "train"]
+    assert sweep["command"][:2] == ["${env}", "ddattr"]
+    assert sweep["command"][2] in cli.VERBS
     assert sweep["command"][-1] == "${args_no_hyphens}"
     fixed = [a for a in sweep["command"][2:-1] if a != "tracking=online"]
-    said = ddattr(*fixed, *(f"{key}={grid['values'][-1]}" for key, grid in sweep["parameters"].items()), "--cfg", "job")
+    grids = {key: grid["values"] for key, grid in sweep["parameters"].items()}
+    said = ddattr(*fixed, *(f"{key}={values[-1]}" for key, values in grids.items()), "--cfg", "job")
     assert said.status == 0
     members = yaml.safe_load(said.out)["codebook"]["members"]
-    assert sweep["parameters"]["member"]["values"] == list(range(members))
+    assert grids.get("member", list(range(members))) == list(range(members))
+    assert ("member" in grids) == (fixed[0] == "train")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_sweep_writes_each_point_into_a_folder_of_its_own_and_has_its_multirun_on_the_page(path):
+    """But for members, which share a folder; a key that is swept stands in the name."""
+    sweep = yaml.safe_load(path.read_text())
+    keys = set(sweep["parameters"]) - {"member"}
+    (name,) = [a for a in sweep["command"] if a.startswith("name=")] or [""]
+    assert set(re.findall(r"\$\{([\w.]+)\}", name)) == keys
+    page = (HERE / "sweeps" / "README.md").read_text()
+    assert f"sweeps/{path.name}" in page
+    for key in keys:
+        values = ",".join(map(str, sweep["parameters"][key]["values"]))
+        assert re.search(rf"^ddattr \w+ -m .*{re.escape(key)}={re.escape(values)} '{re.escape(name)}'", page, re.M)
 
 
 def test_the_pages_show_pictures_that_exist():

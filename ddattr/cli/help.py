@@ -57,6 +57,7 @@ PAGES = {  # in the order in which a newcomer needs them
     "verify": Page(
         ("experiment", "root", "run", "seed"), ("ddattr verify runs/digits", "ddattr verify runs/digits.zip")
     ),
+    "sync": Page(RUN, ("ddattr sync runs/digits_small",)),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
         ("ddattr validate experiment=digits_small",),

@@ -1,4 +1,4 @@
-"""W&B: a view of the artifacts, never the truth. The only module that imports it, beside the dashboard."""
+"""W&B: a view of the artifacts, never the truth. Only this module, `sync` and `dashboard` import it."""
 
 import hashlib
 import json
@@ -75,8 +75,8 @@ class Tracking:
     def __init__(self, mode: str, project: str, entity: str | None = None):
         if mode not in MODES:
             raise ValueError(f"tracking: mode={mode}, expected {', '.join(MODES)}. Set tracking.mode.")
-        if mode == "online" and not _has_key():
-            raise ValueError("tracking: mode=online needs a key. Run `wandb login`, or set WANDB_API_KEY.")
+        if mode == "online":
+            require_key("mode=online")
         self.mode = mode
         self.project = project
         self.entity = entity
@@ -111,10 +111,11 @@ class Tracking:
         logger = RunLogger(experiment=self._begin(begin), save_dir=folder)
         status = 1
         try:
-            with logger.sparing():
-                logger.experiment.define_metric("trainer/global_step")
-                logger.experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-            yield [logger]
+            with _staged(logger.experiment):
+                with logger.sparing():
+                    logger.experiment.define_metric("trainer/global_step")
+                    logger.experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+                yield [logger]
             status = 0
         finally:
             logger.finish(status)
@@ -128,6 +129,20 @@ class Tracking:
             run = begin(mode="offline")  # raises again what is no fault of the server's
             _say(f"W&B did not let {run.name} begin, so it is logged offline ({_words(error)})", run)
             return run
+
+
+@contextmanager
+def _staged(run: Any) -> Iterator[None]:
+    """Files of tables wait in the run's own folder, and not in the user's, until they are sent."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = str(run.settings.sync_dir)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+        else:
+            os.environ["WANDB_DATA_DIR"] = before
 
 
 def run_id(group: str, job: str, fingerprint: str) -> str:
@@ -158,6 +173,12 @@ def _say(what: str, run: Any) -> None:
 def _words(said: object) -> str:
     """An error on one line."""
     return " ".join(str(said).split()).rstrip(".")
+
+
+def require_key(what: str) -> None:
+    """Raises ValueError where W&B's client would find no key."""
+    if not _has_key():
+        raise ValueError(f"tracking: {what} needs a key. Run `wandb login`, or set WANDB_API_KEY.")
 
 
 def _has_key() -> bool:

@@ -1,0 +1,111 @@
+"""Offline runs of a folder, sent to W&B, also where it was moved: logs name staged files by whole paths."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from wandb.proto import wandb_internal_pb2 as protocol
+
+from ddattr.artifacts import atomic
+
+STAGED = "artifacts/staging"  # below a run's folder: files of tables and artifacts until they are sent
+HEADER, BLOCK = 7, 1 << 15
+WHOLE, FIRST, MIDDLE, LAST = range(1, 5)
+
+
+def offline(root: Path) -> list[Path]:
+    """Folders of the runs that a run's folder holds and that were logged offline, in the order of their beginning.
+
+    One that was killed before it had written a record is left out: W&B would refuse it, and what resumed it.
+    """
+    logs = sorted(root.glob("wandb/offline-run-*/*.wandb"))
+    return [log.parent for log in logs if next(_unpacked(log.read_bytes()), None)]
+
+
+def send(root: Path) -> int:
+    """Sends what was not sent yet, by `wandb sync`, which marks what it has sent; gives the number of runs.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none; W&B did not take them.
+    """
+    runs = offline(root)
+    if not runs:
+        raise FileNotFoundError(f"tracking: {root / 'wandb'} has no offline runs. Make some with tracking=offline.")
+    waiting = [folder.absolute() for folder in runs if not _sent(folder)]
+    for folder in waiting:  # one by one: a resumed run's second log goes on where the first has ended
+        settle(folder)
+        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+        subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)
+    left = [folder.name for folder in waiting if not _sent(folder)]  # the command's status is 0 even so
+    if left:
+        raise ValueError(f"tracking: W&B did not take all of {', '.join(left)}. Give the same command again.")
+    return len(waiting)
+
+
+def _sent(folder: Path) -> bool:
+    return any(folder.glob("*.wandb.synced"))
+
+
+def settle(folder: Path) -> int:
+    """Makes the log of a run that was moved name its staged files where they are now; gives how many it moved.
+
+    A log whose files are where it says is left alone.
+    """
+    moved = 0
+    for log in folder.glob("*.wandb"):
+        content, found = log.read_bytes(), []
+        for packed in _unpacked(content):
+            record = protocol.Record.FromString(packed)  # type: ignore[attr-defined]
+            stale = 0
+            for entry in record.artifact.manifest.contents if record.HasField("artifact") else ():
+                here = folder.absolute() / STAGED / os.path.basename(entry.local_path)
+                if entry.local_path and not os.path.exists(entry.local_path) and here.is_file():
+                    entry.local_path, stale = str(here), stale + 1
+            found.append(record.SerializeToString() if stale else packed)
+            moved += stale
+        if moved:
+            with atomic(log) as part:
+                part.write_bytes(_packed(content[:HEADER], found))
+    return moved
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    """Records of a log, up to where its writer got.
+
+    Source: LevelDB's log format, https://github.com/google/leveldb/blob/main/doc/log_format.md, behind W&B's header.
+    """
+    place, parts = HEADER, b""
+    while place + HEADER <= len(content):
+        left = BLOCK - place % BLOCK
+        if left < HEADER:
+            place += left
+            continue
+        check, length, kind = struct.unpack_from("<IHB", content, place)
+        part = content[place + HEADER : place + HEADER + length]
+        if kind == 0 or len(part) < length or zlib.crc32(part, zlib.crc32(bytes([kind]))) != check:
+            return
+        place, parts = place + HEADER + length, parts + part
+        if kind in (WHOLE, LAST):
+            yield parts
+            parts = b""
+
+
+def _packed(header: bytes, records: list[bytes]) -> bytes:
+    """A log of records: the inverse of `_unpacked`."""
+    log = bytearray(header)
+    for record in records:
+        rest, first = memoryview(record), True
+        while first or rest:
+            left = BLOCK - len(log) % BLOCK
+            if left < HEADER:
+                log += bytes(left)
+                continue
+            part, rest = rest[: left - HEADER], rest[left - HEADER :]
+            kind = (LAST if not first else WHOLE) if not rest else (FIRST if first else MIDDLE)
+            log += struct.pack("<IHB", zlib.crc32(part, zlib.crc32(bytes([kind]))), len(part), kind) + part
+            first = False
+    return bytes(log)
