@@ -56,6 +56,7 @@ def test_files_of_tables_wait_in_the_folder_of_the_run_and_nowhere_else(tmp_path
     assert settle(folder) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [False, True])
 def test_all_of_an_offline_run_arrives_once_however_often_it_is_sent(tmp_path, server, moved):  # noqa: F811
     root = tmp_path / "run"
@@ -74,6 +75,7 @@ def test_all_of_an_offline_run_arrives_once_however_often_it_is_sent(tmp_path, s
     assert {name: run["history"] for name, run in server.runs.items()} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_and_was_resumed_arrives_as_one_whole_curve(tmp_path, server):  # noqa: F811
     """The second logs the last steps of the first again, as one that goes on from its checkpoint does."""
     for first, last in ((0, 6), (4, 10)):
@@ -92,6 +94,7 @@ def test_a_run_that_broke_off_and_was_resumed_arrives_as_one_whole_curve(tmp_pat
         assert curve == {step: 1.0 / (step + 1) for step in range(10)}
 
 
+@pytest.mark.slow
 def test_the_verb_sends_a_folder_and_says_so_or_that_there_is_nothing_to_send(copy, server, ddattr):  # noqa: F811
     refused(ddattr("sync", str(copy)), "has no offline runs")
     attributed(copy)
@@ -100,6 +103,7 @@ def test_the_verb_sends_a_folder_and_says_so_or_that_there_is_nothing_to_send(co
     assert arrived(server)[0] == CURVE
 
 
+@pytest.mark.slow
 def test_what_a_server_refuses_is_said_and_sent_by_the_same_command(tmp_path, server):  # noqa: F811
     root = tmp_path / "run"
     attributed(root)
@@ -111,6 +115,7 @@ def test_what_a_server_refuses_is_said_and_sent_by_the_same_command(tmp_path, se
     assert arrived(server)[0] == CURVE
 
 
+@pytest.mark.slow
 def test_the_verb_needs_a_key(copy, nobody, ddattr):  # noqa: F811
     refused(ddattr("sync", str(copy)), "sync needs a key", "wandb login")
     assert not nobody
