@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2 as protocol
@@ -13,6 +14,7 @@ from wandb.proto import wandb_internal_pb2 as protocol
 from ddattr.artifacts import atomic
 
 STAGED = "artifacts/staging"  # below a run's folder: files of tables and artifacts until they are sent
+LIMIT = 600  # seconds that a run has to be sent
 HEADER, BLOCK = 7, 1 << 15
 WHOLE, FIRST, MIDDLE, LAST = range(1, 5)
 
@@ -39,7 +41,8 @@ def send(root: Path) -> int:
     for folder in waiting:  # one by one: a resumed run's second log goes on where the first has ended
         settle(folder)
         command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)
+        with suppress(subprocess.TimeoutExpired):  # a log that its writer left open may be waited for without end
+            subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
     left = [folder.name for folder in waiting if not _sent(folder)]  # the command's status is 0 even so
     if left:
         raise ValueError(f"tracking: W&B did not take all of {', '.join(left)}. Give the same command again.")
