@@ -53,6 +53,7 @@ def typed(argv, root, ddattr, tmp_path):
         "seed=",
         "data.",
         "hydra/",
+        "hydra.launcher.",
         "attribution.",
         "sampler.",
         "trainer.precision=",

@@ -153,7 +153,8 @@ class MemberModule(L.LightningModule):
         if self.flips:
             images = torch.where(draws.flips(step).to(self.device)[:, None, None, None], images.flip(-1), images)
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
-        own = slice(self.trainer.global_rank, None, self.trainer.world_size)  # slots of this device
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        own = slice(torch.distributed.get_rank(), None, torch.distributed.get_world_size()) if together else slice(None)
         return self.process.loss(self.network, images[own], noise[own], times[own]).mean()
 
     def configure_optimizers(self) -> Any:

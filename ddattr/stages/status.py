@@ -1,7 +1,7 @@
 """`ddattr status`: what is done, running, failed or missing, and the command that goes on.
 
 Its exit status tells a script: 0 all is done, 3 something is missing or running, 4 something failed, was killed or was
-made otherwise. 2 is a refusal, as everywhere.
+made otherwise. 2 is a refusal, as everywhere. A sweep of it ends with 0.
 """
 
 import sys
@@ -9,6 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from ddattr.artifacts import Artifact, holder, load_json, load_table
 from ddattr.attribution.queries import DEFAULT
@@ -45,7 +48,8 @@ def run(run: Run) -> None:
     if (now := run.validation_artifact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
     print(f"next: {following(run)}")
-    if left := exit_status(artifact.state() for artifact in (base | members | stages(run)).values()):
+    left = exit_status(artifact.state() for artifact in (base | members | stages(run)).values())
+    if left and HydraConfig.get().mode is not RunMode.MULTIRUN:  # there it would end the sweep
         sys.exit(left)
 
 
