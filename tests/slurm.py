@@ -110,11 +110,23 @@ def cluster(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["scancel", "--user", "root"], capture_output=True)
+        with suppress(AssertionError):  # a node that ends before its jobs have waits for them for ever
+            until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True).stdout, 60)
         for daemon in reversed(DAEMONS):
             with suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(int((folder / f"{daemon}.pid").read_text()), signal.SIGTERM)
+                _end(int((folder / f"{daemon}.pid").read_text()))
         os.environ.clear()
         os.environ.update(before)
+
+
+def _end(process: int, seconds: float = 10) -> None:
+    """Asks a process to end, and ends it when it does not; ProcessLookupError when it is gone."""
+    os.kill(process, signal.SIGTERM)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.kill(process, 0)
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
 
 
 def installed() -> bool:
