@@ -249,6 +249,26 @@ def test_the_loss_falls(make_member, data, tmp_path):
     assert loss() < 0.9 * before
 
 
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_share_a_batch_and_their_losses_average_to_that_of_one(make_member, data, monkeypatch, devices):
+    """Each takes a part of its own: the parts are as large, differ, and together are the batch."""
+    module = make_member(batch=16)
+    module.images, seen, whole = data.images, [], module.process.loss
+    monkeypatch.setattr(module.process, "loss", lambda network, x, *given: seen.append(x) or whole(network, x, *given))
+    with torch.no_grad():
+        alone, (batch,) = module._loss(module.draws, 3), list(seen)
+        seen.clear()
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: devices)
+        parts = []
+        for rank in range(devices):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            parts.append(module._loss(module.draws, 3))
+    assert [len(part) for part in seen] == [16 // devices] * devices
+    torch.testing.assert_close(torch.stack(seen, 1).flatten(0, 1), batch)
+    torch.testing.assert_close(torch.stack(parts).mean(), alone)
+
+
 def test_dropout_is_drawn_by_address_too(make_member, data, tmp_path):
     """The paper's network has it: what torch drew before, or a resume, must not change what is dropped."""
 
