@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddattr.meter import peak_memory_mb
+from ddattr.meter import Expense
 from ddattr.provenance import provenance
 
 _ABOUT = {"manifest.json", "status.json", "last.ckpt"}  # of an artifact, or of its making, and no part of it
@@ -149,13 +149,13 @@ class Artifact:
         if not first_process():
             work()
             return True
-        started = time.time()
-        with locked(self.folder, wait):
+        with locked(self.folder, wait) as earlier:
             if self.done():
                 return False
+            expense = Expense()
             (self.folder / "manifest.json").unlink(missing_ok=True)  # a view's, which is of other files from here on
             work()
-            self._seal(self._describe(seed, started))
+            self._seal(self._describe(seed, {**expense.read(), "earlier_seconds": round(earlier, 2)}))
         return True
 
     def redrawn(self) -> None:
@@ -170,18 +170,19 @@ class Artifact:
         names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
         return {name: _digest(self.folder / name) for name in own_files(names)}
 
-    def _describe(self, seed: int, started: float) -> dict[str, Any]:
+    def _describe(self, seed: int, cost: Mapping[str, float | None]) -> dict[str, Any]:
+        files = self._files()
         return {
             "fingerprint": self.fingerprint,
             "config": self.config,
             "parents": self.parents,
             "seed": seed,
             **provenance(),
-            "wall_seconds": round(time.time() - started, 2),
-            "peak_memory_mb": peak_memory_mb(),
+            **cost,
+            "disk_bytes": sum((self.folder / name).stat().st_size for name in files),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "read": self.read,
-            "files": self._files(),
+            "files": files,
         }
 
     def _mismatch(self, manifest: Mapping[str, Any]) -> str:
@@ -226,8 +227,11 @@ def same_digest(kept: str, found: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[float]:
     """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it.
+
+    Gives the seconds of earlier attempts: of processes that held it and did not come to an end, each from its signature
+    to the last file that it wrote here.
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
@@ -241,13 +245,26 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
                 raise
             print(f"{folder.name}: another process is working on {folder}; waiting for it", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        _sign(handle.fileno())
-        yield
+        earlier = _earlier(folder)
+        _sign(handle.fileno(), earlier)
+        yield earlier
 
 
-def _sign(lock: int) -> None:
+def _earlier(folder: Path) -> float:
+    """Seconds of those who signed a folder's lock and did not come to an end, which is a manifest."""
+    try:
+        if (folder / "manifest.json").exists():
+            return 0.0
+        said = json.loads((folder / ".lock").read_text())
+        written = [path.stat().st_mtime for path in folder.iterdir() if path.name != ".lock"]
+        return float(said["earlier"]) + max(0.0, max(written, default=0.0) - float(said["since"]))
+    except (OSError, ValueError, KeyError, TypeError):  # nobody, or an older version, signed it
+        return 0.0
+
+
+def _sign(lock: int, earlier: float) -> None:
     """Who holds a lock, in its file: for people, as the lock is the kernel's."""
-    said = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    said = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "earlier": earlier}
     with suppress(OSError):  # of a disk that is full: the work itself will say so
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps(said).encode(), 0)

@@ -122,7 +122,10 @@ def test_the_manifest_says_how_it_was_made(tmp_path, monkeypatch):
     if not torch.cuda.is_available():
         assert manifest["device"].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
     assert 0 <= manifest["wall_seconds"] < 600
+    assert 0 <= manifest["cpu_seconds"] < 600
     assert manifest["peak_memory_mb"] > 10
+    assert manifest["earlier_seconds"] == 0
+    assert manifest["disk_bytes"] == sum((tmp_path / "a" / name).stat().st_size for name in manifest["files"]) > 0
     assert "commit" in manifest
 
 
@@ -375,6 +378,38 @@ def test_a_lock_is_held_while_its_process_lives(tmp_path):
     with locked(tmp_path):
         assert held(tmp_path)
     assert not held(tmp_path)
+
+
+def _write_late_and_hang(folder, begun):
+    with locked(folder):
+        (folder / "half").write_text("half")
+        os.utime(folder / "half", (time.time() + 40, time.time() + 40))
+        begun.set()
+        time.sleep(600)
+
+
+def test_seconds_of_attempts_that_were_killed_are_told_with_the_one_that_ends(tmp_path):
+    """Two are killed, each 40 s by its last file; the third ends, and who comes after a manifest hears of none."""
+    for _ in range(2):
+        kill(hanging(_write_late_and_hang, tmp_path))
+    artifact = made(tmp_path)
+    assert 75 < artifact.manifest["earlier_seconds"] <= 81
+    with locked(tmp_path) as earlier:
+        assert earlier == 0
+
+
+def _write_late_and_fail(folder):
+    with locked(folder):
+        (folder / "half").write_text("half")
+        os.utime(folder / "half", (time.time() + 40, time.time() + 40))
+        raise RuntimeError
+
+
+def test_an_attempt_that_failed_counts_as_one(tmp_path):
+    with pytest.raises(RuntimeError):
+        _write_late_and_fail(tmp_path)
+    with locked(tmp_path) as earlier:
+        assert 35 < earlier <= 41
 
 
 def test_a_lock_says_who_holds_it_and_since_when_while_it_is_held(tmp_path):
