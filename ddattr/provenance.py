@@ -19,7 +19,7 @@ def provenance() -> dict[str, Any]:
         "command": _command(),
         "commit": _commit(),
         "versions": {name: _version(name) for name in _VERSIONS},
-        "device": _device(),
+        "device": device_name(),
     }
 
 
@@ -38,7 +38,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device() -> str:
+def device_name() -> str:
     """The accelerator, or the processor with the instructions that torch uses: it makes a factor of two in time."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

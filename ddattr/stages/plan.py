@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,13 +11,11 @@ from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import Codebook, default_weight, smallest
 from ddattr.data.near import COMPARED
 from ddattr.data.tables import near_table, unit_table
-from ddattr.ensemble.ensemble import Ensemble
-from ddattr.ensemble.quality import halvings
+from ddattr.stages.estimate import Estimate, estimate
 from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
 
 _LARGEST = 3  # units that are named
-_TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
 
 
 def run(run: Run) -> None:
@@ -32,7 +29,7 @@ def run(run: Run) -> None:
     parts: list[tuple[str, Callable[[], list[tuple[str, str]]]]] = [
         ("comparing codewords", lambda: describe(code, run.significance.level)),
         ("looking for copies", lambda: _data(data)),
-        (f"timing steps of the network, on {_device(run).type}", lambda: _cost(run)),
+        ("timing steps of the network", lambda: _cost(run)),
         ("reading what was attributed", lambda: _power(run)),
     ]
     for doing, part in parts:
@@ -120,48 +117,36 @@ def _data(data) -> list[tuple[str, str]]:
 
 
 def _cost(run: Run) -> list[tuple[str, str]]:
-    """Estimates from a few steps of the configured network where the trainer would run it: for one process, and for
-    all that `reproduce` starts."""
-    training = run.config.training
-    attribution = run.config.attribution
-    quality = run.config.quality
+    """Estimates for one process, and for all that `reproduce` starts."""
+    found = estimate(run)
     fork = run.fork
-    device = _device(run)
-    network, n, steps = run.network(0).to(device), run.codebook.members, len(run.reverse)
-    parameters = sum(p.numel() for p in network.parameters())
-    most = max(1, _TIMED // torch.Size(run.data.shape).numel())
-    batch = torch.zeros(min(training.batch, most), *run.data.shape, device=device)
-    step = _seconds(lambda: _train_step(run, network, batch)) * training.batch / len(batch)
-    ensemble, queries = Ensemble([network]), attribution.queries
-    seen = torch.zeros(min(256, most), *run.data.shape, device=device)
-    picture = _seconds(lambda: ensemble.member(0, seen, 0)) / len(seen) * steps
-    m = attribution.jacobian.members_per_step or n
-    replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)
-    asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
-    sizes = halvings(n) if quality.sizes is None else quality.sizes
-    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
-    passes = {
-        "train": (n * training.steps if fork is None else training.steps + n * fork.steps) * step,
-        "evaluate": (rows + n) * quality.pictures * picture,
-        "attribute": picture * (queries * asked + attribution.check * 3 * n**2),
-    }
-    pixels = torch.Size(run.data.shape).numel()
-    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
-    scores = 8 * run.significance.phantoms * 168
-    disk = n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12
     return [
-        *([] if fork is None else [("members", f"forks of {fork.steps} steps of one base of {training.steps}")]),
-        ("network", f"{parameters:,} parameters"),
-        (f"time, one {device.type} process", ", ".join(f"{verb} {_duration(t)}" for verb, t in passes.items())),
-        _together(run, device, passes),
-        ("memory", f"about {(held + scores + 6e8) / 1e9:.1f} GB a process"),
-        ("disk", f"about {disk / 1e6:.0f} MB"),
+        *(
+            []
+            if fork is None
+            else [("members", f"forks of {fork.steps} steps of one base of {run.config.training.steps}")]
+        ),
+        ("network", f"{found.parameters:,} parameters"),
+        (
+            f"time, one {found.device.type} process",
+            ", ".join(f"{verb} {_duration(seconds)}" for verb, seconds in found.seconds.items()),
+        ),
+        *([("as measured", found.measured)] if found.measured else []),
+        _together(run, found.device, found.seconds),
+        *_truth(run, found),
+        ("memory", f"about {found.memory / 1e9:.1f} GB a process"),
+        ("disk", f"about {found.disk / 1e6:.0f} MB"),
     ]
 
 
-def _device(run: Run) -> torch.device:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
+def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:
+    """The models that `validate` asks for, whole trainings each; or why it would refuse, which nothing else minds."""
+    try:
+        models = len(run.validation.models())
+    except ValueError as error:
+        return [("retrain, for validate", f"not as it is: {error}")]
+    said = f"{models} models, {_duration(models * found.whole)} in one process"
+    return [("retrain, for validate", said)] if models else []
 
 
 def _together(run: Run, device: torch.device, passes: dict[str, float]) -> tuple[str, str]:
@@ -200,25 +185,6 @@ def _power(run: Run) -> list[tuple[str, str]]:
             )
         )
     return lines
-
-
-def _train_step(run: Run, network, images: torch.Tensor) -> None:
-    times = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    run.process.loss(network, images, images, times).mean().backward()
-
-
-def _seconds(call) -> float:
-    """Of a call, after a first one; of that one where it takes long, and a start makes no difference."""
-    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
-    for calls in (1, 3):
-        started = time.perf_counter()
-        for _ in range(calls):
-            call()
-        wait()
-        seconds = (time.perf_counter() - started) / calls
-        if seconds > 2:
-            break
-    return seconds
 
 
 def _count(number: int) -> str:

@@ -1,4 +1,4 @@
-"""`ddattr status`: what is done, running, failed or missing, and the command that goes on.
+"""`ddattr status`: what is done, running, failed or missing, what it has cost, and the command that goes on.
 
 Its exit status tells a script: 0 all is done, 3 something is missing or running, 4 something failed, was killed or was
 made otherwise. 2 is a refusal, as everywhere. A sweep of it ends with 0.
@@ -16,13 +16,14 @@ from hydra.types import RunMode
 from ddattr.artifacts import Artifact, holder, load_json, load_table
 from ddattr.attribution.queries import DEFAULT
 from ddattr.stages.run import Run
+from ddattr.tracking.ledger import said
 
 _KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
 _UNFINISHED, _TROUBLE = 3, 4
 
 
 def run(run: Run) -> None:
-    """Prints a line for the members and one for every stage, then the next command.
+    """Prints a line for the members and one for every stage, what each has cost, then the next command.
 
     Raises:
         SystemExit: 3 or 4, where not all is done.
@@ -47,6 +48,8 @@ def run(run: Run) -> None:
             print(f"  query set {name}: {'interrupted' if now == 'missing' else now}{_asked(artifact)}")
     if (now := run.validation_artifact.state()) != "missing":  # nobody has to
         print(f"{'validate':<12}{now}")
+    for line in said(run.root):
+        print(f"cost        {line}")
     print(f"next: {following(run)}")
     left = exit_status(artifact.state() for artifact in (base | members | stages(run)).values())
     if left and HydraConfig.get().mode is not RunMode.MULTIRUN:  # there it would end the sweep
@@ -64,13 +67,13 @@ def exit_status(states: Iterable[str]) -> int:
 def _who(artifact: Artifact) -> str:
     """Which process works on an artifact, since when, and how long a member still takes; clocks of its machine."""
     known, status = holder(artifact.folder), load_json(artifact.folder / "status.json") or {}
-    said = []
+    words = []
     if {"host", "pid", "since"} <= set(known):
         since = datetime.fromtimestamp(known["since"]).strftime("%d %b %H:%M:%S")
-        said.append(f"Process {known['pid']} on {known['host']}, since {since}.")
+        words.append(f"Process {known['pid']} on {known['host']}, since {since}.")
     if "until" in status:
-        said.append(f"About {max(0.0, status['until'] - time.time()):.0f} s to go.")
-    return " ".join(said)
+        words.append(f"About {max(0.0, status['until'] - time.time()):.0f} s to go.")
+    return " ".join(words)
 
 
 def _asked(artifact: Artifact) -> str:

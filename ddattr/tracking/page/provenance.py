@@ -5,24 +5,20 @@ from pathlib import Path
 import pandas as pd
 
 from ddattr.artifacts import load_json
-from ddattr.attribution.queries import query_sets
+from ddattr.tracking.ledger import folders, ledger
 
 
 def provenance(root: Path) -> pd.DataFrame:
-    """Command, commit, seed, fingerprint, device, cost and torch of every artifact that is done."""
-    folders = {
-        "base": [root / "base"],
-        "members": sorted((root / "members").glob("*")),
-        "quality": [root / "quality"],
-        **{f"attribution/{name}": [folder] for name, folder in query_sets(root).items()},
-        "validation": [root / "validation"],
-    }
-    rows = []
-    for name, parts in folders.items():
-        manifests = [found for folder in parts if (found := load_json(folder / "manifest.json"))]
-        if not manifests:
+    """Command, commit, seed, fingerprint, device, cost and torch of every artifact that is done.
+
+    A stage of many artifacts has the command, commit and seed of its first.
+    """
+    rows, costs = [], ledger(root).set_index("stage")
+    for name, parts in folders(root).items():
+        if name not in costs.index or name == "figures":
             continue
-        first = manifests[0]
+        first = next(found for folder in parts if (found := load_json(folder / "manifest.json")))
+        cost = costs.loc[name]
         rows.append(
             {
                 "artifact": name,
@@ -30,9 +26,11 @@ def provenance(root: Path) -> pd.DataFrame:
                 "commit": first.get("commit"),
                 "seed": first.get("seed"),
                 "fingerprint": first.get("fingerprint"),
-                "device": first.get("device"),
-                "seconds": sum(m.get("wall_seconds", 0) for m in manifests),
-                "peak MB": max(m.get("peak_memory_mb", 0) for m in manifests),
+                "device": cost.device,
+                "seconds": cost.wall_seconds,
+                "processor seconds": cost.cpu_seconds,
+                "peak MB": cost.memory_mb,
+                "disk MB": cost.disk_mb,
                 "torch": first.get("versions", {}).get("torch"),
             }
         )

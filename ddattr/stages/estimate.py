@@ -1,0 +1,126 @@
+"""What a run will cost: from what its own members have cost, else from a few steps of its network, timed here."""
+
+import time
+from typing import NamedTuple
+
+import torch
+
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.ensemble.quality import halvings
+from ddattr.provenance import device_name
+from ddattr.stages.run import Run
+
+_TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
+_BEGIN = 5  # seconds until a process has its libraries and its data
+
+
+class Estimate(NamedTuple):
+    """Of one process that has a core, or the accelerator, for itself.
+
+    `seconds` by the verb; `whole`, of a model that is trained whole, as the ground truth's are; `measured`, in words,
+    what the run's own members said; `memory` and `disk` in bytes.
+    """
+
+    device: torch.device
+    parameters: int
+    seconds: dict[str, float]
+    whole: float
+    measured: str
+    memory: float
+    disk: float
+
+
+def estimate(run: Run) -> Estimate:
+    """Times the configured network where the trainer would run it, unless members of this run were trained on the same
+    device: then it is their mean."""
+    training, attribution, quality = (run.config[key] for key in ("training", "attribution", "quality"))
+    device, fork, n, steps = device_of(run), run.fork, run.codebook.members, len(run.reverse)
+    network, pixels = run.network(0).to(device), torch.Size(run.data.shape).numel()
+    parameters = sum(p.numel() for p in network.parameters())
+    step, picture = _train_step(run, network), _drawing(run, network) * steps
+    m = attribution.jacobian.members_per_step or n
+    replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)
+    asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
+    sizes = halvings(n) if quality.sizes is None else quality.sizes
+    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
+    paid = _paid(run)
+    each = sum(paid) / len(paid) if paid else (training.steps if fork is None else fork.steps) * step
+    seconds = {
+        "train": n * each + (0.0 if fork is None else training.steps * step),
+        "evaluate": _BEGIN + (rows + n) * quality.pictures * picture,
+        "attribute": _BEGIN + picture * (attribution.queries * asked + attribution.check * 3 * n**2),
+    }
+    queries = attribution.queries
+    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
+    scores = 8 * run.significance.phantoms * 168
+    return Estimate(
+        device,
+        parameters,
+        seconds,
+        whole=each if fork is None and paid else training.steps * step,
+        measured=f"train, by {len(paid)} members that are done" if paid else "",
+        memory=held + scores + 6e8,
+        disk=n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12,
+    )
+
+
+def device_of(run: Run) -> torch.device:
+    """Where the trainer would run it."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
+
+
+def _paid(run: Run) -> list[float]:
+    """Seconds that each member took which was done at one go, on this device: of the processor where that is all there
+    is, so that what else the machine did counts for nothing."""
+    key = "wall_seconds" if device_of(run).type != "cpu" else "cpu_seconds"
+    artifacts = [run.member_artifact(k) for k in range(run.codebook.members)]
+    manifests = [artifact.manifest or {} for artifact in artifacts if artifact.done()]
+    here = [m for m in manifests if m.get("device") == device_name() and not m.get("earlier_seconds")]
+    return [m[key] for m in here if m.get(key)]
+
+
+def _train_step(run: Run, network) -> float:
+    """Seconds of a step of training, by one of as many pictures as are timed."""
+    batch = run.config.training.batch
+    images = torch.zeros(min(batch, _most(run)), *run.data.shape, device=device_of(run))
+    times = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    optimizer = torch.optim.AdamW(network.parameters())
+    average = torch.optim.swa_utils.AveragedModel(network)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        run.process.loss(network, images, images, times).mean().backward()
+        optimizer.step()
+        average.update_parameters(network)
+
+    return _seconds(step, images.device) * batch / len(images)
+
+
+def _drawing(run: Run, network) -> float:
+    """Seconds in which a network looks once at a picture, among many."""
+    seen = torch.zeros(min(256, _most(run)), *run.data.shape, device=device_of(run))
+    return _seconds(lambda: Ensemble([network]).member(0, seen, 0), seen.device) / len(seen)
+
+
+def _most(run: Run) -> int:
+    return max(1, _TIMED // torch.Size(run.data.shape).numel())
+
+
+def _seconds(call, device: torch.device) -> float:
+    """Of a call, after a first one; of that one where it takes long, and a start makes no difference.
+
+    Of the processor where there is no accelerator: what else a machine does is no part of it.
+    """
+    on_device = device.type != "cpu"
+    clock = time.perf_counter if on_device else time.process_time
+    for calls in (1, 5):
+        started = clock()
+        for _ in range(calls):
+            call()
+        if on_device:
+            torch.accelerator.synchronize()
+        seconds = (clock() - started) / calls
+        if seconds > 2:
+            break
+    return seconds
