@@ -319,11 +319,14 @@ class Reproduced(NamedTuple):
 def once(tmp_path_factory, name: str, *argv: str, start: Path | None = None) -> Reproduced:
     """What a command makes in a folder of its own, made by the first of the test processes that needs it.
 
+    Several calls of pytest share it where the environment's TESTED names a folder for it.
+
     Args:
         start: a run to copy there first.
     """
     base = tmp_path_factory.getbasetemp()
-    cwd = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    cwd = Path(os.environ.get("TESTED", base)) / name
     cwd.mkdir(exist_ok=True)
     root, kept = cwd / "runs" / SMALL, cwd / ".said.json"
     with open(cwd / ".lock", "w") as lock:
