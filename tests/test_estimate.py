@@ -49,14 +49,29 @@ def test_what_else_a_machine_does_makes_no_estimate_longer():
 
 
 def test_an_estimate_goes_with_steps_and_members(run, monkeypatch):
-    """Of what is timed: a step of training 1 s, a look 1 ms."""
-    monkeypatch.setattr(estimate, "_train_step", lambda *given: 1.0)
-    monkeypatch.setattr(estimate, "_drawing", lambda *given: 1e-3)
-    found = estimate.estimate(run)
-    steps = run.config.training.steps
-    assert found.whole == steps
-    assert found.seconds["train"] == run.codebook.members * steps
-    more = estimate.estimate(Run(composed(*TINY, f"root={run.root}", "sampler.steps=20", "trainer.accelerator=cpu")))
-    ratio = 20 / len(run.reverse)
-    begin = estimate._BEGIN
-    assert more.seconds["evaluate"] - begin == pytest.approx(ratio * (found.seconds["evaluate"] - begin))
+    """Of what is timed: a step of training 1 s, a look 1 ms, a direction 3 ms."""
+
+    class Looks:
+        few = many = 1e-3
+        tangent = exact = 3e-3
+
+    monkeypatch.setattr(estimate, "_training_step", lambda *given: 1.0)
+    monkeypatch.setattr(estimate, "_Looks", lambda *given: Looks)
+    found, n, steps = estimate.estimate(run), run.codebook.members, len(run.reverse)
+    assert found.whole == run.config.training.steps
+    assert found.seconds["train"] == n * run.config.training.steps
+    twice = f"sampler.steps={2 * steps}"
+    more = estimate.estimate(Run(composed(*TINY, f"root={run.root}", twice, "trainer.accelerator=cpu")))
+    assert more.seconds["evaluate"] == pytest.approx(2 * found.seconds["evaluate"])
+    asked = run.config.attribution
+    denoising = asked.queries * n * asked.denoisings * Looks.many  # which takes no step of the sampler
+    doubled = 2 * (found.seconds["attribute"] - denoising)
+    assert more.seconds["attribute"] - denoising == pytest.approx(doubled)
+
+
+def test_a_direction_is_timed_in_the_jacobian_itself(run):
+    """It takes no less than a look, and what no network does takes nothing to speak of."""
+    ensemble = estimate.Ensemble([run.network(0)] * run.codebook.members)
+    looks = estimate._Looks(run, ensemble)
+    assert 0 < looks.many <= 1.5 * looks.few
+    assert looks.tangent >= looks.few

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 
+from ddattr.attribution.jacobian import jacobian
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
 from ddattr.provenance import device_name
 from ddattr.stages.run import Run
 
 _TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
-_BEGIN = 5  # seconds until a process has its libraries and its data
 
 
 class Estimate(NamedTuple):
@@ -31,26 +31,28 @@ class Estimate(NamedTuple):
 
 
 def estimate(run: Run) -> Estimate:
-    """Times the configured network where the trainer would run it, unless members of this run were trained on the same
-    device: then it is their mean."""
+    """Times the network where the trainer would run it, in calls of the sizes that the stages make. Members of
+    this run that were trained on the same device say what training takes, as their mean."""
     training, attribution, quality = (run.config[key] for key in ("training", "attribution", "quality"))
     device, fork, n, steps = device_of(run), run.fork, run.codebook.members, len(run.reverse)
-    network, pixels = run.network(0).to(device), torch.Size(run.data.shape).numel()
+    queries, pixels = attribution.queries, torch.Size(run.data.shape).numel()
+    network = run.network(0).to(device)
     parameters = sum(p.numel() for p in network.parameters())
-    step, picture = _train_step(run, network), _drawing(run, network) * steps
-    m = attribution.jacobian.members_per_step or n
-    replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)
-    asked = replayed + n * (2 + 3 * m + attribution.denoisings / steps)
-    sizes = halvings(n) if quality.sizes is None else quality.sizes
-    rows = n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
-    paid = _paid(run)
+    step, paid = _training_step(run, network), _paid(run)
     each = sum(paid) / len(paid) if paid else (training.steps if fork is None else fork.steps) * step
+    looks = _Looks(run, Ensemble([network] * n))
+    m = attribution.jacobian.members_per_step or n
+    sizes = halvings(n) if quality.sizes is None else quality.sizes
+    rows = 2 * n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
+    replayed = (attribution.ablation_units + 2 * attribution.refine) * (n - run.codebook.weight)
+    first_order = (2 * n - m) * looks.few + m * n * looks.tangent  # and every member alone
+    checked = attribution.check * looks.exact * (m < n)
     seconds = {
         "train": n * each + (0.0 if fork is None else training.steps * step),
-        "evaluate": _BEGIN + (rows + n) * quality.pictures * picture,
-        "attribute": _BEGIN + picture * (attribution.queries * asked + attribution.check * 3 * n**2),
+        "evaluate": steps * rows * quality.pictures * looks.many,
+        "attribute": steps * (queries * (first_order + replayed * looks.many) + checked)
+        + queries * n * attribution.denoisings * looks.many,
     }
-    queries = attribution.queries
     held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
     scores = 8 * run.significance.phantoms * 168
     return Estimate(
@@ -62,6 +64,24 @@ def estimate(run: Run) -> Estimate:
         memory=held + scores + 6e8,
         disk=n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12,
     )
+
+
+class _Looks:
+    """Seconds a picture that a network looks at: among `few`, as queries are together; among `many`. Of a direction of
+    the Jacobian, `tangent`, by two of its steps; of a step of one query's exact Jacobian, `exact`."""
+
+    def __init__(self, run: Run, ensemble: Ensemble):
+        attribution, device = run.config.attribution, device_of(run)
+        n, together = len(ensemble), min(attribution.queries, attribution.batch)
+        tape = torch.zeros(3, together, *run.data.shape, device=device)
+        many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
+        chosen = attribution.jacobian
+        m = chosen.members_per_step or n
+        self.few = _seconds(lambda: ensemble.member(0, tape[0], 0), device) / together
+        self.many = _seconds(lambda: ensemble.member(0, many, 0), device) / len(many)
+        two = _seconds(lambda: jacobian(ensemble, tape, run.reverse[:2], m, chosen.tangents), device)
+        self.exact = _seconds(lambda: jacobian(ensemble, tape[:, :1], run.reverse[:2]), device)
+        self.tangent = max(self.few, (two / together - (2 * n - m) * self.few) / (m * n))
 
 
 def device_of(run: Run) -> torch.device:
@@ -80,7 +100,7 @@ def _paid(run: Run) -> list[float]:
     return [m[key] for m in here if m.get(key)]
 
 
-def _train_step(run: Run, network) -> float:
+def _training_step(run: Run, network) -> float:
     """Seconds of a step of training, by one of as many pictures as are timed."""
     batch = run.config.training.batch
     images = torch.zeros(min(batch, _most(run)), *run.data.shape, device=device_of(run))
@@ -95,12 +115,6 @@ def _train_step(run: Run, network) -> float:
         average.update_parameters(network)
 
     return _seconds(step, images.device) * batch / len(images)
-
-
-def _drawing(run: Run, network) -> float:
-    """Seconds in which a network looks once at a picture, among many."""
-    seen = torch.zeros(min(256, _most(run)), *run.data.shape, device=device_of(run))
-    return _seconds(lambda: Ensemble([network]).member(0, seen, 0), seen.device) / len(seen)
 
 
 def _most(run: Run) -> int:
