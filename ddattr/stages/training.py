@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -17,6 +16,7 @@ from ddattr.artifacts import Artifact, first_process, load_json, save_json, save
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
+from ddattr.tracking.wandb import RunLogger
 from ddattr.validation.plan import Training
 
 
@@ -97,22 +97,28 @@ def module(
     )
 
 
-def train(run: Run, module: MemberModule, artifact: Artifact, title: str, loggers: Sequence[Any] = ()) -> None:
-    """Trains a module, from its checkpoint on if there is one, and writes member.safetensors."""
+def train(run: Run, module: MemberModule, artifact: Artifact, title: str, loggers: Sequence[RunLogger] = ()) -> None:
+    """Trains a module, from its checkpoint on if there is one, and writes member.safetensors.
+
+    Args:
+        loggers: what metrics.csv is shown to as well, from its first row on.
+    """
     folder = artifact.folder
     fingerprint = artifact.fingerprint
     checkpoint = folder / "last.ckpt"
     history = History(folder / "metrics.csv")
     begun = load_json(folder / "status.json") or {}
     resume = checkpoint.exists() and begun.get("fingerprint") == fingerprint
+    progress = Progress(folder, title, fingerprint, history, loggers)
     if resume and resumed(checkpoint, module):  # all but the writing of it was done
+        progress.show(module.steps)
         _finish(folder, module)
         return
     _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
     run.data.epoch_steps = module.epoch_steps
     callbacks: list[L.Callback] = [
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-        Progress(folder, title, fingerprint, history),
+        progress,
         *_quality(run),
     ]
     bar = sys.stderr.isatty() and sys.stdout.isatty()
@@ -120,7 +126,7 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     try:
         trainer = run.trainer(
-            [history, *loggers],
+            [history],
             callbacks=callbacks,
             max_steps=module.steps,
             max_epochs=-1,
@@ -168,17 +174,25 @@ def _status(folder: Path, state: str, step: int, **more: str | int | float) -> N
 class Progress(L.Callback):
     """status.json and metrics.csv every epoch, and, where no bar is shown, a line: step, loss, time to go.
 
-    Checkpoints come after it: what is resumed from one has the curve up to it.
+    Checkpoints come after it: what is resumed from one has the curve up to it. Loggers are shown what metrics.csv has.
     """
 
-    def __init__(self, folder: Path, title: str, fingerprint: str, history: History):
+    def __init__(self, folder: Path, title: str, fingerprint: str, history: History, loggers: Sequence[RunLogger] = ()):
         self.folder = folder
         self.title = title
         self.fingerprint = fingerprint
         self.history = history
+        self.loggers = loggers
+
+    def show(self, step: int) -> None:
+        """Shows loggers the curve before a step."""
+        whole = {at: row for at, row in self.history.rows.items() if at < step}
+        for logger in self.loggers:
+            logger.log_curve(whole)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.history.resume(trainer.global_step)
+        self.show(trainer.global_step)
         self.started = time.time()
         self.first = trainer.global_step
 
@@ -190,6 +204,7 @@ class Progress(L.Callback):
         loss = float(found)
         self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
         self.history.save()
+        self.show(step)
         left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
         _status(
             self.folder, "running", step, fingerprint=self.fingerprint, steps=steps, until=round(time.time() + left, 1)

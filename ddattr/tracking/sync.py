@@ -5,9 +5,10 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as protocol
 
@@ -34,12 +35,12 @@ def send(root: Path) -> int:
     Raises:
         FileNotFoundError, ValueError: there are none; W&B did not take them.
     """
-    runs = offline(root)
+    runs = offline(root.absolute())
     if not runs:
         raise FileNotFoundError(f"tracking: {root / 'wandb'} has no offline runs. Make some with tracking=offline.")
-    waiting = [folder.absolute() for folder in runs if not _sent(folder)]
+    waiting = [folder for folder in runs if not _sent(folder)]
     for folder in waiting:  # one by one: a resumed run's second log goes on where the first has ended
-        settle(folder)
+        settle(folder, _before(folder, runs))
         command = [sys.executable, "-m", "wandb", "sync", str(folder)]
         with suppress(subprocess.TimeoutExpired):  # a log that its writer left open may be waited for without end
             subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
@@ -53,12 +54,16 @@ def _sent(folder: Path) -> bool:
     return any(folder.glob("*.wandb.synced"))
 
 
-def settle(folder: Path) -> int:
-    """Makes the log of a run that was moved name its staged files where they are now; gives how many it moved.
+def settle(folder: Path, had: Collection[Hashable] = ()) -> int:
+    """Makes a log ready to be sent: moved, it names its staged files where they are now; gives how many it moved.
 
     A log whose files are where it says is left alone.
+
+    Args:
+        had: rows of history, by `_row`, of logs of the same run before it: a resumed run logs them again, and they are
+            taken out.
     """
-    moved = 0
+    moved = left = 0
     for log in folder.glob("*.wandb"):
         content, found = log.read_bytes(), []
         for packed in _unpacked(content):
@@ -68,12 +73,33 @@ def settle(folder: Path) -> int:
                 here = folder.absolute() / STAGED / os.path.basename(entry.local_path)
                 if entry.local_path and not os.path.exists(entry.local_path) and here.is_file():
                     entry.local_path, stale = str(here), stale + 1
-            found.append(record.SerializeToString() if stale else packed)
             moved += stale
-        if moved:
+            if _row(record) in had:
+                left += 1
+            else:
+                found.append(record.SerializeToString() if stale else packed)
+        if moved or left:
             with atomic(log) as part:
                 part.write_bytes(_packed(content[:HEADER], found))
     return moved
+
+
+def _before(folder: Path, runs: Sequence[Path]) -> set[Hashable]:
+    """Rows of history of the same run's logs, of those before a folder's."""
+    same = [run for run in runs[: runs.index(folder)] if _id(run) == _id(folder)]
+    logs = [log for run in same for log in run.glob("*.wandb")]
+    records = (protocol.Record.FromString(packed) for log in logs for packed in _unpacked(log.read_bytes()))  # type: ignore[attr-defined]
+    return {row for record in records if (row := _row(record)) is not None}
+
+
+def _id(folder: Path) -> str:
+    return folder.name.split("-", 3)[-1]  # offline-run-TIME-ID
+
+
+def _row(record: Any) -> Hashable:
+    """What tells rows of history apart: W&B's step, ours and what is measured there; None of any other record."""
+    row = {(item.key or "/".join(item.nested_key)): item.value_json for item in record.history.item}
+    return (row.get("_step"), row.get("trainer/global_step"), frozenset(row)) if row else None
 
 
 def _unpacked(content: bytes) -> Iterator[bytes]:

@@ -37,6 +37,7 @@ class RunLogger(WandbLogger):
     """
 
     trouble: str | None = None
+    _next = 0
 
     @contextmanager
     def sparing(self) -> Iterator[None]:
@@ -49,6 +50,18 @@ class RunLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with self.sparing():
             super().log_metrics(metrics, step)
+
+    def log_curve(self, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Logs those rows of a curve, by their steps, that were not logged yet.
+
+        A step is W&B's own of the row: it keeps one row a step, so that a resumed run can log its whole curve again, of
+        which W&B's client leaves out what W&B has.
+        """
+        for step, row in sorted(rows.items()):
+            if step >= self._next:
+                self._next = step + 1
+                with self.sparing():
+                    self.experiment.log({**row, "trainer/global_step": step}, step=step, commit=True)
 
     def finish(self, status: int) -> None:
         """Ends the run, in bounded time; when W&B has not taken all of it, a line says how to send it later."""
