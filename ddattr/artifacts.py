@@ -161,17 +161,18 @@ class Artifact:
     def redrawn(self) -> None:
         """Takes up, into the manifest of a view that is done, files that another stage has drawn again."""
         if (manifest := self.manifest) is not None and first_process():
-            self._seal(manifest | {"files": self._files()})
+            self._seal(manifest | {"files": self.files()})
 
     def _seal(self, manifest: dict[str, Any]) -> None:
         save_json(self.folder / "manifest.json", manifest | {"checksum": checksum(manifest)})
 
-    def _files(self) -> dict[str, str]:
+    def files(self) -> dict[str, str]:
+        """Digests of its files as they lie there, by their names below its folder."""
         names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
         return {name: _digest(self.folder / name) for name in own_files(names)}
 
     def _describe(self, seed: int, cost: Mapping[str, float | None]) -> dict[str, Any]:
-        files = self._files()
+        files = self.files()
         return {
             "fingerprint": self.fingerprint,
             "config": self.config,

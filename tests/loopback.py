@@ -13,7 +13,8 @@ ENTITY = "someone"
 
 
 class Server(ThreadingHTTPServer):
-    """What was sent: `runs` by name, `files` by path, `views` by id, `committed` artifacts, and operations that are
+    """What was sent: `runs` by name, `files` by path, `views` by id, `artifacts` by id and which are
+    `committed`, which of them a run has `used`, and operations that are
     `unknown`, which were refused.
 
     A view that is sent without an id is a new one; a project is there once it was made or has a run.
@@ -33,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.projects: set[str] = set()
         self.unknown: set[str] = set()
         self.committed: set[str] = set()
+        self.artifacts: dict[str, dict[str, Any]] = {}
         self.trouble: int | str | None = None
 
     @property
@@ -179,9 +181,23 @@ class Handler(BaseHTTPRequestHandler):
         return {"entity": {"xxhashDigestsEnabled": False}}
 
     def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
-        digest = asked["input"]["digest"]
-        sequence = {"id": "s", "latestArtifact": None}
-        artifact = {"id": f"a{digest}", "state": "PENDING", "digest": digest, "artifactSequence": sequence}
+        given = asked["input"]
+        digest = given["digest"]
+        name = f"a{digest}"
+        known = self.server.artifacts.setdefault(
+            name,
+            {"name": given["artifactCollectionName"], "type": given["artifactTypeName"], "made_by": None},
+        )
+        known["made_by"] = known["made_by"] or given["runName"]
+        aliases = {alias["alias"] for alias in given.get("aliases") or []}
+        known |= {"aliases": known.get("aliases", set()) | aliases, "metadata": given.get("metadata")}
+        state = "COMMITTED" if name in self.server.committed else "PENDING"
+        artifact = {
+            "id": name,
+            "state": state,
+            "digest": digest,
+            "artifactSequence": {"id": "s", "latestArtifact": None},
+        }
         return {"createArtifact": {"artifact": artifact}}
 
     def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +227,15 @@ class Handler(BaseHTTPRequestHandler):
         artifact = asked["artifactID"]
         self.server.committed.add(artifact)
         return {"commitArtifact": {"artifact": {"id": artifact, "digest": artifact[1:]}}}
+
+    def _ArtifactType(self, asked: dict[str, Any]) -> dict[str, Any]:
+        types = [known["type"] for known in self.server.artifacts.values() if known["name"] == asked["name"]]
+        return {"project": {"artifact": {"artifactType": {"name": types[0]}} if types else None}}
+
+    def _UseArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        given = asked.get("input") or asked
+        self.server.run(given["runName"]).setdefault("used", set()).add(given["artifactID"])
+        return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
 
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": f, "uploadUrl": f"{self.server.url}/{asked['run']}/{f}"} for f in asked["files"]]

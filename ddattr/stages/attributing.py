@@ -9,6 +9,7 @@ from ddattr.artifacts import Artifact, fingerprint, save_table, save_tensors
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.queries import QuerySet
 from ddattr.attribution.tables import Tables
+from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels
 from ddattr.tracking.wandb import log_panels
@@ -54,6 +55,7 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
             if "jacobian" in module.tensors:
                 log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder))
             shutil.rmtree(artifact.folder / "shards")
+            lineage.log(run, loggers, artifact, lineage.members(run))
 
 
 def write(folder: Path, tensors: dict[str, Tensor], tables: Tables) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddattr.artifacts import Artifact, first_process, load_json, save_json, save_tensors
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
+from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
 from ddattr.tracking.wandb import RunLogger
@@ -25,12 +26,19 @@ def train_member(run: Run, member: int) -> bool:
     artifact = run.member_artifact(member)
     if run.fork is not None and not artifact.done():
         everyone = torch.ones(run.codebook.units, dtype=torch.bool)
-        _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed))
-    return _make(run, artifact, f"train-{member:03d}", f"member {member}", lambda: build(run, member))
+        _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed), [])
+    read = [run.codebook_artifact] if run.fork is None else [run.codebook_artifact, run.base_artifact]
+    return _make(run, artifact, f"train-{member:03d}", f"member {member}", lambda: build(run, member), read)
 
 
-def _make(run: Run, artifact: Artifact, job: str, title: str, build: Callable[[], MemberModule]) -> bool:
-    """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it."""
+def _make(
+    run: Run, artifact: Artifact, job: str, title: str, build: Callable[[], MemberModule], read: Sequence[Artifact]
+) -> bool:
+    """Trains what `build` gives, tracked, unless it is done; waits for another process that is at it.
+
+    Args:
+        read: artifacts that it is made of, beside the data.
+    """
 
     def work() -> None:
         run.warn()
@@ -38,6 +46,8 @@ def _make(run: Run, artifact: Artifact, job: str, title: str, build: Callable[[]
             module = build()
             run.save_config()
             train(run, module, artifact, title, loggers)
+            lineage.log(run, loggers, run.codebook_artifact, [], data=True)
+            lineage.log(run, loggers, artifact, read, data=True)
 
     made = run.make(artifact, work)
     (artifact.folder / "last.ckpt").unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import time
 import torch
 
 from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.stages import lineage
 from ddattr.stages.processes import beside
 from ddattr.stages.run import Run
 from ddattr.stages.truth import check, removal_plan
@@ -76,6 +77,7 @@ def _validate(run: Run) -> None:
         for logger in loggers:
             logger.log_metrics(metrics(artifact.folder))
         log_figures(loggers, sorted(figures))
+        lineage.log(run, loggers, artifact, [run.attribution_artifact, run.quality_artifact])
 
 
 def _score(run: Run, study: Study) -> None:

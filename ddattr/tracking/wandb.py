@@ -1,4 +1,4 @@
-"""W&B: a view of the artifacts, never the truth. Only this module, `sync` and `dashboard` import it."""
+"""W&B: a view of the artifacts, never the truth. Only this module, `lineage`, `sync` and `dashboard` import it."""
 
 import hashlib
 import json
