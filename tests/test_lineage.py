@@ -1,13 +1,14 @@
 """Lineage at W&B: data, codebook, members, quality and attribution, validation, each the version that its bits say."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
 from conftest import manifest
-from test_online import server  # noqa: F401
+from test_online import impatient, server  # noqa: F401
 from test_wandb import nobody, records  # noqa: F401
 
 from ddattr.tracking.lineage import Node, log_lineage
@@ -71,6 +72,16 @@ def test_the_same_bits_are_the_same_version_and_others_another(tmp_path, server)
     assert [known["aliases"] for known in kept] == [{"latest", "m0"}] * 2
     assert len(server.artifacts) == 2 + 2
     assert not server.unknown
+
+
+@pytest.mark.parametrize("trouble", [403, "mute"])
+def test_a_server_that_is_away_is_not_waited_for_at_each(tmp_path, server, impatient, trouble):  # noqa: F811
+    with Tracking("online", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
+        server.trouble = trouble
+        started = time.monotonic()
+        log_lineage(loggers, Node("quality", "q", {}, {}), [member(k) for k in range(30)])
+        assert time.monotonic() - started < 30  # seconds: one wait of 15, the client's own, and not 31
+    assert not server.artifacts
 
 
 def references(root: Path, place: str) -> dict[str, str]:

@@ -34,10 +34,15 @@ def node(root: Path, artifact: Artifact) -> Node:
 
 
 def log_lineage(loggers: Sequence[RunLogger], made: Node, read: Sequence[Node]) -> None:
-    """Logs what a run read and made. The same artifact again is the same version, whichever run logs it."""
+    """Logs what a run read and made. The same artifact again is the same version, whichever run logs it.
+
+    Nothing more is logged where W&B's client has given up: it would wait again for a server that is away.
+    """
     for logger in loggers:
         for one in (*read, made):
-            with logger.sparing():  # not `use_artifact`, which refuses what `wandb sync` sends later
+            if logger.trouble is not None:
+                break
+            with logger.sparing():  # not `use_artifact`, which refuses offline what `wandb sync` sends later
                 logger.experiment._log_artifact(
                     _drawn(logger.experiment.group, one),
                     aliases=["latest", one.fingerprint],
