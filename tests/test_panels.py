@@ -47,6 +47,24 @@ def test_units_are_ranked_by_p_of_pull_and_by_norm_and_carry_what_the_table_says
         assert (row["score"], row["p_value"], row["q_value"]) == (found.score, found.p_value, found.q_value)
 
 
+def test_support_is_that_of_the_attributions_wherever_a_unit_passes(rows, reproduced):
+    folder = reproduced.root / "attribution" / "default"
+    passed = load_table(folder / "attributions.parquet").set_index(["query", "unit"]).support
+    every = load_table(folder / "influence.parquet").query("method == 'denoised_posterior' and measure == 'pull'")
+    scores = every.set_index(["query", "unit"]).score
+    for row in rows:
+        place = row["query"], row["unit"]
+        assert row["support"] == scores[place]
+        assert place not in passed or row["support"] == pytest.approx(passed[place])
+
+
+def test_of_the_first_queries_alone_it_has_their_rows(rows, reproduced):
+    few = panels(reproduced.root, reproduced.root / "attribution" / "default", queries=2)
+    assert [(row["query"], row["unit"]) for row in few] == [
+        (row["query"], row["unit"]) for row in rows if row["query"] < 2
+    ]
+
+
 def test_pictures_are_the_factual_the_unit_and_both_counterfactuals(rows, reproduced, run):
     tensors = load_tensors(reproduced.root / "attribution" / "default" / "queries.safetensors")
     jacobian = load_tensors(reproduced.root / "attribution" / "default" / "jacobian.safetensors")["jacobian"]

@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import wandb
 from conftest import SMALL, composed
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from PIL import Image
 from wandb.proto import wandb_internal_pb2 as protocol
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
+from ddattr.tracking.panels import panels
 from ddattr.tracking.wandb import Tracking, log_panels, run_id
 
 HEADER, BLOCK = 7, 32768  # of the log that a .wandb file is: LevelDB's format
@@ -312,12 +315,21 @@ def test_convergence_is_logged_against_the_number_of_members(reproduced, kind):
     assert list(curve.values()) == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_the_attribution_panels_are_a_table_with_pictures(reproduced):
+def test_every_cell_of_the_attribution_panels_is_what_the_run_says(reproduced):
     found = read_back(reproduced.root, "attribute")
-    (path,) = reproduced.root.glob("wandb/offline-run-*-attribute-*/files/media/table/attribution/panels*.json")
-    table = load_json(path)
-    assert len(table["data"]) == 6 * 2 * 2
-    assert 6 < len(pictures(found)) <= 5 * len(table["data"])  # W&B keeps equal pictures once
+    staged = {name: Path(local) for name, local in found["files"]}
+    table = load_json(staged["attribution/panels.table.json"])
+    expected = panels(reproduced.root, reproduced.root / "attribution" / "default")
+    assert len(table["data"]) == len(expected) == 6 * 2 * 2
+    assert table["columns"] == list(expected[0])
+    for cells, row in zip(table["data"], expected, strict=True):
+        for cell, value in zip(cells, row.values(), strict=True):
+            if isinstance(value, torch.Tensor):
+                shown = np.asarray(Image.open(staged[cell["path"]]).convert("L"))[::8, ::8]
+                assert shown.tolist() == ((value[0].clamp(-1, 1) + 1) * 127.5).round().int().tolist()
+            else:
+                assert cell == pytest.approx(value, nan_ok=True)
+    assert 6 < len(pictures(found)) <= 5 * len(expected)  # W&B keeps equal pictures once
 
 
 def test_figures_are_pictures_of_the_reports_run(reproduced):

@@ -14,6 +14,8 @@ from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels
 from ddattr.tracking.wandb import log_panels
 
+SHOWN = 16  # queries in W&B's table: some twenty pictures each
+
 
 def attribute(run: Run, queries: QuerySet) -> bool:
     """Makes a query set, unless it is done: False if it was.
@@ -53,7 +55,7 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
         if trainer.is_global_zero:
             write(artifact.folder, module.tensors, module.tables)
             if "jacobian" in module.tensors:
-                log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder))
+                log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder, SHOWN))
             shutil.rmtree(artifact.folder / "shards")
             lineage.log(run, loggers, artifact, lineage.members(run))
 

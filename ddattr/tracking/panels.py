@@ -7,17 +7,20 @@ import torch
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
-from ddattr.attribution.methods import TESTED
+from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.codebook import Codebook, contrast
 
 
-def panels(root: Path, folder: Path) -> list[dict[str, Any]]:
+def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[str, Any]]:
     """A row for every query and each of its best units by what is tested and by `norm`, read from a query set's folder.
 
     z, p and q of `pull` are those of `denoised_gls`; its score is that of `jvp`, which the pictures show.
 
     Pictures: the factual, the unit's (mean) image, the exact and the first-order counterfactual, and the exact
     displacement.
+
+    Args:
+        queries: the first so many; None shows all.
     """
     tensors = load_tensors(folder / "queries.safetensors")
     jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
@@ -31,8 +34,9 @@ def panels(root: Path, folder: Path) -> list[dict[str, Any]]:
             table[table.method == table.measure.map({"pull": TESTED, "norm": "jvp"})],
         )
     )
+    support = table[(table.method == SUPPORT) & (table.measure == "pull")].set_index(["query", "unit"]).score
     best, rows = len(tensors["refined_units"]) // 2, []
-    for q, seed in enumerate(tensors["seeds"].tolist()):
+    for q, seed in enumerate(tensors["seeds"].tolist()[:queries]):
         for place, unit in enumerate(tensors["refined_units"][:, q].tolist()):
             measure = "pull" if place < best else "norm"
             factual, exact = tensors["factual"][q], tensors["refined"][place, q]
@@ -47,6 +51,7 @@ def panels(root: Path, folder: Path) -> list[dict[str, Any]]:
                     "score": float(found.score),
                     "p_value": float(test.p_value),
                     "q_value": float(test.q_value),
+                    "support": float(support[seed, unit]),
                     "factual": factual,
                     "unit_image": tensors["refined_images"][place, q],
                     "exact": exact,
