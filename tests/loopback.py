@@ -17,6 +17,7 @@ class Server(ThreadingHTTPServer):
     `committed`, which of them a run has `used`, and operations that are
     `unknown`, which were refused.
 
+    `sweeps` have a `config` and, in `todo`, names and arguments of runs; agents have `taken` some, by `commands`.
     A view that is sent without an id is a new one; a project is there once it was made or has a run.
 
     `trouble` is how it fails, None if it does not: the status that it answers everything with, "dead" (it hangs up) or
@@ -35,6 +36,9 @@ class Server(ThreadingHTTPServer):
         self.unknown: set[str] = set()
         self.committed: set[str] = set()
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.sweeps: dict[str, dict[str, Any]] = {}
+        self.taken: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.commands: list[str] = []
         self.trouble: int | str | None = None
 
     @property
@@ -116,6 +120,7 @@ class Handler(BaseHTTPRequestHandler):
                 run["history"][chunk["offset"] : chunk["offset"] + len(rows)] = rows
             elif name == "wandb-summary.json":
                 run["summary"] = rows[-1]
+        run["preempting"] = run.get("preempting") or sent.get("preempting")
         if sent.get("complete"):
             run["exit"] = sent.get("exitcode")
 
@@ -240,6 +245,42 @@ class Handler(BaseHTTPRequestHandler):
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": f, "uploadUrl": f"{self.server.url}/{asked['run']}/{f}"} for f in asked["files"]]
         return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
+
+    def _SweepWithRuns(self, asked: dict[str, Any]) -> dict[str, Any]:
+        sweep = self.server.sweeps[asked["sweep"]]
+        fields = ("description", "createdAt", "heartbeatAt", "updatedAt", "bestLoss", "controller", "scheduler")
+        known = {"id": asked["sweep"], "name": asked["sweep"], "method": "grid", "state": "RUNNING"}
+        known |= {"config": json.dumps(sweep["config"]), "earlyStopJobRunning": False, "runs": {"edges": []}}
+        return {"project": {"sweep": dict.fromkeys(fields) | known}}
+
+    def _CreateAgent(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": f"{asked['sweep']}/{time.monotonic_ns()}"}}}
+
+    def _Heartbeat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What an agent is to do. A run that it has no more, which said that it can be resumed, is the next.
+
+        The five minutes that W&B waits for a sign of it are left out.
+
+        Source: https://docs.wandb.ai/models/sweeps/resume-preemptible-sweeps-runs
+        """
+        agent, busy = asked["id"], json.loads(asked["runState"] or "{}")
+        todo = self.server.sweeps[agent.partition("/")[0]]["todo"]
+        for name in [name for name, (of, _) in self.server.taken.items() if of == agent and name not in busy]:
+            _, args = self.server.taken.pop(name)
+            run = self.server.run(name)
+            if run["exit"] != 0 and run.pop("preempting", False):
+                todo.insert(0, (name, args))
+        commands = []
+        if todo and not busy:
+            name, args = todo.pop(0)
+            kind = "resume" if name in self.server.runs else "run"
+            self.server.taken[name] = (agent, args)
+            given = {key: {"value": value} for key, value in args.items()}
+            commands = [{"type": kind, "run_id": name, "program": None, "args": given}]
+        elif not busy:
+            commands = [{"type": "exit"}]
+        self.server.commands += [command["type"] for command in commands]
+        return {"agentHeartbeat": {"agent": {"id": agent}, "commands": json.dumps(commands)}}
 
     def _GetDefaultEntity(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"viewer": {"id": "v", "entity": ENTITY}}

@@ -193,6 +193,7 @@ class Progress(L.Callback):
         self.fingerprint = fingerprint
         self.history = history
         self.loggers = loggers
+        self.kept = False
 
     def show(self, step: int) -> None:
         """Shows loggers the curve before a step."""
@@ -211,6 +212,10 @@ class Progress(L.Callback):
         steps = trainer.max_steps
         if (found := trainer.callback_metrics.get("train/loss")) is None or not trainer.is_global_zero:
             return  # resumed where an epoch had ended
+        if self.kept:
+            for logger in self.loggers:
+                logger.worth_resuming()
+        self.kept = True  # soon: the checkpoint
         loss = float(found)
         self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
         self.history.save()

@@ -63,6 +63,12 @@ class RunLogger(WandbLogger):
                 with self.sparing():
                     self.experiment.log({**row, "trainer/global_step": step}, step=step, commit=True)
 
+    def worth_resuming(self) -> None:
+        """Lets a W&B sweep give the job to an agent again, as the same run, if it ends before it is done."""
+        if self.experiment.sweep_id:
+            with self.sparing():
+                self.experiment.mark_preempting()
+
     def finish(self, status: int) -> None:
         """Ends the run, in bounded time; when W&B has not taken all of it, a line says how to send it later."""
         run = self.experiment
