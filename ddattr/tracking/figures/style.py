@@ -68,10 +68,10 @@ def marks_of(methods: Iterable[str]) -> dict[str, str]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as path.png and path.pdf, and closes it."""
-    for ending in (".png", ".pdf"):
+    """Writes a figure as path.png and path.pdf, and closes it; of the same numbers, the same bits at any time."""
+    for ending, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
         with atomic(path.with_name(path.name + ending)) as part:
-            figure.savefig(part)
+            figure.savefig(part, metadata=metadata)
     plt.close(figure)
 
 
