@@ -1,4 +1,4 @@
-"""Where a result comes from: the command, the commit, the versions and the device that made it."""
+"""Where a result comes from: the command, the commit, the versions, the device and the threads that made it."""
 
 import platform
 import shlex
@@ -20,6 +20,7 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "versions": {name: _version(name) for name in _VERSIONS},
         "device": device_name(),
+        "threads": torch.get_num_threads(),
     }
 
 
