@@ -33,8 +33,7 @@ def files(path: Path) -> dict[str, File]:
     if path.is_dir():
         inside = ((p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file())
         return {name: _read(name, p) for name, p in inside if not name.startswith("wandb/")}
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, expected a run's folder or an archive of one. Name another.")
+    present(path)
     found: dict[str, File] = {}
     try:
         for name, parts in _zipped(path) if zipfile.is_zipfile(path) else _tarred(path):
@@ -53,6 +52,17 @@ def files(path: Path) -> dict[str, File]:
         said = " ".join(str(e).split())[:100].rstrip(".")
         raise ValueError(f"{path} is damaged, or no archive ({said}). Take it from where it is whole.") from None
     return _below_top(found)
+
+
+def present(path: Path) -> Path:
+    """A path where something lies.
+
+    Raises:
+        FileNotFoundError: nothing does, or what is no file and no folder.
+    """
+    if not (path.is_dir() or path.is_file()):
+        raise FileNotFoundError(f"{path} is missing, expected a run's folder or an archive of one. Name another.")
+    return path
 
 
 def _zipped(path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -122,12 +122,12 @@ class Artifact:
         Raises:
             FileNotFoundError, ValueError: the file is missing; it was changed or exchanged.
         """
-        path, digest = self.folder / name, ((self.manifest or {}).get("files") or {}).get(name)
+        path, kept = self.folder / name, ((self.manifest or {}).get("files") or {}).get(name)
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing, though its manifest is there. Delete its folder and make it again: {self.remedy}"
             )
-        if digest is not None and not same_digest(digest, _digest(path)):
+        if kept is not None and not same_digest(kept, digest(path)):
             raise ValueError(
                 f"{path} is damaged or not what its manifest says. Delete its folder and make it again: {self.remedy}"
             )
@@ -169,7 +169,7 @@ class Artifact:
     def files(self) -> dict[str, str]:
         """Digests of its files as they lie there, by their names below its folder."""
         names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        return {name: _digest(self.folder / name) for name in own_files(names)}
+        return {name: digest(self.folder / name) for name in own_files(names)}
 
     def _describe(self, seed: int, cost: Mapping[str, float | None]) -> dict[str, Any]:
         files = self.files()
@@ -387,6 +387,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

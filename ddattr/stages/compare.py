@@ -4,9 +4,9 @@ Runs that differ in their seed alone need no validation: mean and spread of thei
 of samples of one source's pictures: what falls with their number, and how fast (figure 15).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -23,24 +23,41 @@ from ddattr.tracking.wandb import log_figures
 _SAMPLED = ("sample", "queries", "ablation_units", "check", "refine")
 
 
+class Comparison(NamedTuple):
+    """What is made of several runs, how, and what is said of it."""
+
+    artifact: Artifact
+    work: Callable[[], None]
+    said: str
+
+
 def run(run: Run) -> None:
     """Writes comparison/; of one run at several seeds ensembles/, and at several sizes sizes/."""
+    found = comparison(run)
+    if not run.make(found.artifact, found.work):
+        print("compare: already done", flush=True)
+    print(found.said)
+
+
+def comparison(run: Run) -> Comparison:
+    """What these runs can be compared by; all tables are read, and nothing is written.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder, or a run that lacks what is compared.
+    """
     roots = folders(run)
     _ = run.tracking  # refuses, if it must, before anything is written
     if alike(roots):
-        _spread(run, roots)
-        return
+        return _spread(run, roots)
     if alike(roots, sampled=True):
-        _sizes(run, roots)
-        return
+        return _sizes(run, roots)
     run.validation_artifact.require()
     table = pd.concat([growth(root) for root in roots], ignore_index=True)
     manifests = {root.name: load_json(root / "validation" / "manifest.json") or {} for root in roots}
     parents = {name: manifest.get("fingerprint", "missing") for name, manifest in manifests.items()}
     artifact = Artifact(run.root / "comparison", {"runs": [root.name for root in roots]}, parents)
-    if not run.make(artifact, lambda: _compare(run, artifact, table)):
-        print("compare: already done", flush=True)
-    print(f"compare: table and figure in {artifact.folder}")
+    said = f"compare: table and figure in {artifact.folder}"
+    return Comparison(artifact, lambda: _compare(run, artifact, table), said)
 
 
 def alike(roots: Sequence[Path], sampled: bool = False) -> bool:
@@ -68,20 +85,18 @@ def _without(part: Any, of_one: set[str]) -> Any:
     return {key: _without(value, of_one) for key, value in part.items() if key not in of_one and value is not None}
 
 
-def _spread(run: Run, roots: Sequence[Path]) -> None:
-    """Writes ensembles/."""
+def _spread(run: Run, roots: Sequence[Path]) -> Comparison:
+    """ensembles/."""
     parents = {root.name: _made(root) for root in roots}
     artifact = Artifact(run.root / "ensembles", {"runs": [root.name for root in roots]}, parents)
-    table = ensembles(roots)
-    if not run.make(artifact, lambda: save_table(artifact.folder / "ensembles.csv", table)):
-        print("compare: already done", flush=True)
-    print("\n".join(lines(table)))
-    print(f"compare: {len(roots)} ensembles, differing in their seed, in {artifact.folder / 'ensembles.csv'}")
+    table, path = ensembles(roots), artifact.folder / "ensembles.csv"
+    said = [*lines(table), f"compare: {len(roots)} ensembles, differing in their seed, in {path}"]
+    return Comparison(artifact, lambda: save_table(path, table), "\n".join(said))
 
 
-def _sizes(run: Run, roots: Sequence[Path]) -> None:
-    """Writes sizes/."""
-    tables = sizes.of_roots(roots)  # refuses, if it must, before anything is written
+def _sizes(run: Run, roots: Sequence[Path]) -> Comparison:
+    """sizes/."""
+    tables = sizes.of_roots(roots)
     parents = {root.name: _made(root) for root in roots}
     artifact = Artifact(run.root / "sizes", {"runs": [root.name for root in roots]}, parents)
 
@@ -89,10 +104,8 @@ def _sizes(run: Run, roots: Sequence[Path]) -> None:
         sizes.write(tables, artifact.folder)
         _log(run, artifact)
 
-    if not run.make(artifact, write):
-        print("compare: already done", flush=True)
-    print("\n".join(sizes.lines(*tables)))
-    print(f"compare: {len(roots)} runs, differing in their number of pictures, in {artifact.folder}")
+    where = f"compare: {len(roots)} runs, differing in their number of pictures, in {artifact.folder}"
+    return Comparison(artifact, write, "\n".join([*sizes.lines(*tables), where]))
 
 
 def _made(root: Path) -> str:

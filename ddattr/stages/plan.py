@@ -129,7 +129,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ("network", f"{found.parameters:,} parameters"),
         (
             f"time, one {found.device.type} process",
-            ", ".join(f"{verb} {_duration(seconds)}" for verb, seconds in found.seconds.items()),
+            ", ".join(f"{verb} {duration(seconds)}" for verb, seconds in found.seconds.items()),
         ),
         *([("as measured", found.measured)] if found.measured else []),
         _together(run, found.device, found.seconds),
@@ -145,18 +145,18 @@ def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:
         models = len(run.validation.models())
     except ValueError as error:
         return [("retrain, for validate", f"not as it is: {error}")]
-    said = f"{models} models, {_duration(models * found.whole)} in one process"
+    said = f"{models} models, {duration(models * found.whole)} in one process"
     return [("retrain, for validate", said)] if models else []
 
 
 def _together(run: Run, device: torch.device, passes: dict[str, float]) -> tuple[str, str]:
     """Time of `reproduce`: members side by side, in rounds, then the rest; one accelerator is shared, and no faster."""
     if device.type != "cpu":
-        return f"reproduce, one {device.type}", f"about {_duration(sum(passes.values()))}"
+        return f"reproduce, one {device.type}", f"about {duration(sum(passes.values()))}"
     processes, n = launched(), run.codebook.members
     rounds = math.ceil(n / processes) / n
     seconds = passes["train"] * rounds + (passes["evaluate"] + passes["attribute"]) / min(processes, cores())
-    return f"reproduce, {processes} processes", f"about {_duration(seconds)}, data and figures apart"
+    return f"reproduce, {processes} processes", f"about {duration(seconds)}, data and figures apart"
 
 
 def _power(run: Run) -> list[tuple[str, str]]:
@@ -191,7 +191,8 @@ def _count(number: int) -> str:
     return f"{number:,}" if number < 10**15 else f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that it is read in."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

@@ -11,13 +11,14 @@ from ddattr.tracking.wandb import log_figures
 def run(run: Run) -> None:
     """Writes figures/, report.html, and costs.csv: what every stage has cost."""
     artifact = run.figures_artifact
-    if not run.make(artifact, lambda: _draw(run)):
+    if not run.make(artifact, lambda: draw(run)):
         print("report: already done", flush=True)
     print(f"report: {run.root / 'report.html'}, figures in {artifact.folder}")
     print("\n".join(summary(run.root)))
 
 
-def _draw(run: Run) -> None:
+def draw(run: Run) -> None:
+    """The work of the report's artifact."""
     artifact = run.figures_artifact
     run.quality_artifact.require()
     run.attribution_artifact.require()

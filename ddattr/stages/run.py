@@ -247,14 +247,12 @@ class Run(Builder):
         """Members that are not done."""
         return [k for k in range(self.codebook.members) if not self.member_artifact(k).done()]
 
-    def ensemble(self):
-        """The trained ensemble.
+    def require_members(self) -> None:
+        """Refuses to go on without all members.
 
         Raises:
-            FileNotFoundError, ValueError: a member is missing, half-trained, foreign or damaged.
+            FileNotFoundError, ValueError: a member is missing, half-trained or made with another config.
         """
-        from ddattr.ensemble.ensemble import Ensemble
-
         n = self.codebook.members
         missing = self.missing_members()
         if missing:
@@ -263,7 +261,17 @@ class Run(Builder):
             many = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             how = first.remedy if len(missing) == 1 else self.command("train", "-m", f"member=range(0,{n})")
             raise FileNotFoundError(f"ensemble: member {missing[0]} of {n} is {state}{many}. Train it: {how}")
-        return Ensemble([self.load(self.member_artifact(k)) for k in range(n)])
+
+    def ensemble(self):
+        """The trained ensemble.
+
+        Raises:
+            FileNotFoundError, ValueError: a member is missing, half-trained, foreign or damaged.
+        """
+        from ddattr.ensemble.ensemble import Ensemble
+
+        self.require_members()
+        return Ensemble([self.load(self.member_artifact(k)) for k in range(self.codebook.members)])
 
     def extractor(self):
         """The extractor of features that `evaluate` trained."""

@@ -37,10 +37,10 @@ def run(run: Run) -> None:
     for name, artifact in (base | members).items():
         if (now := artifact.state()) not in ("done", "missing"):
             status = load_json(artifact.folder / "status.json") or {}
-            why = _KILLED if now == "dead" else _who(artifact) if now == "running" else status.get("error", "")
+            why = _KILLED if now == "dead" else at_work(artifact) if now == "running" else status.get("error", "")
             print(f"  {name}: {now} at step {status.get('step', 0)}. {why}")
     for name, artifact in stages(run).items():
-        who = _who(artifact) if artifact.state() == "running" else ""
+        who = at_work(artifact) if artifact.state() == "running" else ""
         print(f"{name:<12}{artifact.state()}{f'. {who}' if who else ''}")
     for name, artifact in run.query_sets.items():
         if name != DEFAULT:
@@ -64,7 +64,7 @@ def exit_status(states: Iterable[str]) -> int:
     return _UNFINISHED if found <= {"done", "running", "missing", "interrupted", "out of date"} else _TROUBLE
 
 
-def _who(artifact: Artifact) -> str:
+def at_work(artifact: Artifact) -> str:
     """Which process works on an artifact, since when, and how long a member still takes; clocks of its machine."""
     known, status = holder(artifact.folder), load_json(artifact.folder / "status.json") or {}
     words = []

@@ -25,10 +25,15 @@ def train_member(run: Run, member: int) -> bool:
     """Trains a member, unless it is done; of a fork its base first, by whichever process comes first."""
     artifact = run.member_artifact(member)
     if run.fork is not None and not artifact.done():
-        everyone = torch.ones(run.codebook.units, dtype=torch.bool)
-        _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed), [])
+        train_base(run)
     read = [run.codebook_artifact] if run.fork is None else [run.codebook_artifact, run.base_artifact]
     return _make(run, artifact, f"train-{member:03d}", f"member {member}", lambda: build(run, member), read)
+
+
+def train_base(run: Run) -> bool:
+    """Trains what members are forks of, unless it is done."""
+    everyone = torch.ones(run.codebook.units, dtype=torch.bool)
+    return _make(run, run.base_artifact, "train-base", "base", lambda: module(run, everyone, None, run.seed), [])
 
 
 def _make(

@@ -32,8 +32,7 @@ def run(run: Run) -> None:
     """Retrains, scores, retrains without the best units, and writes the tables of validation/."""
     artifact = run.validation_artifact
     if not artifact.done():
-        _check(run)
-        run.validation.models()  # which refuses units and members that cannot be
+        ready(run)
         run.save_config()
     if not run.make(artifact, lambda: _validate(run)):
         print("validate: already done", flush=True)
@@ -41,11 +40,13 @@ def run(run: Run) -> None:
     print("\n".join(findings(artifact.folder)))
 
 
-def _check(run: Run) -> None:
+def ready(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
     check(run)
     for artifact in (run.attribution_artifact, run.quality_artifact):  # this for its features
         run.check_members(artifact.require())
+    run.require_members()
+    run.validation.models()  # which refuses units and members that cannot be
 
 
 def _validate(run: Run) -> None:

@@ -48,7 +48,7 @@ def run(run: Run) -> None:
 def verdicts(found: Mapping[str, File]) -> dict[str, str]:
     """What is to be said of every artifact, by its folder's name below the run's."""
     folders = sorted({str(PurePosixPath(name).parent) for name in found if name.endswith("/manifest.json")})
-    manifests = {folder: _manifest(found[f"{folder}/manifest.json"]) for folder in folders}
+    manifests = {folder: readable(found[f"{folder}/manifest.json"].text) for folder in folders}
     known = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
     said = {
         folder: "damaged: manifest.json" if manifest is None else _verdict(folder, manifest, found, known)
@@ -76,13 +76,13 @@ def _verdict(folder: str, manifest: Mapping[str, Any], found: Mapping[str, File]
     number = manifest["config"].get("member") if folder.startswith("members/") else None
     if number is not None and folder != f"members/{number:03d}":
         return f"made from other parents: it is member {number}"
-    if other := list(_other(folder, manifest, known)):
+    if other := list(others(folder, manifest, known)):
         return f"{'out of date' if folder == 'figures' else 'made from other parents'}: {', '.join(other)}"
     bare = [name for name in own_files(below) if name not in kept]
     return f"ok, without digest: {', '.join(bare)}" if bare else "ok"
 
 
-def _other(folder: str, manifest: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+def others(folder: str, manifest: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     """Parents that are not those that the manifest names."""
     for parent, wanted in manifest["parents"].items():
         if folder not in _OF_OTHERS and _present(parent, known) != wanted:
@@ -109,10 +109,10 @@ def _members(known: Mapping[str, Any]) -> int:
     return n if isinstance(n, int) and 0 <= n <= 1024 else 0
 
 
-def _manifest(file: File) -> dict[str, Any] | None:
-    """A manifest, if it is one."""
+def readable(text: str | None) -> dict[str, Any] | None:
+    """A manifest by its file's text, if it is one."""
     try:
-        content = json.loads(file.text or "")
+        content = json.loads(text or "")
     except (ValueError, RecursionError):
         return None
     plain = isinstance(content, dict) and isinstance(content.get("fingerprint"), str)

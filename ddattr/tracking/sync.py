@@ -35,19 +35,28 @@ def send(root: Path) -> int:
     Raises:
         FileNotFoundError, ValueError: there are none; W&B did not take them.
     """
-    runs = offline(root.absolute())
-    if not runs:
-        raise FileNotFoundError(f"tracking: {root / 'wandb'} has no offline runs. Make some with tracking=offline.")
-    waiting = [folder for folder in runs if not _sent(folder)]
-    for folder in waiting:  # one by one: a resumed run's second log goes on where the first has ended
+    left_behind, runs = waiting(root), offline(root.absolute())
+    for folder in left_behind:  # one by one: a resumed run's second log goes on where the first has ended
         settle(folder, _before(folder, runs))
         command = [sys.executable, "-m", "wandb", "sync", str(folder)]
         with suppress(subprocess.TimeoutExpired):  # a log that its writer left open may be waited for without end
             subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
-    left = [folder.name for folder in waiting if not _sent(folder)]  # the command's status is 0 even so
+    left = [folder.name for folder in left_behind if not _sent(folder)]  # the command's status is 0 even so
     if left:
         raise ValueError(f"tracking: W&B did not take all of {', '.join(left)}. Give the same command again.")
-    return len(waiting)
+    return len(left_behind)
+
+
+def waiting(root: Path) -> list[Path]:
+    """Those of a folder's offline runs that were not sent yet.
+
+    Raises:
+        FileNotFoundError: it has none at all.
+    """
+    runs = offline(root.absolute())
+    if not runs:
+        raise FileNotFoundError(f"tracking: {root / 'wandb'} has no offline runs. Make some with tracking=offline.")
+    return [folder for folder in runs if not _sent(folder)]
 
 
 def _sent(folder: Path) -> bool:

@@ -26,9 +26,7 @@ def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
     """
     wanted = json.dumps(made_of, sort_keys=True)
     if os.path.lexists(folder):
-        made = _read(folder / _MADE)
-        if made is None:
-            raise ValueError(f"fetch: {folder} is there, and was not fetched. Move it away, or set fetch.folder.")
+        made = fetched(folder)
         if made != wanted:
             raise ValueError(f"fetch: {folder} was made of {made}, now {wanted}. Delete it, or set fetch.folder.")
         yield None
@@ -51,6 +49,18 @@ def whole(folder: Path, made_of: Mapping[str, Any]) -> Iterator[Path | None]:
         raise
     finally:
         os.close(handle)
+
+
+def fetched(folder: Path) -> str:
+    """What a folder that is there was made of.
+
+    Raises:
+        ValueError: it was not fetched.
+    """
+    made = _read(folder / _MADE)
+    if made is None:
+        raise ValueError(f"fetch: {folder} is there, and was not fetched. Move it away, or set fetch.folder.")
+    return made
 
 
 def _say(what: str, folder: Path) -> None:
