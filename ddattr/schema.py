@@ -22,6 +22,7 @@ KEYS = {
     "member",
     "unit",
     "power",
+    "artifact",
     "against",
     "fetch",
     "data",

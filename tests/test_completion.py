@@ -15,7 +15,7 @@ from ddattr.cli.help import VERBS
     [
         ("", VERBS),
         ("tr", ["train"]),
-        ("re", ["report", "reproduce", "retrain"]),
+        ("re", ["replay", "report", "reproduce", "retrain"]),
         ("codebook.members=3 pl", ["plan"]),
         ("-m ", VERBS),
         ("train codebook.m", ["codebook.members="]),

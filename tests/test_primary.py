@@ -107,6 +107,7 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         "member": None,
         "unit": None,
         "power": 0.8,
+        "artifact": None,
         "against": [],
         "fetch": None,
         "queries": config(ddattr, "train")["queries"],

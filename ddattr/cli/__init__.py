@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from ddattr.cli import completion
 from ddattr.cli.help import VERBS, overview, page, version
 from ddattr.cli.keys import conf, meant_key
-from ddattr.cli.primary import is_folder, override, own_experiment, primary
+from ddattr.cli.primary import is_folder, override, own_experiment, parts, primary
 from ddattr.cli.refusal import Refusal, refusal
 from ddattr.cli.sweep import noted, reported
 from ddattr.spelling import meant, nearest
@@ -187,7 +187,8 @@ def worded(words: Sequence[str], optional: bool = False) -> list[str]:
     if bare:
         keys = meant(*(f"{key}=" for key in meant_key(bare[0]))) or f" List the keys: ddattr {verb} --help"
         raise Refusal(f"ddattr: {bare[0]!r} is no override, expected key=value.{keys}")
-    own = [f"stage={verb}" for verb in verbs[-1:]] + [override(folder) for folder in folders]
+    named = parts if verbs[-1:] == ["replay"] else lambda folder: [override(folder)]
+    own = [f"stage={verb}" for verb in verbs[-1:]] + [word for folder in folders for word in named(folder)]
     return own + own_experiment([word for word in overrides if not word.startswith("stage=")])
 
 

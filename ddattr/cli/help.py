@@ -57,6 +57,10 @@ PAGES = {  # in the order in which a newcomer needs them
     "verify": Page(
         ("experiment", "root", "run", "seed"), ("ddattr verify runs/digits", "ddattr verify runs/digits.zip")
     ),
+    "replay": Page(
+        (*RUN, "artifact", "unit", "queries.pictures", "trainer"),
+        ("ddattr replay runs/digits/members/003", "ddattr replay runs/digits/quality trainer.accelerator=cpu"),
+    ),
     "sync": Page(RUN, ("ddattr sync runs/digits_small",)),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
@@ -130,7 +134,7 @@ def page(verb: str, overrides: Sequence[str]) -> str:
             *(_entry(setting, comment, column) for setting, comment in rows),
             "\nexamples:",
             *(f"  {example}" for example in PAGES[verb].examples),
-            f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2",
+            f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2.",
         ]
     )
 

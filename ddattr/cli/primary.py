@@ -24,12 +24,25 @@ def is_folder(word: str) -> bool:
     return word.endswith(ENDINGS) or os.sep in word or os.path.isdir(word)
 
 
-def override(folder: str) -> str:
+def override(folder: str, key: str = "run") -> str:
     """A folder as Hydra's override: processes that start from argv find it there."""
     if _PLAIN.fullmatch(folder) and folder.lower() not in ("null", "true", "false", "nan", "inf"):
-        return f"run={folder}"
+        return f"{key}={folder}"
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), folder)
-    return f"run='{quoted}'"
+    return f"{key}='{quoted}'"
+
+
+def parts(folder: str) -> list[str]:
+    """An artifact's folder as overrides: the run that it lies in, and its place there; a run's as that alone."""
+    for path in (Path(os.path.normpath(folder)), Path(os.path.abspath(folder))):
+        for root in (path, *path.parents):
+            if (root / NAME).is_file():
+                own = [override(str(root))]
+                return own if root == path else [*own, override(path.relative_to(root).as_posix(), "artifact")]
+    raise FileNotFoundError(
+        f"replay: {folder} lies in no run, expected an artifact in a folder with {NAME}. Name one as "
+        "runs/digits/members/003."
+    )
 
 
 def own_experiment(words: Sequence[str]) -> list[str]:

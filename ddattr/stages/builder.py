@@ -43,12 +43,12 @@ class Builder:
         self.name = checked_name(config.name)
         self.root = checked_root(config.root)
         self.folder = None if config.run is None else str(config.run)
-        self.overrides = [o for o in overrides if not o.startswith(("stage=", "run=", "member=", "unit="))]
+        self.overrides = [o for o in overrides if not o.startswith(("stage=", "run=", "member=", "unit=", "artifact="))]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         self.rule = ruled(config, self.data) if open_keys(config) else ""
         check_keys(config)
-        if config.stage not in ("attribute", "load") and not self.queries.own:
+        if config.stage not in ("attribute", "replay", "load") and not self.queries.own:
             raise ValueError(
                 "queries: pictures or seeds, which `attribute` asks and no other verb does. Leave them out, or run: "
                 + self.command("attribute")
