@@ -5,11 +5,14 @@ import importlib
 import io
 import os
 import select
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes, not threads: two threads a process spin against each other
@@ -18,15 +21,19 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, and leave a
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ddattr.cli import completion
 from ddattr.cli.help import VERBS, overview, page, version
-from ddattr.cli.keys import conf, meant_key
+from ddattr.cli.keys import composed, conf, meant_key
 from ddattr.cli.primary import is_folder, override, own_experiment, parts, primary
 from ddattr.cli.refusal import Refusal, refusal
 from ddattr.cli.sweep import noted, reported
 from ddattr.spelling import meant, nearest
+
+DRY = "--dry-run"
+_OF_HYDRA = ("hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra.run.", "hydra.output_subdir=")
 
 
 def main() -> None:
@@ -38,16 +45,33 @@ def main() -> None:
         _until_terminated(),
         _until_nobody_reads(),
     ):
+        dry = DRY in sys.argv[1:]
+        sys.argv[1:] = [word for word in sys.argv[1:] if word != DRY]
         if (text := told(sys.argv[1:])) is not None:
             print(text)
             return
         completion.teach()
         sys.argv[1:] = arguments(sys.argv[1:])
-        app = hydra.main(version_base="1.3", config_path=conf(), config_name=primary(parsed(sys.argv[1:]).overrides))(
-            job
-        )
-        with reported(sys.argv[1:]) if parsed(sys.argv[1:]).multirun else nullcontext():
-            app()
+        start = primary(parsed(sys.argv[1:]).overrides)
+        with ExitStack() as around:
+            if parsed(sys.argv[1:]).multirun:
+                around.enter_context(reported(sys.argv[1:]))
+            if dry:
+                sys.argv[1:] = inert(sys.argv[1:], around.enter_context(TemporaryDirectory(prefix="ddattr-")))
+            made: set[Path] = set()
+            does = (lambda config: dry_job(config, made)) if dry else job
+            hydra.main(version_base="1.3", config_path=conf(), config_name=start)(does)()
+
+
+def inert(argv: Sequence[str], folder: str) -> list[str]:
+    """Hydra's arguments without launcher; what Hydra writes of a sweep goes to the folder.
+
+    Raises:
+        HydraException: the launcher that is left out could not be had.
+    """
+    left_out = [word for word in argv if word.lstrip("+~").startswith(_OF_HYDRA)]
+    composed(left_out)
+    return [*(word for word in argv if word not in left_out), override(folder, "hydra.sweep.dir")]
 
 
 @contextmanager
@@ -218,6 +242,19 @@ def job(config: DictConfig) -> None:
 
         stage = importlib.import_module(f"ddattr.stages.{config.stage}")
         stage.run(Run(config, HydraConfig.get().overrides.task))
+
+
+def dry_job(config: DictConfig, made: set[Path]) -> None:
+    """What that job would do, where `made` is what those before it would have made."""
+    with noted():
+        from ddattr.stages.dry import would
+        from ddattr.stages.run import Run
+
+        given = HydraConfig.get()
+        if given.mode is RunMode.MULTIRUN:
+            words = [word for word in given.overrides.task if not word.startswith("stage=")]
+            print(f"job {given.job.num}: {shlex.join(['ddattr', config.stage, *words])}")
+        would(Run(config, given.overrides.task), made)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def overview() -> str:
             "  ddattr VERB --help                    the main keys of a verb",
             "  ddattr VERB --cfg job                 all keys",
             "  ddattr VERB -m key=1,2                a job for every value",
+            "  ddattr VERB --dry-run                 what it would do; writes nothing",
             '  eval "$(ddattr -sc install=bash)"     completes verbs and keys in this shell',
             "  ddattr --hydra-help                   options of Hydra, which composes keys",
         ]
@@ -134,7 +135,7 @@ def page(verb: str, overrides: Sequence[str]) -> str:
             *(_entry(setting, comment, column) for setting, comment in rows),
             "\nexamples:",
             *(f"  {example}" for example in PAGES[verb].examples),
-            f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2.",
+            f"\nAll keys: ddattr {verb} --cfg job. A job for every value: -m key=1,2. What it would do: --dry-run",
         ]
     )
 
