@@ -92,14 +92,15 @@ class Artifact:
     def state(self) -> str:
         """`done`, `made with another config`, `out of date`, `running`, `dead`, `failed`, `interrupted` or `missing`.
 
-        A process that works on it holds its lock; one that status.json calls running, and which holds none, was killed.
+        A process that works on it holds its lock, or that of one of its shards; one that status.json calls running, and
+        which holds none, was killed.
         """
         try:
             if self.done():
                 return "done"
         except ValueError:
             return "made with another config"
-        if held(self.folder):
+        if held(self.folder) or any(map(held, self.folder.glob("shards/*/*/"))):
             return "running"
         if self.view and self.manifest is not None:
             return "out of date"

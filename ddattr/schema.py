@@ -21,6 +21,7 @@ KEYS = {
     "seed",
     "member",
     "unit",
+    "part",
     "power",
     "artifact",
     "against",

@@ -20,6 +20,7 @@ from ddattr.attribution.jacobian import first_order, jacobian
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.module import AttributionModule
 from ddattr.attribution.replay import inversion_spread
+from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook, contrast
@@ -60,7 +61,7 @@ def attribute(process, data, tmp_path):
             DDPM(steps).reverse(process),
             CODE,
             data,
-            folder=tmp_path / name,
+            shards=Shards(tmp_path / name),
             seed=0,
             **options,
         )

@@ -106,6 +106,7 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
     assert {key: again[key] for key in PER_CALL - {"stage", "run", "root"}} == {
         "member": None,
         "unit": None,
+        "part": None,
         "power": 0.8,
         "artifact": None,
         "against": [],

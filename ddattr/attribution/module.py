@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.attribution import replayed, tables
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.replay import Replay, inversion_spread
+from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -26,8 +25,8 @@ from ddattr.ensemble.ensemble import Ensemble
 class AttributionModule(L.LightningModule):
     """Attributes queries to the units of an ensemble.
 
-    Queries spread over batches and devices; a batch is one atomic shard of tensors, so that a killed run goes on where
-    it stopped. After the last one, rank 0 merges the shards, scores all units and logs the agreement.
+    Queries spread over batches, and these over devices; a batch is one shard of tensors. After the last one, rank 0
+    merges the shards, scores all units and logs the agreement; a part, which shares them, makes its own alone.
 
     Args:
         ensemble: the members.
@@ -36,7 +35,7 @@ class AttributionModule(L.LightningModule):
         codebook: who trained on what.
         data: the units' images and the sets scored after the fact.
         settings: of the tests.
-        folder: where shards go.
+        shards: what batches make.
         seed: of the ablated units and of the noise that pictures are denoised from.
         queries: number of the run's own queries.
         first_query: seed of the first of them; the others follow.
@@ -57,7 +56,7 @@ class AttributionModule(L.LightningModule):
         codebook: Codebook,
         data: UnitDataModule,
         settings: TestSettings,
-        folder: Path,
+        shards: Shards,
         seed: int,
         queries: int,
         batch: int,
@@ -78,7 +77,7 @@ class AttributionModule(L.LightningModule):
         self.codebook = codebook
         self.data = data
         self.settings = settings
-        self.folder = folder
+        self.shards = shards
         self.batch = batch
         self.asked = asked or Asked(torch.arange(first_query, first_query + queries))
         # noise that `validate` holds no score against; it denoises real pictures with the same
@@ -96,14 +95,18 @@ class AttributionModule(L.LightningModule):
         """Numbers of the queries of every shard: the same on any number of devices."""
         return self.asked.numbers.split(self.batch)
 
+    @property
+    def missing(self) -> int:
+        """How many batches have no shard yet."""
+        return self.shards.missing(self.batches)
+
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
     def predict_step(self, numbers: Tensor, index: int) -> None:
         numbers = numbers.cpu()
-        path = self.folder / f"shard-{int(numbers[0]):08d}.safetensors"
-        if not path.exists():
-            save_tensors(path, self._answers(numbers))
+        if not self.shards.make(numbers, lambda: self._answers(numbers)):
+            return
         done = "replayed" if self.asked.replayed else "denoised"
         first, last, count = int(numbers[0]), int(numbers[-1]), len(self.asked.numbers)
         print(f"attribute: queries {first} to {last} {done} ({count} in all)", flush=True)
@@ -138,9 +141,9 @@ class AttributionModule(L.LightningModule):
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier()  # every process's last shard is on disk
-        if not self.trainer.is_global_zero:
+        if self.shards.part or not self.trainer.is_global_zero:
             return
-        self.tensors = merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
+        self.tensors = self.shards.merged()
         given = (self.codebook, self.data, self.settings, self.asked.names)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
@@ -148,19 +151,6 @@ class AttributionModule(L.LightningModule):
             self.tables = tables.tabulate(self.tensors, *given)
         for logger in self.trainer.loggers:
             logger.log_metrics(self.tables.metrics())
-
-
-_QUERY_DIMENSION = dict.fromkeys(("seeds", "factual", "rotating_error", "pull_spread", "replay_error"), 0)
-
-
-def merge(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Shards joined over queries, in the order of their seeds."""
-    order = torch.cat([shard["seeds"] for shard in shards]).argsort()
-    joined = {}
-    for name in shards[0]:
-        dimension = _QUERY_DIMENSION.get(name, 1)
-        joined[name] = torch.cat([shard[name] for shard in shards], dimension).index_select(dimension, order)
-    return joined
 
 
 def _validate(**counts: int) -> None:

@@ -45,9 +45,10 @@ PAGES = {  # in the order in which a newcomer needs them
     ),
     "evaluate": Page((*RUN, "quality", "sampler", "trainer", "tracking"), ("ddattr evaluate",)),
     "attribute": Page(
-        (*RUN, "queries", "attribution", "significance", "sampler", "trainer", "tracking"),
+        (*RUN, "part", "queries", "attribution", "significance", "sampler", "trainer", "tracking", "hydra/launcher"),
         (
             "ddattr attribute",
+            "ddattr attribute -m 'part=range(0,4)' hydra/launcher=processes",
             "ddattr attribute runs/digits 'queries.pictures=[a.png,scans/]'",
             "ddattr attribute runs/digits 'queries.seeds=[100,101]'",
         ),
@@ -67,8 +68,8 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr validate experiment=digits_small",),
     ),
     "retrain": Page(
-        (*RUN, "unit", "member", "validation.retrained_members", "validation.replicates", "training"),
-        ("ddattr retrain unit=3", "ddattr retrain unit=label:3"),
+        (*RUN, "unit", "part", "member", "validation.retrained_members", "validation.replicates", "training"),
+        ("ddattr retrain unit=3", "ddattr retrain unit=label:3", "ddattr retrain -m 'part=range(0,8)'"),
     ),
     "compare": Page(
         (*RUN, "against", "tracking"),

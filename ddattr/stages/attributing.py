@@ -1,13 +1,16 @@
 """Attributing a query set: the run's own, or another of the same members; of the command line and of Python."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, fingerprint, save_table, save_tensors
+from ddattr.artifacts import Artifact, fingerprint, first_process, save_table, save_tensors
 from ddattr.attribution.asked import Asked
+from ddattr.attribution.module import AttributionModule
 from ddattr.attribution.queries import QuerySet
+from ddattr.attribution.shards import Shards
 from ddattr.attribution.tables import Tables
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
@@ -18,26 +21,50 @@ SHOWN = 16  # queries in W&B's table: some twenty pictures each
 
 
 def attribute(run: Run, queries: QuerySet) -> bool:
-    """Makes a query set, unless it is done: False if it was.
+    """Makes a query set, or a part of it, unless it is done: False if it was.
+
+    Parts share the shards, outside the set's own lock; whichever finds none missing merges them under it.
 
     Raises:
         FileNotFoundError, ValueError: a picture or a member cannot be read; it was made with another config.
     """
     artifact = run.query_set_artifact(queries)
+    made = False
     if artifact.done():
         run.check_members(artifact)
-        return False
-    asked = queries.asked(run.data, run.seed)  # before anything is written
-    return run.make(artifact, lambda: _attribute(run, artifact, asked))
+    else:
+        asked = queries.asked(run.data, run.seed)  # before anything is written
+        made = _make(run, artifact, asked) if run.config.part is None else _make_part(run, artifact, asked)
+    if first_process() and artifact.done():
+        shutil.rmtree(artifact.folder / "shards", ignore_errors=True)  # a part that is late makes none again
+    return made
 
 
-def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
-    run.warn()
-    run.write_units()
+def _make(run: Run, artifact: Artifact, asked: Asked | None, wait: bool = True) -> bool:
+    return run.make(artifact, lambda: _attribute(run, artifact, asked), wait=wait)
+
+
+def _make_part(run: Run, artifact: Artifact, asked: Asked | None) -> bool:
+    """Makes shards as long as there are any that nobody holds, then the set, if they are all there."""
+    artifact.read = run.members_read
+    module = _module(run, artifact, asked, part=True)
+    missing, before = module.missing, None
+    while missing and missing != before and not artifact.done():  # again: who held one may have been killed
+        trainer = run.trainer([], enable_progress_bar=False)
+        run.predict(trainer, module, len(module.batches), "attribution.batch", keeps=asked is None)
+        missing, before = module.missing, missing
+    if not missing or artifact.done():
+        with suppress(BlockingIOError):
+            return _make(run, artifact, asked, wait=False)
+    print(f"attribute: part {run.config.part} has done its share; other processes are at the rest", flush=True)
+    return True
+
+
+def _module(run: Run, artifact: Artifact, asked: Asked | None, part: bool = False) -> AttributionModule:
     batch = run.config.attribution.batch
     # of this config and these members' bits, in batches of this size: those of others are not taken up
-    shards = artifact.folder / "shards" / f"{artifact.fingerprint}-{fingerprint(artifact.read)[:8]}-{batch}"
-    module = run.build(
+    folder = artifact.folder / "shards" / f"{artifact.fingerprint}-{fingerprint(artifact.read)[:8]}-{batch}"
+    return run.build(
         "attribution",
         ensemble=run.ensemble(),
         process=run.process,
@@ -45,10 +72,16 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
         codebook=run.codebook,
         data=run.data,
         settings=run.significance,
-        folder=shards,
+        shards=Shards(folder, part, artifact.done),
         seed=run.seed,
         asked=asked,
     )
+
+
+def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
+    run.warn()
+    run.write_units()
+    module = _module(run, artifact, asked)
     with run.tracking.run(run.root, run.name, "attribute", artifact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, enable_progress_bar=False)
         run.predict(trainer, module, len(module.batches), "attribution.batch", keeps=asked is None)
@@ -56,7 +89,6 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
             write(artifact.folder, module.tensors, module.tables)
             if "jacobian" in module.tensors:
                 log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder, SHOWN))
-            shutil.rmtree(artifact.folder / "shards")
             lineage.log(run, loggers, artifact, lineage.members(run))
 
 

@@ -43,7 +43,8 @@ class Builder:
         self.name = checked_name(config.name)
         self.root = checked_root(config.root)
         self.folder = None if config.run is None else str(config.run)
-        self.overrides = [o for o in overrides if not o.startswith(("stage=", "run=", "member=", "unit=", "artifact="))]
+        per_call = ("stage=", "run=", "member=", "unit=", "part=", "artifact=")
+        self.overrides = [o for o in overrides if not o.startswith(per_call)]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
         self.rule = ruled(config, self.data) if open_keys(config) else ""
@@ -53,6 +54,7 @@ class Builder:
                 "queries: pictures or seeds, which `attribute` asks and no other verb does. Leave them out, or run: "
                 + self.command("attribute")
             )
+        _check_part(config.part, config.stage)
 
     def build(self, group: str, **arguments: Any) -> Any:
         """What a config group's `_target_` makes of its keys and of arguments that no config holds.
@@ -168,7 +170,7 @@ class Builder:
         """A Trainer that writes only where it is told to, and leaves the talking to us.
 
         Raises:
-            ValueError: one of several devices in a job of a sweep.
+            ValueError: one of several devices in a job of a sweep, or in a part.
         """
         import lightning.fabric
         import lightning.pytorch  # noqa: F401
@@ -194,6 +196,11 @@ class Builder:
             raise ValueError(
                 f"trainer: {trainer.world_size} devices for each job of -m, expected 1: the processes of a job would "
                 "begin the whole sweep and wait for each other. Leave out -m, or set trainer.devices=1."
+            )
+        if trainer.world_size > 1 and self.config.part is not None:
+            raise ValueError(
+                f"trainer: {trainer.world_size} devices for part={self.config.part}, expected 1: parts are processes "
+                "that share the work already. Leave out part=, or set trainer.devices=1."
             )
         return trainer
 
@@ -236,6 +243,16 @@ def _cluster() -> list[Any]:
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     return [LightningEnvironment()] if "SLURM_JOB_ID" in os.environ else []
+
+
+def _check_part(part: Any, stage: str) -> None:
+    """Raises ValueError when a part is no number, or none of a verb whose work is shared."""
+    if part is None:
+        return
+    if stage not in ("attribute", "retrain"):
+        raise ValueError(f"part={part}: `attribute` and `retrain` have parts, and {stage} has none. Leave out part=.")
+    if not isinstance(part, int) or isinstance(part, bool) or part < 0:
+        raise ValueError(f"part={part}, expected an integer from 0. Set part.")
 
 
 def checked_root(root: Any) -> Path:

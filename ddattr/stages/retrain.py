@@ -1,7 +1,8 @@
 """`ddattr retrain`: trains the models of the ground truth.
 
 They are all that `validate` needs, or those without one `unit`.
-Several processes, on one machine or many, share the work: each takes the next model that nobody holds.
+Several processes, on one machine or many, share the work: each takes the next model that nobody holds, and waits for
+the others at the end; a part of several, -m 'part=range(0,8)', does not.
 """
 
 from ddattr.stages.run import Run
@@ -15,7 +16,10 @@ def run(run: Run) -> None:
     run.check()
     wanted = select(run)
     run.write_codebook()
-    trained = retrain(run, wanted)
+    trained = retrain(run, wanted, wait=run.config.part is None)
+    left = sum(not run.retrained_artifact(model).done() for model in wanted)
+    if left:
+        print(f"retrain: part {run.config.part} has done its share; other processes are at {left} models", flush=True)
     print(f"retrain: {len(wanted)} models, {trained} trained now" if trained else "retrain: already done", flush=True)
 
 

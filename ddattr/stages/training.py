@@ -59,8 +59,12 @@ def _make(
     return made
 
 
-def retrain(run: Run, models: list[Training]) -> int:
-    """Trains models; returns how many this process trained. A model that another process holds is waited for last."""
+def retrain(run: Run, models: list[Training], wait: bool = True) -> int:
+    """Trains models; returns how many this process trained.
+
+    Args:
+        wait: at last for the models that other processes hold; else they are left to these.
+    """
     trained = 0
     held = []
     for place, model in enumerate(models):
@@ -69,7 +73,13 @@ def retrain(run: Run, models: list[Training]) -> int:
             trained += _make_retrained(run, model, title, wait=False)
         except BlockingIOError:
             held.append((model, title))
-    return trained + sum(_make_retrained(run, model, title, wait=True) for model, title in held)
+    for model, title in held:  # some may be free: who held one was killed
+        try:
+            trained += _make_retrained(run, model, title, wait)
+        except BlockingIOError:
+            if wait:
+                raise
+    return trained
 
 
 def _make_retrained(run: Run, model: Training, title: str, wait: bool) -> bool:
