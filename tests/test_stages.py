@@ -20,6 +20,7 @@ from conftest import COLUMNS, SMALL, TINY, answer, composed, contents, environme
 from ddattr.artifacts import load_json, load_table, load_tensors, locked, save_json
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import smallest
+from ddattr.stages import reproduce
 from ddattr.stages import train as train_stage
 from ddattr.stages.processes import spread
 from ddattr.stages.run import Run
@@ -429,6 +430,33 @@ def test_reproduce_spreads_queries_over_two_cores_unless_a_trainer_is_chosen(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     overrides = [f"experiment={SMALL}", *overrides]
     assert spread(Run(compose(*overrides), overrides)) == expected
+
+
+LAUNCHED = {
+    "basic": ([], [["evaluate"], ["attribute", "trainer=processes"]]),
+    "processes": (["hydra.launcher.n_jobs=1"], [["evaluate"], ["attribute", "trainer=processes"]]),
+    "slurm": (["+hydra.launcher.qos=low"], [["evaluate", "-m"], ["attribute", "-m", "part=range(0,2)"]]),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_reproduce_hands_its_launcher_on(ddattr, trained, tmp_path, monkeypatch, launcher):
+    """Members that are missing are jobs of it; on a cluster the queries too, and the evaluation."""
+    started: list[list[list[str]]] = []
+    monkeypatch.setattr(reproduce, "together", lambda steps, run: started.append(steps))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    shutil.copytree(trained, tmp_path / "run")
+    for member in ("002", "005"):
+        shutil.rmtree(tmp_path / "run" / "members" / member)
+    settings, steps = LAUNCHED[launcher]
+    chosen = [f"hydra/launcher={launcher}", *settings]
+    said = ddattr("reproduce", *TINY, f"root={tmp_path / 'run'}", *(chosen if launcher != "basic" else []))
+    assert (said.status, said.err) == (0, "")
+    own = chosen if launcher != "basic" else ["hydra/launcher=processes"]
+    training, stages, report = started
+    assert training == [["train", "-m", "member=2,5", *own]]
+    assert stages == [[*step, *(own if "-m" in step else [])] for step in steps]
+    assert report == [["report"]]
 
 
 @pytest.mark.parametrize(

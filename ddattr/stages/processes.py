@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import ddattr
@@ -32,6 +33,24 @@ def launched() -> int:
         return jobs
     jobs = hydra.launcher.get("n_jobs")
     return 1 if jobs is None else max(1, jobs if jobs > 0 else cores() + 1 + jobs)
+
+
+def launcher() -> list[str]:
+    """The overrides by which `reproduce` has its steps launched: those that chose and set a launcher, else processes.
+
+    In a sweep of several runs none, where the user chose one: it has launched this run.
+    """
+    hydra = HydraConfig.get()
+    if hydra.runtime.choices["hydra/launcher"] == "basic":
+        return ["hydra/launcher=processes"]
+    if hydra.mode is RunMode.MULTIRUN:
+        return []
+    return [word for word in hydra.overrides.hydra if word.lstrip("+").startswith(("hydra/launcher", "hydra.launcher"))]
+
+
+def queued() -> bool:
+    """Whether that launcher has jobs wait in a cluster's queue, each with resources of its own."""
+    return "array_parallelism" in HydraConfig.get().launcher and bool(launcher())
 
 
 def spread(run: Run) -> list[str]:
