@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import lightning as L
 import pytest
 import torch
 from conftest import TINY, Said, answer, environment, refused
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from safetensors.torch import load_file
 
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")
@@ -33,6 +35,16 @@ def test_several_devices_in_a_sweep_are_refused(ddattr, tmp_path):
 def test_a_batch_that_devices_cannot_share_equally_is_refused(ddattr):
     said = ddattr("train", "member=3", *TINY, "root=run", TWO[0], "trainer.devices=3", TWO[2])
     refused(said, "trainer: 3 devices for training.batch=4, expected a divisor of it")
+
+
+def test_lightning_asks_slurm_for_nothing_beside_submitit(make_run, monkeypatch):
+    """Its own plugin would, at the same signal, put a job back that submitit puts back."""
+    for name, value in {"JOB_ID": "7", "JOB_NAME": "ddattr", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    plain, ours = L.Trainer(**options), make_run().trainer([], enable_checkpointing=False)
+    environments = [trainer._accelerator_connector.cluster_environment for trainer in (plain, ours)]  # what it asks
+    assert [isinstance(found, SLURMEnvironment) for found in environments] == [True, False]
 
 
 def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(tmp_path):

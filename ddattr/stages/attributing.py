@@ -86,6 +86,7 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
         trainer = run.trainer(loggers, enable_progress_bar=False)
         run.predict(trainer, module, len(module.batches), "attribution.batch", keeps=asked is None)
         if trainer.is_global_zero:
+            assert module.tables is not None  # which the end of predict makes
             write(artifact.folder, module.tensors, module.tables)
             if "jacobian" in module.tensors:
                 log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder, SHOWN))
