@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL
+from conftest import SMALL, TINY
 
 from ddattr import cli
 from ddattr.cli.primary import is_folder
@@ -90,6 +90,27 @@ def test_the_python_example_runs_as_it_stands(reproduced, tmp_path, monkeypatch,
     assert names["without"].shape == (5, 1, *names["run"].data.shape)
     assert (names["without"] != names["without"][:1]).any()
     assert capsys.readouterr().out.count("q_value") == 2
+
+
+@pytest.mark.slow
+def test_many_machines_share_a_run_from_nothing_to_all_that_validate_needs(ddattr, tmp_path):
+    """The block as it stands, on a tiny run, less the cluster: a line's jobs are one after another."""
+    (block,) = re.findall(r"```\n(ddattr train [^`]*hydra/launcher=slurm.*?)```", PAGES[1].read_text(), re.S)
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert sum("hydra/launcher=slurm" in line for line in lines) == 5
+    few = ("attribution.queries=6", *(f"validation.{key}" for key in ("retrained_units=5", "retrained_members=2")))
+    none = (
+        "validation.replicates=1",
+        "validation.lds_subsets=0",
+        "validation.removal_queries=0",
+        "validation.groups=null",
+    )
+    for line in lines:
+        verb, *words = [re.sub(r"range\(0,18\)", "range(0,6)", word) for word in line if not word.startswith("hydra")]
+        said = ddattr(verb, *words, *TINY, *few, *none, f"root={tmp_path / 'run'}")
+        assert (said.status, said.err) == (0, "")
+    assert said.out.startswith("reproduce: already done")
+    assert "retrain: already done" in ddattr("retrain", *TINY, *few, *none, f"root={tmp_path / 'run'}").out
 
 
 def test_readme_is_read_in_two_minutes():
