@@ -219,7 +219,7 @@ class Progress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.history.resume(trainer.global_step)
         self.show(trainer.global_step)
-        self.started = time.time()
+        self.started = time.monotonic()
         self.first = trainer.global_step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -235,7 +235,7 @@ class Progress(L.Callback):
         self.history.log_metrics({"train/loss": loss}, step - 1)  # Lightning's line follows its checkpoint
         self.history.save()
         self.show(step)
-        left = (time.time() - self.started) / max(1, step - self.first) * (steps - step)
+        left = (time.monotonic() - self.started) / max(1, step - self.first) * (steps - step)
         _status(
             self.folder, "running", step, fingerprint=self.fingerprint, steps=steps, until=round(time.time() + left, 1)
         )
