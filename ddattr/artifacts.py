@@ -134,6 +134,16 @@ class Artifact:
             )
         return path
 
+    def whole(self) -> "Artifact":
+        """Itself, if done, and every file is what its manifest says.
+
+        Raises:
+            FileNotFoundError, ValueError: as `require` and `verified`; names the first that is not.
+        """
+        for name in (self.require().manifest or {}).get("files") or {}:
+            self.verified(name)
+        return self
+
     def make(self, seed: int, work: Callable[[], None], wait: bool = True) -> bool:
         """Does the work under the folder's lock, and writes the manifest if it succeeds; False if it was done already.
 

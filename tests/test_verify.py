@@ -148,6 +148,14 @@ def test_a_verb_refuses_an_exchanged_member_in_one_line(ddattr, mine, verb, exch
     assert contents(mine / "members") == before
 
 
+@pytest.mark.parametrize("name", ["quality/fid.csv", "attribution/default/agreement.csv"])
+def test_no_report_is_drawn_of_a_table_that_was_changed(ddattr, mine, name):
+    shutil.rmtree(mine / "figures")
+    flip(mine / name)
+    refused(ddattr("report", str(mine)), name, "is damaged or not what its manifest says")
+    assert not (mine / "figures" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("key", ["config", "parents", "fingerprint", "seed", "commit", "files", "read"])
 def test_a_manifest_with_one_key_changed_is_named(mine, key):
     path = mine / "quality" / "manifest.json"
