@@ -4,11 +4,13 @@ A folder is done when its manifest.json exists, and only then; the manifest is w
 name in the same folder, are flushed to disk, and renamed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +29,7 @@ from ddattr.provenance import provenance
 
 _ABOUT = {"manifest.json", "status.json", "last.ckpt"}  # of an artifact, or of its making, and no part of it
 _ASIDE = {"wandb", "shards"}
+_signed: dict[Path, bytes] = {}  # folders whose lock this process holds, and what it wrote into it
 
 
 def first_process() -> bool:
@@ -165,9 +168,17 @@ class Artifact:
                 return False
             expense = Expense()
             (self.folder / "manifest.json").unlink(missing_ok=True)  # a view's, which is of other files from here on
+            self._clear()
             work()
             self._seal(self._describe(seed, {**expense.read(), "earlier_seconds": round(earlier, 2)}))
         return True
+
+    def _clear(self) -> None:
+        """Removes what a process that was killed had half written; not in other artifacts, which lie in it."""
+        for part in self.folder.rglob(".*.part*"):
+            own = part.parent == self.folder or not (part.parent / ".lock").exists()
+            if own and not _ASIDE & set(part.relative_to(self.folder).parts):
+                part.unlink(missing_ok=True)
 
     def redrawn(self) -> None:
         """Takes up, into the manifest of a view that is done, files that another stage has drawn again."""
@@ -243,10 +254,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[float]:
     """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it.
 
     Gives the seconds of earlier attempts: of processes that held it and did not come to an end, each from its signature
-    to the last file that it wrote here.
+    to the last file that it wrote here. Where two machines share a file system whose locks are each its own, and both
+    hold it, the later goes on: the other's next write is refused, see `atomic`.
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is false.
+        OSError: the file system has no locks at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as handle:
@@ -257,9 +270,14 @@ def locked(folder: Path, wait: bool = True) -> Iterator[float]:
                 raise
             print(f"{folder.name}: another process is working on {folder}; waiting for it", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OSError(errno.ENOLCK, f"no lock can be had ({error.strerror})", str(folder)) from error
         earlier = _earlier(folder)
-        _sign(handle.fileno(), earlier)
-        yield earlier
+        _signed[folder] = _sign(handle.fileno(), earlier)
+        try:
+            yield earlier
+        finally:
+            del _signed[folder]
 
 
 def _earlier(folder: Path) -> float:
@@ -274,12 +292,28 @@ def _earlier(folder: Path) -> float:
         return 0.0
 
 
-def _sign(lock: int, earlier: float) -> None:
-    """Who holds a lock, in its file: for people, as the lock is the kernel's."""
-    said = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "earlier": earlier}
-    with suppress(OSError):  # of a disk that is full: the work itself will say so
+def _sign(lock: int, earlier: float) -> bytes:
+    """Who holds a lock, in its file: for people, as the lock is the kernel's; and for `_check_lock`."""
+    signature = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "earlier": earlier}
+    said = json.dumps(signature).encode()
+    try:
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps(said).encode(), 0)
+        os.pwrite(lock, said, 0)
+    except OSError:  # of a disk that is full: the work itself will say so
+        return b""
+    return said
+
+
+def _check_lock(path: Path) -> None:
+    """Raises OSError where a path lies in a folder whose lock this process holds and another has signed since."""
+    for folder, own in _signed.items():
+        lock = folder / ".lock"
+        if folder in path.parents and lock.exists() and (now := lock.read_bytes()) not in (own, b""):
+            raise OSError(
+                errno.ENOLCK,
+                f"another process works on it since, though this one has its lock ({now.decode(errors='replace')})",
+                str(folder),
+            )
 
 
 def holder(folder: Path) -> dict[str, Any]:
@@ -308,18 +342,20 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the name `path`, whole and on disk, if the block succeeds.
 
     Raises:
-        OSError: the file system did not take it, a full disk among others; names `path`, whichever library wrote.
+        OSError: the file system did not take it, a full disk among others; names `path`, whichever library wrote. Or
+            another process works in its folder, though this one holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}")  # machines may share a folder
     try:
         yield part
+        _check_lock(path)
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         code = error.errno if isinstance(error, OSError) else _code(error)
-        if code is None:
+        if code in (None, errno.ENOLCK):
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
     finally:

@@ -425,3 +425,48 @@ def test_a_lock_says_who_holds_it_and_since_when_while_it_is_held(tmp_path):
     with open(tmp_path / ".lock") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         assert holder(tmp_path) == {}
+
+
+def test_where_two_hold_one_lock_the_earlier_writes_nothing_any_more(tmp_path, monkeypatch):
+    """Two machines whose locks are each its own; one is played by a child, which has no part of the other's memory."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    folder = tmp_path / "a"
+    with locked(folder):
+        save_json(folder / "x.json", {"of": "the first"})
+        kill(hanging(_lock_and_hang, folder))
+        save_json(tmp_path / "elsewhere.json", {})
+        for name in ("x.json", "manifest.json", "below/y.json"):
+            with pytest.raises(OSError, match="another process works on it since") as caught:
+                save_json(folder / name, {})
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOLCK, str(folder))
+    assert load_json(folder / "x.json") == {"of": "the first"}
+    assert load_json(folder / "manifest.json") is None
+    assert Artifact(folder, CONFIG).make(0, lambda: save_json(folder / "x.json", {"of": "the next"}))
+
+
+def test_a_file_system_without_locks_is_told_with_the_folder(tmp_path, monkeypatch):
+    def no_lock(*_) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with pytest.raises(OSError, match=r"no lock can be had \(Function not implemented\)") as caught:
+        Artifact(tmp_path, CONFIG).make(0, lambda: None)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOLCK, str(tmp_path))
+
+
+def test_processes_of_one_number_on_two_machines_write_to_names_of_their_own(tmp_path):
+    with atomic(tmp_path / "x") as one, atomic(tmp_path / "x") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "x").read_text() == "one"
+
+
+def test_what_a_killed_process_had_half_written_is_cleared_by_the_next(tmp_path):
+    """In its own folder and below, but not where another artifact lies there, which may be at work."""
+    with locked(tmp_path / "other"):
+        pass
+    for folder in ("", "figures", "other"):
+        kill(hanging(_write_and_hang, tmp_path / folder / "x.json"))
+    assert len(list(tmp_path.rglob("*.part*"))) == 3
+    Artifact(tmp_path, CONFIG).make(0, lambda: None)
+    assert [path.parent.name for path in tmp_path.rglob("*.part*")] == ["other"]

@@ -185,6 +185,20 @@ def test_an_attribution_killed_between_shards_goes_on_to_the_same_tables(attribu
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_a_shard_that_another_process_takes_away_is_missed_and_not_left_out(attribute, tmp_path, monkeypatch):
+    """Else a table of fewer queries than were asked would count as done."""
+    begins = AttributionModule.predict_step
+
+    def step(self, numbers, index) -> None:
+        begins(self, numbers, index)
+        if index == 1:
+            shards(tmp_path)[0].unlink()
+
+    monkeypatch.setattr(AttributionModule, "predict_step", step)
+    with pytest.raises(FileNotFoundError, match="shard-00000010"):
+        attribute()
+
+
 def test_a_shard_that_is_there_is_not_made_again(attribute):
     whole = attribute().tables
 

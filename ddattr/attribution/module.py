@@ -143,7 +143,7 @@ class AttributionModule(L.LightningModule):
         self.trainer.strategy.barrier()  # every process's last shard is on disk
         if self.shards.part or not self.trainer.is_global_zero:
             return
-        self.tensors = self.shards.merged()
+        self.tensors = self.shards.merged(self.batches)
         given = (self.codebook, self.data, self.settings, self.asked.names)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)

@@ -49,9 +49,13 @@ class Shards:
         """How many of these batches have no shard."""
         return sum(not self._path(numbers).exists() for numbers in batches)
 
-    def merged(self) -> dict[str, Tensor]:
-        """All of them, joined over queries in the order of their seeds."""
-        return merge([load_tensors(path) for path in sorted(self.folder.glob("shard-*.safetensors"))])
+    def merged(self, batches: Sequence[Int[Tensor, "_"]]) -> dict[str, Tensor]:
+        """Those of these batches, joined over queries in the order of their seeds.
+
+        Raises:
+            FileNotFoundError: one is not there: fewer queries would count as all.
+        """
+        return merge([load_tensors(self._path(numbers)) for numbers in batches])
 
     def _path(self, numbers: Int[Tensor, "q"]) -> Path:
         return self.folder / f"shard-{int(numbers[0]):08d}.safetensors"

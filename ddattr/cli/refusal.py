@@ -11,10 +11,12 @@ from ddattr.schema import raised_here
 from ddattr.spelling import meant, nearest
 
 _REMEDY = "Set root= to a folder that you may write to."
-_REMEDIES = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "Make room, and run the same again: what was done is kept.",
-)
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room, and run the same again: what was done is kept."
+    ),
+    errno.ENOLCK: "Set root= to a folder whose file system has locks, or let one machine at a time work there.",
+}
 
 
 class Refusal(Exception):
