@@ -1,6 +1,7 @@
 """Lineage at W&B: data, codebook, members, quality and attribution, validation, each the version that its bits say."""
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import wandb
 from conftest import manifest
-from test_online import impatient, server  # noqa: F401
+from test_online import impatient, server, until  # noqa: F401
 from test_wandb import nobody, records  # noqa: F401
 
 from ddattr.tracking.lineage import Node, log_lineage
@@ -82,6 +83,23 @@ def test_a_server_that_is_away_is_not_waited_for_at_each(tmp_path, server, impat
         log_lineage(loggers, Node("quality", "q", {}, {}), [member(k) for k in range(30)])
         assert time.monotonic() - started < 30  # seconds: one wait of 15, the client's own, and not 31
     assert not server.artifacts
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_over_an_artifact_lets_the_run_end(tmp_path, server, impatient, capfd):  # noqa: F811
+    """W&B's own process tries to send it for as long as it lives."""
+
+    def silence() -> None:
+        until(lambda: server.artifacts)
+        server.trouble = "mute"
+
+    threading.Thread(target=silence, daemon=True).start()
+    started = time.monotonic()
+    with Tracking("online", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
+        loggers[0].log_metrics({"fid": 2.0}, 0)
+        log_lineage(loggers, Node("quality", "q", {}, {}), [member(k) for k in range(8)])
+    assert time.monotonic() - started < 60  # seconds: the client's own wait of 15, two of the settings', and some
+    assert "W&B did not take all of evaluate" in capfd.readouterr().err
 
 
 def references(root: Path, place: str) -> dict[str, str]:

@@ -94,10 +94,11 @@ def test_the_python_example_runs_as_it_stands(reproduced, tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_many_machines_share_a_run_from_nothing_to_all_that_validate_needs(ddattr, tmp_path):
-    """The block as it stands, on a tiny run, less the cluster: a line's jobs are one after another."""
-    (block,) = re.findall(r"```\n(ddattr train [^`]*hydra/launcher=slurm.*?)```", PAGES[1].read_text(), re.S)
-    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    assert sum("hydra/launcher=slurm" in line for line in lines) == 5
+    """Both pages' blocks as they stand, on a tiny run, less the cluster: a line's jobs are one after another."""
+    block_of = r"```\n(ddattr train [^`]*hydra/launcher=slurm.*?)```"
+    found = [re.findall(block_of, page.read_text(), re.S) for page in PAGES]
+    lines = [shlex.split(line, comments=True)[1:] for (block,) in found for line in block.splitlines()]
+    assert sum("hydra/launcher=slurm" in line for line in lines) == 3 + 5
     few = ("attribution.queries=6", *(f"validation.{key}" for key in ("retrained_units=5", "retrained_members=2")))
     none = (
         "validation.replicates=1",
