@@ -86,20 +86,21 @@ def test_a_server_that_is_away_is_not_waited_for_at_each(tmp_path, server, impat
 
 
 @pytest.mark.slow
-def test_a_server_that_falls_silent_over_an_artifact_lets_the_run_end(tmp_path, server, impatient, capfd):  # noqa: F811
-    """W&B's own process tries to send it for as long as it lives."""
+def test_a_server_that_falls_silent_over_artifacts_lets_the_run_end(tmp_path, server, impatient, capfd):  # noqa: F811
+    """One is there, others are with the client, which would wait for them without end."""
 
     def silence() -> None:
-        until(lambda: server.artifacts)
+        until(lambda: server.committed)
         server.trouble = "mute"
 
     threading.Thread(target=silence, daemon=True).start()
     started = time.monotonic()
     with Tracking("online", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
         loggers[0].log_metrics({"fid": 2.0}, 0)
-        log_lineage(loggers, Node("quality", "q", {}, {}), [member(k) for k in range(8)])
-    assert time.monotonic() - started < 60  # seconds: the client's own wait of 15, two of the settings', and some
-    assert "W&B did not take all of evaluate" in capfd.readouterr().err
+        for k in range(4):
+            log_lineage(loggers, member(k), [])
+    assert time.monotonic() - started < 60  # seconds; twice the settings' 2 and 5, where nothing else is slow
+    assert capfd.readouterr().err.startswith("tracking: W&B did not take all of evaluate (")
 
 
 def references(root: Path, place: str) -> dict[str, str]:

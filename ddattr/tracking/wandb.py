@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,7 +74,8 @@ class RunLogger(WandbLogger):
     def finish(self, status: int) -> None:
         """Ends the run, in bounded time; when W&B has not taken all of it, a line says how to send it later."""
         run = self.experiment
-        with self.sparing():
+        limit = 2 * run.settings.finish_timeout + 5
+        with self.sparing(), redirect_stderr(StringIO()), _given_up_after(limit):  # of its tracebacks one line is said
             run.finish(status)
         self.trouble = self.trouble or _given_up(Path(run.settings.log_internal))
         if self.trouble:
@@ -172,6 +175,27 @@ def run_id(group: str, job: str, fingerprint: str) -> str:
     head = "-".join(re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:20] for name in (group, job))
     whole = json.dumps([group, job, fingerprint]).encode()
     return f"{head}-{hashlib.sha256(whole).hexdigest()[:20]}"
+
+
+@contextmanager
+def _given_up_after(seconds: float) -> Iterator[None]:
+    """Ends W&B's own process if the block takes longer, which ends the block with an error.
+
+    Its own limit does not count while an artifact is being sent: a server that falls silent then is waited for without
+    end. Its log may lack the last that it was given, which the run's folder has.
+    """
+
+    def end() -> None:
+        with suppress(Exception):  # of another version of the client: then it is waited for
+            wandb.setup()._connection._proc._process.terminate()  # type: ignore[union-attr]
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _given_up(log: Path) -> str | None:
