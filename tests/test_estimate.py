@@ -71,7 +71,6 @@ def test_an_estimate_goes_with_steps_and_members(run, monkeypatch):
 
 def test_a_direction_is_timed_in_the_jacobian_itself(run):
     """It takes no less than a look, and what no network does takes nothing to speak of."""
-    ensemble = estimate.Ensemble([run.network(0)] * run.codebook.members)
-    looks = estimate._Looks(run, ensemble)
+    looks = estimate._Looks(run, run.network(0))
     assert 0 < looks.many <= 1.5 * looks.few
     assert looks.tangent >= looks.few

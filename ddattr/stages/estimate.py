@@ -40,7 +40,7 @@ def estimate(run: Run) -> Estimate:
     parameters = sum(p.numel() for p in network.parameters())
     step, paid = _training_step(run, network), _paid(run)
     each = sum(paid) / len(paid) if paid else (training.steps if fork is None else fork.steps) * step
-    looks = _Looks(run, Ensemble([network] * n))
+    looks = _Looks(run, network)
     m = attribution.jacobian.members_per_step or n
     sizes = halvings(n) if quality.sizes is None else quality.sizes
     rows = 2 * n + quality.orders * sum(k * (2 if 2 * k <= n else 1) for k in sizes if 1 < k < n)
@@ -70,9 +70,10 @@ class _Looks:
     """Seconds a picture that a network looks at: among `few`, as queries are together; among `many`. Of a direction of
     the Jacobian, `tangent`, by two of its steps; of a step of one query's exact Jacobian, `exact`."""
 
-    def __init__(self, run: Run, ensemble: Ensemble):
+    def __init__(self, run: Run, network: torch.nn.Module):
         attribution, device = run.config.attribution, device_of(run)
-        n, together = len(ensemble), min(attribution.queries, attribution.batch)
+        n, together = run.codebook.members, min(attribution.queries, attribution.batch)
+        ensemble = Ensemble([network] * n)
         tape = torch.zeros(3, together, *run.data.shape, device=device)
         many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
         chosen = attribution.jacobian
@@ -80,8 +81,10 @@ class _Looks:
         self.few = _seconds(lambda: ensemble.member(0, tape[0], 0), device) / together
         self.many = _seconds(lambda: ensemble.member(0, many, 0), device) / len(many)
         two = _seconds(lambda: jacobian(ensemble, tape, run.reverse[:2], m, chosen.tangents), device)
-        self.exact = _seconds(lambda: jacobian(ensemble, tape[:, :1], run.reverse[:2]), device)
         self.tangent = max(self.few, (two / together - (2 * n - m) * self.few) / (m * n))
+        alone = _seconds(lambda: ensemble.member(0, tape[0, :1], 0), device)
+        one = _seconds(lambda: jacobian(ensemble, tape[:, :1], run.reverse[:2], 1, chosen.tangents), device)
+        self.exact = n * max(alone, one - (2 * n - 1) * alone)
 
 
 def device_of(run: Run) -> torch.device:
@@ -122,19 +125,19 @@ def _most(run: Run) -> int:
 
 
 def _seconds(call, device: torch.device) -> float:
-    """Of a call, after a first one; of that one where it takes long, and a start makes no difference.
+    """Of a call, after a first one; of that one where it takes half a second, and a start makes no difference.
 
     Of the processor where there is no accelerator: what else a machine does is no part of it.
     """
     on_device = device.type != "cpu"
     clock = time.perf_counter if on_device else time.process_time
-    for calls in (1, 5):
+    for calls in (1, 3):
         started = clock()
         for _ in range(calls):
             call()
         if on_device:
             torch.accelerator.synchronize()
         seconds = (clock() - started) / calls
-        if seconds > 2:
+        if seconds > 0.5:
             break
     return seconds
