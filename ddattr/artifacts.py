@@ -1,20 +1,17 @@
-"""Run folders that remember how they were made: manifests, fingerprints, locks, atomic writes.
+"""Run folders that remember how they were made: manifests, fingerprints, atomic writes.
 
 A folder is done when its manifest.json exists, and only then; the manifest is written last. Writes go to a temporary
 name in the same folder, are flushed to disk, and renamed.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddattr.locks import check_lock, held, locked
 from ddattr.meter import Expense
 from ddattr.provenance import provenance
 
 _ABOUT = {"manifest.json", "status.json", "last.ckpt"}  # of an artifact, or of its making, and no part of it
 _ASIDE = {"wandb", "shards"}
-_signed: dict[Path, bytes] = {}  # folders whose lock this process holds, and what it wrote into it
 
 
 def first_process() -> bool:
@@ -250,94 +247,6 @@ def same_digest(kept: str, found: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[float]:
-    """Holds a folder's lock file, after whoever holds it; a process that dies, however it dies, lets go of it.
-
-    Gives the seconds of earlier attempts: of processes that held it and did not come to an end, each from its signature
-    to the last file that it wrote here. Where two machines share a file system whose locks are each its own, and both
-    hold it, the later goes on: the other's next write is refused, see `atomic`.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is false.
-        OSError: the file system has no locks at all.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            print(f"{folder.name}: another process is working on {folder}; waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise OSError(errno.ENOLCK, f"no lock can be had ({error.strerror})", str(folder)) from error
-        earlier = _earlier(folder)
-        _signed[folder] = _sign(handle.fileno(), earlier)
-        try:
-            yield earlier
-        finally:
-            del _signed[folder]
-
-
-def _earlier(folder: Path) -> float:
-    """Seconds of those who signed a folder's lock and did not come to an end, which is a manifest."""
-    try:
-        if (folder / "manifest.json").exists():
-            return 0.0
-        said = json.loads((folder / ".lock").read_text())
-        written = [path.stat().st_mtime for path in folder.iterdir() if path.name != ".lock"]
-        return float(said["earlier"]) + max(0.0, max(written, default=0.0) - float(said["since"]))
-    except (OSError, ValueError, KeyError, TypeError):  # nobody, or an older version, signed it
-        return 0.0
-
-
-def _sign(lock: int, earlier: float) -> bytes:
-    """Who holds a lock, in its file: for people, as the lock is the kernel's; and for `_check_lock`."""
-    signature = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "earlier": earlier}
-    said = json.dumps(signature).encode()
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, said, 0)
-    except OSError:  # of a disk that is full: the work itself will say so
-        return b""
-    return said
-
-
-def _check_lock(path: Path) -> None:
-    """Raises OSError where a path lies in a folder whose lock this process holds and another has signed since."""
-    for folder, own in _signed.items():
-        lock = folder / ".lock"
-        if folder in path.parents and lock.exists() and (now := lock.read_bytes()) not in (own, b""):
-            raise OSError(
-                errno.ENOLCK,
-                f"another process works on it since, though this one has its lock ({now.decode(errors='replace')})",
-                str(folder),
-            )
-
-
-def holder(folder: Path) -> dict[str, Any]:
-    """Who holds a folder's lock: `host`, `pid`, `since` (seconds since 1970); {} where nobody does, or none is said."""
-    if not held(folder):
-        return {}
-    with suppress(OSError, ValueError):
-        return dict(json.loads((folder / ".lock").read_text()))
-    return {}
-
-
-def held(folder: Path) -> bool:
-    """Whether a living process, on this machine or on another that shares the folder, holds its lock."""
-    try:
-        with open(folder / ".lock") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is none
-        pass
-    return False
-
-
-@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the name `path`, whole and on disk, if the block succeeds.
 
@@ -349,7 +258,7 @@ def atomic(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}")  # machines may share a folder
     try:
         yield part
-        _check_lock(path)
+        check_lock(path)
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, path)

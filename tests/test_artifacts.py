@@ -22,16 +22,14 @@ from ddattr.artifacts import (
     Artifact,
     atomic,
     fingerprint,
-    held,
-    holder,
     load_json,
     load_table,
     load_tensors,
-    locked,
     save_json,
     save_table,
     save_tensors,
 )
+from ddattr.locks import held, holder, locked
 
 CONFIG = {"training": {"steps": 600, "batch": 64}, "seed": 0}
 scalars = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)

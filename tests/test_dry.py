@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY, contents, manifest, refused
 
-from ddattr.artifacts import locked, save_json
+from ddattr.artifacts import save_json
 from ddattr.cli.help import VERBS
+from ddattr.locks import locked
 from ddattr.stages.dry import _STEPS, MAKES
 
 REMOVED = ("validation.removal_queries=5", "validation.removal_sizes=[2]", "validation.removal_methods=[pixel]")

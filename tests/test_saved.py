@@ -7,8 +7,9 @@ import yaml
 from conftest import TINY, composed, contents, refused
 
 from ddattr import cli, load
-from ddattr.artifacts import locked, save_text
+from ddattr.artifacts import save_text
 from ddattr.ensemble.sampling import SamplingModule
+from ddattr.locks import locked
 from ddattr.stages import evaluate, train
 from ddattr.stages.run import Run
 from ddattr.stages.saved import FORMAT, KEPT, PER_CALL, named, read, renewed, text

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, answer, composed, spawn
 from slurm import cluster, installed, states, until
 
-from ddattr.artifacts import holder
+from ddattr.locks import holder
 from ddattr.stages.run import Run
 
 pytestmark = pytest.mark.slurm

@@ -13,8 +13,9 @@ from datetime import datetime
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ddattr.artifacts import Artifact, holder, load_json, load_table
+from ddattr.artifacts import Artifact, load_json, load_table
 from ddattr.attribution.queries import DEFAULT
+from ddattr.locks import holder
 from ddattr.stages.run import Run
 from ddattr.tracking.ledger import said
 
