@@ -25,7 +25,7 @@ class ReverseStep(NamedTuple):
 
 
 # What a scheduler's config says that is taken from it, and the values of other keys that say what is done anyway
-_READ = {
+READ = {
     "num_train_timesteps",
     "beta_start",
     "beta_end",
@@ -153,9 +153,9 @@ def _check(scheduler: SchedulerMixin) -> None:
             "Set diffusion.scheduler._target_."
         )
     config = scheduler.config
-    for key in sorted(set(config) - _READ - set(config["_use_default_values"])):
+    for key in sorted(set(config) - READ - set(config["_use_default_values"])):
         if not key.startswith("_") and config[key] != _DONE.get(key):
-            expected = f"{_DONE[key]}, which is what is done" if key in _DONE else f"some of {', '.join(sorted(_READ))}"
+            expected = f"{_DONE[key]}, which is what is done" if key in _DONE else f"some of {', '.join(sorted(READ))}"
             raise ValueError(f"diffusion: {key}={config[key]}, expected {expected}. Remove diffusion.scheduler.{key}.")
     if config.prediction_type != "epsilon":
         raise ValueError(

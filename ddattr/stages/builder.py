@@ -25,6 +25,11 @@ from ddattr.schema import check_keys, raised_here
 from ddattr.stages.rule import named, open_keys, ruled
 from ddattr.stages.saved import checked_name
 
+_PRETRAINED = {
+    "unet": "ddattr.diffusion.pretrained.pretrained",
+    "diffusion": "ddattr.diffusion.pretrained.process",
+}
+
 
 class Builder:
     """Builds, once and when asked, everything that a stage needs.
@@ -90,7 +95,22 @@ class Builder:
 
     @cached_property
     def process(self):
-        return self.build("diffusion")
+        from ddattr.diffusion.pretrained import check_process
+
+        path = self.pretrained
+        if self.config.diffusion._target_ == _PRETRAINED["diffusion"]:
+            if path is None:
+                raise ValueError("diffusion: pretrained, but no network is. Set unet=pretrained, or diffusion=linear.")
+            return self.build("diffusion", path=path)
+        process = self.build("diffusion")
+        if path is not None:
+            check_process(path, process)
+        return process
+
+    @property
+    def pretrained(self) -> str | None:
+        """The folder, or the hub's id, of the network that all trainings start from; None where it is drawn."""
+        return self.config.unet.path if self.config.unet._target_ == _PRETRAINED["unet"] else None
 
     @cached_property
     def reverse(self):

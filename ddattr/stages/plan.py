@@ -126,6 +126,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
             if fork is None
             else [("members", f"forks of {fork.steps} steps of one base of {run.config.training.steps}")]
         ),
+        *_pretrained(run),
         ("network", f"{found.parameters:,} parameters"),
         (
             f"time, one {found.device.type} process",
@@ -137,6 +138,14 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ("memory", f"about {found.memory / 1e9:.1f} GB a process"),
         ("disk", f"about {found.disk / 1e6:.0f} MB"),
     ]
+
+
+def _pretrained(run: Run) -> list[tuple[str, str]]:
+    """Where members start, and what that leaves open."""
+    if run.pretrained is None:
+        return []
+    said = f"the weights of {run.pretrained}: what these owe to a unit, no ablation shows"
+    return [("members start from", said)]
 
 
 def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:

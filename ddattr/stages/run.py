@@ -71,6 +71,10 @@ class Run(Builder):
         config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")}
         del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
         config["training"].pop("fork", None)
+        if self.pretrained is not None:  # what it holds counts, and not where it lies
+            from ddattr.diffusion.pretrained import digest
+
+            config["unet"]["path"] = digest(self.pretrained)
         if self.precision != "32-true":
             config["trainer"] = {"precision": self.precision}
         return config

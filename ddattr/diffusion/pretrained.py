@@ -1,0 +1,179 @@
+"""A network to start from: a folder that diffusers saved, its weights, its scheduler, and the digest of both."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDPMScheduler
+from diffusers.schedulers import KarrasDiffusionSchedulers
+
+from ddattr.diffusion.process import READ, Process
+from ddattr.diffusion.unet import UNet
+
+_WEIGHTS = "diffusion_pytorch_model"
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_channels: int) -> UNet:
+    """The UNet2DModel of a folder, with its weights, in float32 and training mode.
+
+    Args:
+        path: of the model's folder, or of a pipeline's with `unet/`; else an id of the Hugging Face hub.
+        sample_size: (H, W) of the data's pictures; with their channels, what the model has to be of.
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no UNet2DModel, pickled weights, weights that do not fit, or a model of other pictures.
+    """
+    place = unet_folder(path)
+    _check_shape(path, json.loads((place / "config.json").read_text()), sample_size, in_channels, out_channels)
+    network, found = UNet.from_pretrained(
+        place,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+        ignore_mismatched_sizes=True,  # they are refused below, with others
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    wrong = [*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"unet: the weights in {place} are not of its config.json: {len(wrong)} differ, as {wrong[0]}. "
+            "Save the model again with diffusers, or set unet.path to another."
+        )
+    return network.train()
+
+
+def process(path: str) -> Process:
+    """The forward process that the folder's scheduler config says; clipping and the like in it are a sampler's.
+
+    Raises:
+        FileNotFoundError: no such folder, or no scheduler in it.
+        ValueError: a scheduler whose noise is not of betas, or that `Process` refuses.
+    """
+    place = _scheduler_file(path)
+    if place is None:
+        raise FileNotFoundError(
+            f"diffusion: {path} holds no scheduler/scheduler_config.json, expected that of a pipeline. Set "
+            "diffusion=linear and the keys of diffusion.scheduler that the base was trained with."
+        )
+    config = json.loads(place.read_text())
+    name = config.get("_class_name")
+    if (
+        not (name in KarrasDiffusionSchedulers.__members__ and hasattr(diffusers, name))
+        or "beta_schedule" not in config
+    ):
+        raise ValueError(
+            f"diffusion: {place} is of a {name}, expected a scheduler with betas, as DDPMScheduler or DDIMScheduler. "
+            "Set unet.path to another, or diffusion=linear and diffusion.scheduler as the base was trained."
+        )
+    taken = {key: value for key, value in config.items() if key in READ}
+    if taken.get("timestep_spacing") == "leading":  # what diffusers writes where nobody had chosen
+        del taken["timestep_spacing"]
+    return Process(DDPMScheduler(**taken))
+
+
+def check_process(path: str, process: Process) -> None:
+    """Refuses a process that is another than the folder's scheduler config says, where there is one.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    if _scheduler_file(path) is None:
+        return
+    own, given = (p.scheduler.config for p in (globals()["process"](path), process))
+    keys = [key for key in sorted(READ - {"timestep_spacing", "steps_offset"}) if own.get(key) != given.get(key)]
+    if keys:
+        raise ValueError(
+            f"diffusion: {keys[0]}={given.get(keys[0])}, but the base in {path} was trained with {own.get(keys[0])}. "
+            "Set diffusion=pretrained."
+        )
+
+
+@cache
+def digest(path: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of the model's config and weights and of its scheduler's config.
+
+    They are the same wherever the folder lies.
+    """
+    place, scheduler = unet_folder(path), _scheduler_file(path)
+    files = [place / "config.json", *sorted(place.glob(f"{_WEIGHTS}*.safetensors*"))]
+    whole = hashlib.sha256()
+    for file in [*files, *([] if scheduler is None else [scheduler])]:
+        with file.open("rb") as handle:
+            whole.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def unet_folder(path: str) -> Path:
+    """Where the model lies: config.json and weights in safetensors.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no UNet2DModel, or pickled weights.
+    """
+    root = _fetched(path)
+    place = root / "unet" if (root / "unet").is_dir() else root
+    config = place / "config.json"
+    name = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if name != "UNet2DModel":
+        found = "no config.json" if name is None and not config.is_file() else f"a config.json of {name}"
+        raise ValueError(
+            f"unet: {place} holds {found}, expected that of a UNet2DModel, as save_pretrained of diffusers writes it. "
+            "Set unet.path to the folder of such a model, or of a pipeline with unet/."
+        )
+    if not any((place / f"{_WEIGHTS}.safetensors{end}").is_file() for end in ("", ".index.json")):
+        if pickled := next((file for end in ("bin", "pt", "pth", "ckpt") for file in place.glob(f"*.{end}")), None):
+            convert = f"UNet2DModel.from_pretrained('{place}').save_pretrained('{place}')"
+            raise ValueError(
+                f"unet: {pickled} is pickled, and could run anything when it is read; expected {_WEIGHTS}.safetensors. "
+                f'If you trust it, convert it: python -c "from diffusers import UNet2DModel; {convert}"'
+            )
+        raise ValueError(f"unet: {place} holds no {_WEIGHTS}.safetensors. Set unet.path to a folder that does.")
+    return place
+
+
+def _scheduler_file(path: str) -> Path | None:
+    """A pipeline's scheduler config; of older ones it lies beside the model's."""
+    root = _fetched(path)
+    places = (root / "scheduler" / "scheduler_config.json", root / "scheduler_config.json")
+    return next((place for place in places if place.is_file()), None)
+
+
+@cache
+def _fetched(path: str) -> Path:
+    """The folder, or that of an id of the hub, which is fetched: no code, and no pickles."""
+    if Path(path).is_dir():
+        return Path(path)
+    if not _HUB.fullmatch(path) or path.startswith("."):
+        raise FileNotFoundError(f"unet: path={path}, no such folder. Set unet.path to one that diffusers saved.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        kept = snapshot_download(path, allow_patterns=["*config.json", f"*{_WEIGHTS}.safetensors*"])
+    except Exception as error:  # the hub's own kinds, and those of what it is reached by
+        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise FileNotFoundError(
+            f"unet: path={path} is no folder, and the Hugging Face hub gives no model of that id: {said}. "
+            "Set unet.path to a folder that diffusers saved."
+        ) from None
+    return Path(kept)
+
+
+def _check_shape(path: str, config: dict[str, Any], size: Sequence[int], in_channels: int, out_channels: int) -> None:
+    known = config.get("sample_size")
+    sides = list(size) if known is None else [known, known] if isinstance(known, int) else list(known)
+    of = config.get("in_channels", 3), config.get("out_channels", 3)
+    if sides != list(size) or of != (in_channels, out_channels):
+        base = " x ".join(map(str, (of[0], *sides))) + ("" if of[0] == of[1] else f" with {of[1]} channels out")
+        raise ValueError(
+            f"unet: the base in {path} is of pictures of {base}, but the data's are "
+            f"{' x '.join(map(str, (in_channels, *size)))}. Set the size and channels of the data (of data=folder, "
+            "data.source.size and channels), or unet.path to another base."
+        )

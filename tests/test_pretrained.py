@@ -1,0 +1,219 @@
+"""A network to start from: what a folder holds is what members get, and what it does not hold is said in a line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, composed, refused
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DModel,
+)
+from torch.func import jvp
+
+from ddattr.diffusion import pretrained
+from ddattr.diffusion.noise import Stream, seeded_torch
+from ddattr.diffusion.unet import UNet, forward_mode
+from ddattr.stages import training
+from ddattr.stages.run import Run
+
+SIZES = [word for word in TINY if not word.startswith("unet.")]
+SHAPE = {"sample_size": (8, 8), "in_channels": 1, "out_channels": 1}
+
+
+def saved(folder: Path, scheduler=None, **options) -> Path:
+    """A pipeline of a small network that nothing was trained on."""
+    with seeded_torch(3, Stream.INITIALISATION):
+        network = UNet2DModel(
+            **SHAPE
+            | {"sample_size": 8, "block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2}
+            | {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 4}
+            | {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "add_attention": False}
+            | options
+        )
+    DDPMPipeline(network, scheduler or DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    return saved(tmp_path / "base", DDPMScheduler(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2"))
+
+
+@pytest.fixture(autouse=True)
+def afresh():
+    """Folders change under the same name here, as within one command they do not."""
+    pretrained.digest.cache_clear()
+    pretrained._fetched.cache_clear()
+
+
+def run(base: Path, *overrides: str, root: str = "run") -> Run:
+    given = [*SIZES, "unet=pretrained", f"unet.path={base}", f"root={base.parent / root}", *overrides]
+    return Run(composed(*given), given)
+
+
+@pytest.mark.parametrize("folder", [".", "unet"])
+def test_a_member_starts_with_the_bits_of_the_folder_and_answers_as_diffusers_does(base, folder):
+    theirs = UNet2DModel.from_pretrained(base / "unet").eval()
+    ours = pretrained.pretrained(str(base / folder), **SHAPE)
+    assert ours.training
+    assert all(torch.equal(weight, ours.state_dict()[key]) for key, weight in theirs.state_dict().items())
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x, 7), theirs(x, 7).sample)
+
+
+def test_forward_mode_passes_through_it(base):
+    network = pretrained.pretrained(str(base), **SHAPE).double().eval()
+    draw = torch.Generator().manual_seed(0)
+    x, direction = torch.randn(2, 2, 1, 8, 8, generator=draw, dtype=torch.float64)
+    with forward_mode(network):
+        derivative = jvp(lambda y: network(y, 3), (x,), (direction,))[1]
+        difference = (network(x + 1e-4 * direction, 3) - network(x - 1e-4 * direction, 3)) / 2e-4
+    torch.testing.assert_close(derivative, difference, rtol=1e-5, atol=1e-6)
+
+
+def test_one_override_takes_network_process_and_members_from_the_folder(base):
+    of = run(base)
+    assert of.config.diffusion._target_ == "ddattr.diffusion.pretrained.process"
+    theirs = DDPMScheduler.from_pretrained(base / "scheduler")
+    assert torch.equal(of.process.scheduler.betas, theirs.betas)
+    assert of.process.timesteps == 500
+    of.check()
+    weights = UNet2DModel.from_pretrained(base / "unet").state_dict()
+    for member in (0, 1):
+        started = training.build(of, member).network
+        assert isinstance(started, UNet)
+        assert all(torch.equal(weights[key], value) for key, value in started.state_dict().items())
+
+
+def test_a_fingerprint_is_of_what_the_folder_holds_and_not_of_where_it_lies(base):
+    one = run(base)
+    moved = Path(shutil.copytree(base, base.parent / "elsewhere"))
+    assert run(moved).members_fingerprint == one.members_fingerprint
+    other = saved(base.parent / "other", DDPMScheduler(num_train_timesteps=501, beta_schedule="squaredcos_cap_v2"))
+    assert run(other).members_fingerprint != one.members_fingerprint
+    network = UNet2DModel.from_pretrained(moved / "unet")
+    with torch.no_grad():
+        next(network.parameters()).add_(1e-3)
+    network.save_pretrained(moved / "unet")
+    pretrained.digest.cache_clear()
+    assert run(moved).members_fingerprint != one.members_fingerprint
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(beta_schedule="scaled_linear", clip_sample=True, set_alpha_to_one=False),
+        PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        EulerDiscreteScheduler(),
+    ],
+)
+def test_the_process_has_the_scheduler_s_betas_whatever_it_samples_by(tmp_path, scheduler):
+    base = saved(tmp_path / "base", scheduler)
+    assert torch.equal(pretrained.process(str(base)).scheduler.betas, scheduler.betas)
+
+
+def test_a_model_without_a_scheduler_takes_the_run_s_process(base):
+    alone = base / "unet"
+    with pytest.raises(FileNotFoundError, match=r"diffusion: .*unet holds no scheduler.*Set diffusion=linear"):
+        _ = run(alone).process
+    assert run(alone, "diffusion=linear").process.timesteps == 1000
+
+
+def test_a_process_that_contradicts_the_folder_s_is_refused(base):
+    with pytest.raises(ValueError, match=r"diffusion: beta_schedule=linear, but the base .* squaredcos_cap_v2"):
+        _ = run(base, "diffusion=linear").process
+    same = ("num_train_timesteps=500", "beta_schedule=squaredcos_cap_v2")
+    assert run(base, "diffusion=linear", *(f"diffusion.scheduler.{key}" for key in same)).process.timesteps == 500
+
+
+def test_the_process_of_a_folder_is_refused_where_no_network_is_of_one(tmp_path):
+    given = [*TINY, f"root={tmp_path}", "diffusion=pretrained"]
+    with pytest.raises(ValueError, match=r"diffusion: pretrained, but no network is\. Set unet=pretrained"):
+        _ = Run(composed(*given), given).process
+
+
+def test_pickled_weights_are_refused_and_the_line_converts_them(base):
+    place = base / "unet"
+    UNet2DModel.from_pretrained(place).save_pretrained(place, safe_serialization=False)
+    before = (place / "diffusion_pytorch_model.safetensors").read_bytes()
+    (place / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"is pickled, and could run anything when it is read") as said:
+        pretrained.pretrained(str(base), **SHAPE)
+    command = str(said.value).partition("python -c ")[2]
+    exec(command.strip('"'), {})
+    (place / "diffusion_pytorch_model.bin").unlink()
+    assert (place / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"in_channels": 3, "out_channels": 3}, r"pictures of 1 x 8 x 8, but the data's are 3 x 8 x 8"),
+        ({"sample_size": (16, 16)}, r"pictures of 1 x 8 x 8, but the data's are 1 x 16 x 16.*Set the size"),
+    ],
+)
+def test_a_base_of_other_pictures_is_refused(base, shape, words):
+    with pytest.raises(ValueError, match=words):
+        pretrained.pretrained(str(base), **SHAPE | shape)
+
+
+def test_a_folder_that_holds_no_such_network_is_refused_in_a_line(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"unet: path=/no/where, no such folder\. Set unet\.path"):
+        pretrained.pretrained("/no/where", **SHAPE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no config\.json, expected that of a UNet2DModel"):
+        pretrained.pretrained(str(tmp_path / "empty"), **SHAPE)
+    config = base / "unet" / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps(told | {"_class_name": "UNet1DModel"}))
+    with pytest.raises(ValueError, match=r"holds a config\.json of UNet1DModel, expected that of a UNet2DModel"):
+        pretrained.pretrained(str(base), **SHAPE)
+    config.write_text(json.dumps(told | {"layers_per_block": 2}))
+    with pytest.raises(ValueError, match=r"the weights in .* are not of its config\.json: \d+ differ"):
+        pretrained.pretrained(str(base), **SHAPE)
+
+
+def test_a_scheduler_whose_noise_is_not_of_betas_is_refused(tmp_path):
+    base = saved(tmp_path / "base", FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match=r"is of a FlowMatchEulerDiscreteScheduler, expected a scheduler with betas"):
+        pretrained.process(str(base))
+
+
+def test_an_id_of_the_hub_is_fetched_without_code_or_pickles(base, monkeypatch):
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        if name == "no/model":
+            raise OSError("404: Repository Not Found")
+        return str(base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    of = run(base)
+    hub = run(base, "unet.path=some/model")
+    assert hub.members_fingerprint == of.members_fingerprint
+    assert [name for name, _ in asked] == ["some/model"]
+    assert all(pattern.endswith((".json", ".safetensors*")) for _, patterns in asked for pattern in patterns)
+    with pytest.raises(FileNotFoundError, match=r"path=no/model is no folder, and .* 404: Repository Not Found"):
+        _ = run(base, "unet.path=no/model").process
+
+
+def test_a_member_is_trained_and_loaded_and_the_command_refuses_in_one_line(base, ddattr):
+    argv = [*SIZES, "unet=pretrained", f"unet.path={base}", f"root={base.parent / 'run'}"]
+    said = ddattr("train", *argv, "member=0")
+    assert said.status == 0, said.err
+    of = run(base)
+    trained, start = of.load(of.member_artifact(0)).state_dict(), of.network(0).state_dict()
+    moved = sum((trained[key] - start[key]).square().sum() for key in start).sqrt()
+    length = sum(value.square().sum() for value in start.values()).sqrt()
+    assert 0 < moved < 0.5 * length
+    refused(ddattr("train", *argv, "member=1", "unet.path=/no/where"), "unet: path=/no/where, no such folder")
