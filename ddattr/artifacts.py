@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -271,10 +271,15 @@ def atomic(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors as safetensors."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
+    """Tensors as safetensors.
+
+    Args:
+        about: what the file says of them, plain containers. It is one entry: the library keeps several in no order.
+    """
+    metadata = None if about is None else {"ddattr": json.dumps(about, sort_keys=True)}
     with atomic(path) as part:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -288,6 +293,19 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete its folder and make it again.") from None
+
+
+def load_about(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors; nothing, where `save_tensors` was given nothing.
+
+    Raises:
+        ValueError: it is truncated or foreign.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("ddattr", "{}"))
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete its folder and make it again.") from None
 
 

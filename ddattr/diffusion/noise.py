@@ -35,6 +35,7 @@ class Stream(IntEnum):
     LIKENESS = 15
     FLIP = 16
     INVERSION = 17
+    ADAPTER = 18
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from inspect import signature
+from itertools import chain
 from math import gcd
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ddattr.diffusion.adapters import Adapted
 
 
 class UNet(UNet2DModel):
@@ -61,7 +64,9 @@ def forward_mode(networks: nn.Module) -> Iterator[None]:
     dozen passes over memory where five do: it has a formula of its own here. Lightning's predict is in inference mode,
     where torch 2.11 cannot vmap a jvp.
     """
-    norms = [module for module in networks.modules() if isinstance(module, nn.GroupNorm)]
+    bases = {module.base: module.base.network for module in networks.modules() if isinstance(module, Adapted)}
+    inside = chain(networks.modules(), *(network.modules() for network in bases.values()))
+    norms = [module for module in inside if isinstance(module, nn.GroupNorm)]
     for norm in norms:
         norm.forward = partial(_apply_norm, norm)  # type: ignore[method-assign]
     try:

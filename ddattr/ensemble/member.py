@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ddattr.artifacts import atomic
 from ddattr.data.pictures import Images
+from ddattr.diffusion.adapters import Lora
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
 
@@ -60,6 +61,8 @@ class MemberModule(L.LightningModule):
         fork: the training of one that starts from a `base`, in place of `steps`, `learning_rate` and `warmup`. Its
             draws are those of the steps that follow the base's: it sees no noise that the base saw.
         base: weights to fork from; None trains whole, whatever `fork` is.
+        lora: the adapter that the network is, if it is one. What a network shares is no part of its parameters, and is
+            not trained.
     Raises:
         ValueError: draws of another name, a member that owns nothing, or a loss that is not finite.
     """
@@ -84,6 +87,7 @@ class MemberModule(L.LightningModule):
         epoch_steps: Annotated[int, Ge(1)] = 200,
         fork: Fork | None = None,
         base: Mapping[str, Tensor] | None = None,
+        lora: Lora | None = None,
     ):
         super().__init__()
         self.flips = False

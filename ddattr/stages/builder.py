@@ -142,6 +142,23 @@ class Builder:
             raise ValueError(f"training: fork={node}, expected null, or what training=forked has. Set training=forked.")
         return instantiate(node)
 
+    @cached_property
+    def lora(self):
+        """What adapters members are; None when they have networks of their own."""
+        node = self.config.training.get("lora")
+        if node is not None and not (OmegaConf.is_dict(node) and "_target_" in node):
+            raise ValueError(f"training: lora={node}, expected null, or what training=lora has. Set training=lora.")
+        return instantiate(node, _convert_="all")
+
+    @cached_property
+    def shared(self):
+        """The frozen network that all adapters of this process are evaluated on."""
+        from ddattr.diffusion.adapters import Base
+        from ddattr.diffusion.noise import Stream, seeded_torch
+
+        with seeded_torch(self.seed, Stream.INITIALISATION):
+            return Base(self._network(), self.lora)
+
     def quality(self):
         """The callback that measures quality, with its extractor trained."""
         return self.build(
@@ -176,9 +193,17 @@ class Builder:
             print(f"warning: {remark}", flush=True)
 
     def network(self, member: int | None, seed: int | None = None):
-        """A network with the initialisation of a member, or of all members when None; `seed` other than the run's."""
+        """A network with the initialisation of a member, or of all members when None; `seed` other than the run's.
+
+        An adapter of the shared network, where members are adapters.
+        """
+        from ddattr.diffusion.adapters import Adapted
         from ddattr.diffusion.noise import Stream, seeded_torch
 
+        if self.lora is not None:
+            shared = self.shared
+            with seeded_torch(self.seed if seed is None else seed, Stream.ADAPTER, member):
+                return Adapted(shared)
         with seeded_torch(self.seed if seed is None else seed, Stream.INITIALISATION, member):
             return self._network()
 

@@ -10,6 +10,7 @@ from ddattr.artifacts import (
     Artifact,
     fingerprint,
     first_process,
+    load_about,
     load_json,
     load_tensors,
     save_json,
@@ -75,6 +76,8 @@ class Run(Builder):
             from ddattr.diffusion.pretrained import digest
 
             config["unet"]["path"] = digest(self.pretrained)
+        if self.lora is None:
+            config["training"].pop("lora", None)
         if self.precision != "32-true":
             config["trainer"] = {"precision": self.precision}
         return config
@@ -288,6 +291,8 @@ class Run(Builder):
         path = artifact.verified("member.safetensors")
         weights = load_tensors(path)
         network = self.network(None)
+        if self.lora is not None:
+            self.shared.check(path, load_about(path))
         try:
             network.load_state_dict(weights)
         except RuntimeError:

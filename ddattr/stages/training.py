@@ -180,7 +180,9 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
 def _finish(folder: Path, module: MemberModule) -> None:
     if not first_process():
         return
-    save_tensors(folder / "member.safetensors", module.network.state_dict())
+    adapted = getattr(module.network, "base", None)
+    about = None if adapted is None else adapted.about
+    save_tensors(folder / "member.safetensors", module.network.state_dict(), about)
     _status(folder, "done", module.steps)
 
 
