@@ -90,18 +90,18 @@ def test_an_adapter_is_the_network_with_the_product_added(network, alpha, target
 
 def test_attribution_with_adapters_is_that_of_merged_networks(network, base, process):
     """Pictures, Jacobian and denoising, in float32, to 1e-5 of their size."""
-    members = [moved(base, k) for k in range(4)]
+    members = [moved(base, k) for k in range(3)]
     one = Ensemble(members)
     other = Ensemble([merged(network, member, 1.5) for member in members])
-    reverse = process.reverse_steps(4, 1.0)
-    tape = noise_tape([0, 1, 2], len(reverse), (1, 8, 8))
-    weights = torch.cat([one.uniform[None], torch.tensor([[0.5, 0.5, 0.0, 0.0]])])
+    reverse = process.reverse_steps(3, 1.0)
+    tape = noise_tape([0, 1], len(reverse), (1, 8, 8))
+    weights = torch.cat([one.uniform[None], torch.tensor([[0.5, 0.5, 0.0]])])
     times, noise = torch.tensor([10, 60]), noise_tape([5], 1, (1, 8, 8))[:, 0]
 
     def attributed(ensemble: Ensemble) -> list[torch.Tensor]:
         replayed = ensemble.replay(weights, tape, reverse)
         answers = denoised(ensemble, process, replayed[0], times, noise)
-        return [replayed, *jacobian(ensemble, tape, reverse), jacobian(ensemble, tape, reverse, 2)[1], answers]
+        return [replayed, *jacobian(ensemble, tape, reverse), answers]
 
     for found, expected in zip(attributed(one), attributed(other), strict=True):
         assert expected.abs().max() > 1e-3

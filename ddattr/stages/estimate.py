@@ -17,12 +17,14 @@ _TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
 class Estimate(NamedTuple):
     """Of one process that has a core, or the accelerator, for itself.
 
-    `seconds` by the verb; `whole`, of a model that is trained whole, as the ground truth's are; `measured`, in words,
-    what the run's own members said; `memory` and `disk` in bytes.
+    `parameters` of a member, and `shared` by all where they are adapters; `seconds` by the verb; `whole`, of a model
+    that is trained whole, as the ground truth's are; `measured`, in words, what the run's own members said; `memory`
+    and `disk` in bytes.
     """
 
     device: torch.device
     parameters: int
+    shared: int
     seconds: dict[str, float]
     whole: float
     measured: str
@@ -38,6 +40,7 @@ def estimate(run: Run) -> Estimate:
     queries, pixels = attribution.queries, torch.Size(run.data.shape).numel()
     network = run.network(0).to(device)
     parameters = sum(p.numel() for p in network.parameters())
+    shared = 0 if run.lora is None else run.shared.parameters
     step, paid = _training_step(run, network), _paid(run)
     each = sum(paid) / len(paid) if paid else (training.steps if fork is None else fork.steps) * step
     looks = _Looks(run, network)
@@ -53,11 +56,13 @@ def estimate(run: Run) -> Estimate:
         "attribute": steps * (queries * (first_order + replayed * looks.many) + checked)
         + queries * n * attribution.denoisings * looks.many,
     }
-    held = 4 * (n * parameters + n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2)
+    pictures = n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2
+    held = 4 * (shared + n * parameters + pictures)
     scores = 8 * run.significance.phantoms * 168
     return Estimate(
         device,
         parameters,
+        shared,
         seconds,
         whole=each if fork is None and paid else training.steps * step,
         measured=f"train, by {len(paid)} members that are done" if paid else "",

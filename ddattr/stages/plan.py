@@ -127,7 +127,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
             else [("members", f"forks of {fork.steps} steps of one base of {run.config.training.steps}")]
         ),
         *_pretrained(run),
-        ("network", f"{found.parameters:,} parameters"),
+        ("network", f"{found.parameters:,} parameters" if run.lora is None else _adapters(found)),
         (
             f"time, one {found.device.type} process",
             ", ".join(f"{verb} {duration(seconds)}" for verb, seconds in found.seconds.items()),
@@ -146,6 +146,10 @@ def _pretrained(run: Run) -> list[tuple[str, str]]:
         return []
     said = f"the weights of {run.pretrained}: what these owe to a unit, no ablation shows"
     return [("members start from", said)]
+
+
+def _adapters(found: Estimate) -> str:
+    return f"an adapter of {found.parameters:,} parameters a member, on one network of {found.shared:,}, held once"
 
 
 def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:
