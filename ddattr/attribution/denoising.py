@@ -26,6 +26,8 @@ def denoised(
 ) -> Float[Tensor, "n q *image"]:
     """Minus every member's mean noise estimate of the noised pictures, centred over members: a `Response`.
 
+    Of members that predict v or the picture, the noise estimate that follows from it.
+
     All draws count the same, as in the simple loss. It is in units of noise, not of the picture's displacement.
 
     Args:
@@ -33,7 +35,7 @@ def denoised(
     """
     total = pictures.new_zeros(len(ensemble), *pictures.shape)
     for t, z in zip(times.tolist(), noise, strict=True):
-        total -= ensemble.outputs(process.noised(pictures, z, t), t)
+        total.sub_(ensemble.outputs(process.noised(pictures, z, t), t), alpha=process.noise_factor(t))
     return (total - total.mean(0)) / len(times)
 
 

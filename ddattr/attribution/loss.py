@@ -34,13 +34,17 @@ def residual_gram(
     times: Int[Tensor, "draws"],
     noise: Float[Tensor, "draws *image"],
 ) -> Float[Tensor, "q n n"]:
-    """G: mean over draws and pixels of the products of two members' residuals; its diagonal is their own loss."""
+    """G: mean over draws and pixels of the products of two members' residuals; its diagonal is their own loss.
+
+    Residuals are those of the noise estimate, whatever the members predict.
+    """
     n = len(ensemble)
     total = torch.zeros(len(pictures), n, n, dtype=torch.float64)
     for t, z in zip(times.tolist(), noise, strict=True):
-        estimates = ensemble.outputs(process.noised(pictures, z, t), t)
-        residual = (estimates - z.to(pictures)).flatten(2).transpose(0, 1).double().cpu()
-        total += residual @ residual.mT / residual.shape[-1]
+        each, when = z.to(pictures).expand_as(pictures), torch.full((len(pictures),), t, device=pictures.device)
+        missed = ensemble.outputs(process.noised(pictures, z, t), t) - process.target(pictures, each, when)
+        residual = missed.flatten(2).transpose(0, 1).double().cpu()
+        total += process.noise_factor(t) ** 2 * (residual @ residual.mT) / residual.shape[-1]
     return total / len(times)
 
 

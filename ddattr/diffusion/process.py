@@ -10,7 +10,8 @@ from torch import Tensor
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Estimate of the noise in pictures at one timestep: eps = f(x, t)."""
+    """What a network says of pictures at one timestep, f(x, t): the noise in them, v, or the clean pictures, as its
+    process's `prediction_type` has it."""
 
     def __call__(self, x: Tensor, t: int) -> Tensor: ...
 
@@ -37,25 +38,34 @@ READ = {
     "rescale_betas_zero_snr",
 }
 _DONE = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", "set_alpha_to_one": True}
+_TYPES = ("epsilon", "v_prediction", "sample")
 _NEAR = 0.9  # share of the timesteps that the first sampler step has to reach
 _LEFT = 0.1  # share of a picture that may be left at the last timestep, without a word
+_AMPLIFIED = 10.0  # times the error of a noise estimate that a step may add to a picture, without a word
 
 
 class Process:
-    """A forward process q(x_t | x_0), taken from a diffusers scheduler; networks estimate its noise.
+    """A forward process q(x_t | x_0), taken from a diffusers scheduler, and what networks predict of it.
+
+    With x_t = alpha x_0 + sigma z, alpha^2 = `alphas_cumprod` and sigma^2 = 1 - alpha^2, they predict the noise z, or
+    v = alpha z - sigma x_0, or the `sample` x_0. At the same x_t and t each is affine in the others. So weights that
+    sum to 1, as of an ensemble or an ablation, give the same mean whichever of them it is taken in, and a reverse step
+    is three numbers for each. It would be another mean if every member's x_0 were clipped or thresholded, or its
+    guidance rescaled, before it is taken: none of these is affine, and none is done.
 
     Betas, timesteps and their spacing are the scheduler's; the reverse step is ours, so that a key of its config which
     would change that step is refused.
 
     Raises:
-        ValueError: the scheduler is for another target than the noise, has betas outside 0 .. 1, or a key that is not
-            heeded.
-    Source: Ho et al. 2020, arXiv 2006.11239.
+        ValueError: the scheduler is for another target, has betas outside 0 .. 1, nothing left of a picture at the end
+            where the noise is predicted, or a key that is not heeded.
+    Source: Ho et al. 2020, arXiv 2006.11239; v, Salimans & Ho 2022, arXiv 2202.00512.
     """
 
     def __init__(self, scheduler: SchedulerMixin):
         _check(scheduler)
         self.scheduler = scheduler
+        self.predicts: str = scheduler.config.prediction_type
         self.timesteps: int = scheduler.config.num_train_timesteps
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
 
@@ -66,9 +76,32 @@ class Process:
         noise: Float[Tensor, "batch *image"],
         times: Int[Tensor, "batch"],
     ) -> Float[Tensor, "batch"]:
-        """Mean squared error of the noise estimate, per image: the simple loss (Ho et al. 2020, eq. 14)."""
+        """Mean squared error of what is predicted, per image: of the noise, the simple loss (Ho et al. 2020, eq. 14).
+
+        In the prediction's own units, as it is trained in; in those of noise, see `noise_factor`.
+        """
         noisy = self.scheduler.add_noise(images, noise, times)
-        return (network(noisy, times) - noise).square().flatten(1).mean(1)
+        return (network(noisy, times) - self.target(images, noise, times)).square().flatten(1).mean(1)
+
+    def target(
+        self,
+        images: Float[Tensor, "batch *image"],
+        noise: Float[Tensor, "batch *image"],
+        times: Int[Tensor, "batch"],
+    ) -> Float[Tensor, "batch *image"]:
+        """What a network that knows everything predicts of the images, noised so."""
+        if self.predicts == "v_prediction":
+            return self.scheduler.get_velocity(images, noise, times)
+        return noise if self.predicts == "epsilon" else images
+
+    def noise_factor(self, t: int) -> float:
+        """How much a noise estimate changes with the prediction at timestep t: d z / d f at a fixed x_t.
+
+        Differences of predictions (of a member to the ensemble, or to the target) times this are in units of noise,
+        the same for each type. It is 0 where x_t is noise alone.
+        """
+        bar = self.alphas_cumprod[t].item()
+        return {"epsilon": 1.0, "v_prediction": bar**0.5, "sample": -((bar / (1 - bar)) ** 0.5)}[self.predicts]
 
     def noised(
         self, pictures: Float[Tensor, "q *image"], noise: Float[Tensor, "*image"], t: int
@@ -110,6 +143,13 @@ class Process:
                 f"{steps} sampler steps are spaced as `{spacing}`: as `leading`, the default, they would not begin "
                 f"near timestep {self.timesteps}, where there is noise alone."
             )
+        most = max(abs(step.b) for step in self.reverse_steps(steps, 1.0))
+        if self.predicts == "epsilon" and steps > 1 and most > _AMPLIFIED:
+            found.append(
+                f"a sampler step multiplies the noise estimate, and its error, by {most:.0f}: the schedule leaves next "
+                "to nothing of a picture there. Set diffusion.scheduler.timestep_spacing=leading, or prediction_type="
+                "v_prediction."
+            )
         return found
 
     def _respaced(self, steps: int) -> tuple[list[int], str | None]:
@@ -136,8 +176,15 @@ class Process:
         bar = self.alphas_cumprod[t].item()
         bar_previous = 1.0 if previous is None else self.alphas_cumprod[previous].item()
         variance = eta**2 * (1 - bar_previous) / (1 - bar) * (1 - bar / bar_previous)
-        a = (bar_previous / bar) ** 0.5
-        b = (1 - bar_previous - variance) ** 0.5 - a * (1 - bar) ** 0.5
+        alpha, sigma = bar**0.5, (1 - bar) ** 0.5
+        kept, towards = bar_previous**0.5, max(0.0, 1 - bar_previous - variance) ** 0.5  # of x_0 and of the noise
+        if self.predicts == "v_prediction":  # x_0 = alpha x - sigma v, z = sigma x + alpha v
+            a, b = kept * alpha + towards * sigma, towards * alpha - kept * sigma
+        elif self.predicts == "sample":  # z = (x - alpha x_0) / sigma
+            a, b = towards / sigma, kept - towards * alpha / sigma
+        else:  # x_0 = (x - sigma z) / alpha
+            a = (bar_previous / bar) ** 0.5
+            b = towards - a * sigma
         return ReverseStep(t, a, b, variance**0.5)
 
 
@@ -157,22 +204,27 @@ def _check(scheduler: SchedulerMixin) -> None:
         if not key.startswith("_") and config[key] != _DONE.get(key):
             expected = f"{_DONE[key]}, which is what is done" if key in _DONE else f"some of {', '.join(sorted(READ))}"
             raise ValueError(f"diffusion: {key}={config[key]}, expected {expected}. Remove diffusion.scheduler.{key}.")
-    if config.prediction_type != "epsilon":
+    if config.prediction_type not in _TYPES:
         raise ValueError(
-            f"diffusion: prediction_type={config.prediction_type}, expected epsilon. "
+            f"diffusion: prediction_type={config.prediction_type}, expected one of {', '.join(_TYPES)}. "
             "Set diffusion.scheduler.prediction_type."
         )
-    if config.rescale_betas_zero_snr:
+    if config.rescale_betas_zero_snr and config.prediction_type == "epsilon":
         raise ValueError(
             "diffusion: rescale_betas_zero_snr=True leaves nothing of a picture at the last timestep, where no "
-            "estimate of the noise says anything of it. Set diffusion.scheduler.rescale_betas_zero_snr=false."
+            "estimate of the noise says anything of it. Set diffusion.scheduler.rescale_betas_zero_snr=false, or "
+            "prediction_type=v_prediction or sample."
         )
     if len(scheduler.betas) != config.num_train_timesteps:
         raise ValueError(
             f"diffusion: {len(scheduler.betas)} trained_betas, expected {config.num_train_timesteps}. "
             "Set diffusion.scheduler.num_train_timesteps."
         )
-    low, high = scheduler.betas.min().item(), scheduler.betas.max().item()
+    # without signal at the end the last beta is 1
+    low, high = (
+        scheduler.betas.min().item(),
+        scheduler.betas[: -1 if config.rescale_betas_zero_snr else None].max().item(),
+    )
     if not 0 < low <= high < 1:
         raise ValueError(
             f"diffusion: betas from {low:.3g} to {high:.3g}, expected values between 0 and 1. "

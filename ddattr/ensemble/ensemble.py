@@ -36,20 +36,20 @@ class Ensemble(nn.Module):
         return torch.full((len(self),), 1 / len(self))
 
     def member(self, k: int, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "*rows c h w"]:
-        """Noise estimate of member k alone."""
+        """What member k alone predicts."""
         flat = x.reshape(-1, *x.shape[-3:])
         with _full_precision(x.device.type):
             return torch.cat([self.members[k](part, t) for part in flat.split(self.batch)]).reshape(x.shape)
 
     def outputs(self, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "n *rows c h w"]:
-        """Noise estimates of all members on the same pictures."""
+        """What all members predict of the same pictures."""
         return torch.stack([self.member(k, x, t) for k in range(len(self))])
 
     def weighted(self, weights: Float[Tensor, "rows n"] | Float[Tensor, "rows q n"]) -> Denoiser:
         """Denoiser f_e . v of eq. 7 of the slides, one row of pictures for every row of weights.
 
         A row holds one weighting for all of its pictures, or one for each. A member is evaluated only on the pictures
-        that give it weight.
+        that give it weight. The sum is of what members predict, and of the noise with weights that sum to 1: `Process`.
 
         Raises:
             ValueError: the weights are for another number of members.

@@ -47,7 +47,7 @@ def feature_similarity(
 
 
 class Loss(nn.Module):
-    """A picture's loss at fixed timesteps and noise, as a function of the network's weights.
+    """A picture's loss at fixed timesteps and noise, as a function of the network's weights: what it was trained on.
 
     Args:
         square: of D-TRAK: the squared length of the network's output in place of its error.
@@ -65,9 +65,10 @@ class Loss(nn.Module):
 
     def of(self, network: nn.Module, weights: dict[str, Tensor], picture: Float[Tensor, "c h w"]) -> Tensor:
         """Loss of one picture; differentiable in the weights."""
-        noisy = self.process.scheduler.add_noise(picture.expand_as(self.noise), self.noise, self.times)  # type: ignore
+        each = picture.expand_as(self.noise)
+        noisy = self.process.scheduler.add_noise(each, self.noise, self.times)  # type: ignore[arg-type]
         output = functional_call(network, weights, (noisy, self.times))
-        return (output if self.square else output - self.noise).square().mean()
+        return (output if self.square else output - self.process.target(each, self.noise, self.times)).square().mean()
 
 
 def gradients(
