@@ -13,6 +13,7 @@ from scipy.stats import chi2, chisquare
 
 from ddattr.attribution.significance import benjamini_hochberg
 from ddattr.codebook import (
+    ORTHOGONAL,
     Codebook,
     ablation,
     contrast,
@@ -21,8 +22,10 @@ from ddattr.codebook import (
     fewest_units,
     permute,
     smallest,
+    smallest_orthogonal,
     unrank,
 )
+from ddattr.hadamard import exists
 
 SEEDS = st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
@@ -421,3 +424,82 @@ def test_a_member_outside_the_codebook_is_refused(member):
 def test_distance_needs_two_units():
     with pytest.raises(ValueError, match="a distance needs 2 units"):
         Codebook(1, 6, 2).distance()
+
+
+# -- orthogonal words
+
+SIZES = st.sampled_from([(10, 12), (18, 20), (9, 24), (30, 64), (62, 64), (60, 128)])
+
+
+@given(SIZES, SEEDS)
+def test_orthogonal_words_are_orthogonal_balanced_and_those_of_no_unit_too(size, seed):
+    units, n = size
+    code = Codebook(units, n, n // 2, seed, ORTHOGONAL)
+    phantoms = code.sample_phantoms(10**6)
+    assert len(phantoms) == code.phantoms == n - 1 - units
+    signs = torch.cat([everyone(code), phantoms]).long() * 2 - 1
+    assert torch.equal(signs @ signs.T, n * torch.eye(n - 1, dtype=torch.long))
+    assert (signs.sum(1) == 0).all()
+    assert code.distance() == n // 2
+
+
+@given(SIZES, SEEDS)
+def test_orthogonal_words_have_an_address(size, seed):
+    """A unit's does not depend on how many there are, and another seed draws others."""
+    units, n = size
+    code = Codebook(units, n, n // 2, seed, ORTHOGONAL)
+    fewer = Codebook(units - 5, n, n // 2, seed, ORTHOGONAL)
+    assert torch.equal(everyone(fewer), everyone(code)[: units - 5])
+    assert torch.equal(fewer.phantom_codewords(torch.arange(5)), everyone(code)[units - 5 :])
+    assert torch.equal(torch.stack([code.subset(k) for k in range(n)]).T, everyone(code))
+    assert not torch.equal(everyone(Codebook(units, n, n // 2, seed ^ 1, ORTHOGONAL)), everyone(code))
+
+
+def test_every_member_sees_half_of_the_units_or_so():
+    """Over 200 seeds a member's share is a half in the mean, with a fair coin's variance: each within 4.5 standard
+    errors (64 members and one variance, a false alarm in 2,000)."""
+    balance = torch.stack([Codebook(30, 64, 32, seed, ORTHOGONAL).balance for seed in range(200)]).double()
+    assert ((balance.mean(0) - 15).abs() < 4.5 * (7.5 / 200) ** 0.5).all()
+    assert abs(balance.var(1).mean() - 7.5 * 64 / 63) < 0.5
+
+
+def test_any_two_units_are_as_often_together_and_rows_complements_and_places_are_drawn():
+    """2,000 seeds: member 0 sees both of two units in a quarter of them, and each in half, within 4 standard errors."""
+    seen = torch.stack([Codebook(6, 12, 6, seed, ORTHOGONAL).subset(0)[:2] for seed in range(2000)])
+    assert abs(seen.all(1).double().mean() - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
+    assert ((seen.double().mean(0) - 0.5).abs() < 4 * (0.25 / 2000) ** 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((63, 64), ["63 units, expected 62 or fewer", "no degree of freedom", "Set codebook.members to 68"]),
+        ((30, 52), ["members=52, expected 48 or 56 with design=orthogonal"]),
+        ((30, 18), ["members=18, expected 32 with design=orthogonal", "Set codebook.members."]),
+        ((30, 64, 28), ["weight=28, expected 32 with design=orthogonal", "Set codebook.weight to null."]),
+        ((2, 4), ["with 2 units 1 of members=4 would train on nothing", "codebook.seed"]),
+    ],
+)
+def test_what_is_no_weighing_design_is_refused_in_one_line(arguments, words):
+    with pytest.raises(ValueError, match=r"^codebook: [^\n]*$") as refusal:
+        encode(*arguments, design=ORTHOGONAL)
+    assert all(said in str(refusal.value) for said in words), refusal.value
+
+
+def test_a_design_of_another_name_is_refused():
+    with pytest.raises(ValueError, match=r"codebook\.json: design=paley, expected random or orthogonal\."):
+        Codebook.of_record({"N": 5, "n": 8, "h": 4, "design": "paley"})
+
+
+def test_a_record_without_a_design_is_of_random_words():
+    assert Codebook.of_record({"N": 30, "n": 18, "h": 8, "seed": 3}) == Codebook(30, 18, 8, 3)
+    record = {"N": 10, "n": 16, "h": 8, "seed": 3, "design": "orthogonal"}
+    assert Codebook.of_record(record) == encode(10, 16, seed=3, design=ORTHOGONAL)
+
+
+@pytest.mark.parametrize(("units", "freedom"), [(1, 1), (6, 1), (30, 8), (43, 8), (1015, 8)])
+def test_the_fewest_members_leave_the_degrees_of_freedom_that_are_wanted(units, freedom):
+    members = smallest_orthogonal(units, freedom)
+    assert members - 1 - units >= freedom
+    assert not [n for n in range(units + 1 + freedom, members) if n > 2 and exists(n)]
+    assert smallest_orthogonal(1020, 8) is None

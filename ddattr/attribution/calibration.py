@@ -1,6 +1,7 @@
 """How often strangers pass: pictures that no member saw, as units with random codewords, under the tests of units."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -35,7 +36,7 @@ def calibrated(
     None where fewer than two pictures were held out, or two codewords are left. See `calibration`; as many codebooks
     as a few seconds allow, by the sizes alone.
     """
-    count = min(len(held_out.images), _MOST, codebook.capacity // 2)
+    count = min(len(held_out.images), _MOST, codebook.capacity // 2 if codebook.basis is None else codebook.units)
     if count < 2:
         return None
     chosen, asked = _spread(len(held_out.images), count), _spread(len(factual), min(len(factual), _MOST))
@@ -76,7 +77,9 @@ def calibration(
     They have no influence by construction, but look like those that have. A row a re-drawn codebook: the share of
     tests with p <= level, of units and of sets, and the share of queries in which any unit has q <= level; that is the
     false discovery rate, since every discovery is false. All should be at most `level`, but for chance. As the null is
-    exact, this is so whatever the members are: it tests the tests, on real responses.
+    exact, this is so whatever the members are: it tests the tests, on real responses. Of orthogonal words it says how
+    near to its level the t-test is: strangers, no more than there are units, hold words of as many, so that as many
+    degrees of freedom are left.
 
     Args:
         strangers: pictures of the same kind as the data, each a unit.
@@ -85,11 +88,16 @@ def calibration(
         distance: from every stranger to every picture, by which they are near; None is that of pixels.
     """
     distance = pixel_distance(factual, strangers) if distance is None else distance
+    if codebook.basis is not None:
+        strangers, distance = strangers[: codebook.units], distance[: codebook.units]
+        sets = {kind: of[: codebook.units] for kind, of in sets.items()}
     answers, near = distinctive(response, strangers, distance), similarity(distance)
     queries, rows = len(factual), []
+    units = len(strangers) if codebook.basis is None else codebook.units
     for redraw in range(redraws):
-        code = Codebook(len(strangers), codebook.members, codebook.weight, codebook.seed + 1 + redraw)
-        estimator = Estimator(code.codewords(torch.arange(code.units)), near, gls_share)
+        code = replace(codebook, units=units, seed=codebook.seed + 1 + redraw)
+        codewords = code.codewords(torch.arange(len(strangers)))
+        estimator = Estimator(codewords, near, gls_share, basis=code.basis)
         _, p = estimator.test(estimator.gls.adjust(answers))
         found = {"unit": _share(p, level), "discovery": _share(benjamini_hochberg(p).min(0).values, level)}
         for kind, of in sets.items():

@@ -3,6 +3,7 @@
 Members answer a query along a direction of every unit (`influence.projections`, `denoising.distinctive`): (n, units, q)
 numbers. The estimator contrasts the answers of those that saw a unit with all others', with the other units' part
 discounted by least squares (`gls`), tests the contrast (`significance`), and says what to expect of it (`posterior`).
+Of orthogonal words all effects are estimated at once, and tested by t (`regression`).
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ddattr.attribution.gls import LeaveOneOutGLS
 from ddattr.attribution.influence import pull, similarity
 from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
+from ddattr.attribution.regression import LeastSquares, degrees, set_t_test, standard_error, t_test
 from ddattr.attribution.significance import null_deviation, pull_significance, set_significance
 from ddattr.codebook import Codebook, contrast
 from ddattr.diffusion.noise import Stream, generator
@@ -58,24 +60,34 @@ class Estimator:
         similarity: of every unit to every query, falling with distance: how far a unit is thought to move it.
         share: of the variance over members that is put down to other units when one is tested; 0 is plain contrasts.
         usual: members that see a unit on average; None for that of these codewords.
+        basis: codewords of all units where they are orthogonal (`Codebook.basis`): `share` is then nothing's, as what
+            one unit does is in no other's contrast. Some of their members hold words that are orthogonal no more, and
+            are an ensemble like any other.
     """
 
     codewords: Bool[Tensor, "units n"]
     similarity: Float[Tensor, "units q"]
     share: float = 0.5
     usual: float | None = None
+    basis: Bool[Tensor, "all n"] | None = None
 
     @classmethod
     def of_distance(
-        cls, codewords: Bool[Tensor, "units n"], distance: Float[Tensor, "units q"], share: float = 0.5
+        cls,
+        codewords: Bool[Tensor, "units n"],
+        distance: Float[Tensor, "units q"],
+        share: float = 0.5,
+        basis: Bool[Tensor, "all n"] | None = None,
     ) -> "Estimator":
         """An estimator by whose lights units matter that are near the query, in pixels or in features."""
-        return cls(codewords, similarity(distance), share)
+        return cls(codewords, similarity(distance), share, basis=basis)
 
     def of_members(self, members: Int[Tensor, "m"]) -> "Estimator":
         """The same of some members, as if there were no others."""
         usual = self._usual * len(members) / self.codewords.shape[1]
-        return Estimator(self.codewords[:, members], self.similarity, self.share, usual)
+        whole = self.basis is not None and len(members) == self.codewords.shape[1]
+        basis = self.basis[:, members] if self.basis is not None and whole else None
+        return Estimator(self.codewords[:, members], self.similarity, self.share, usual, basis)
 
     # -- scores
 
@@ -90,7 +102,9 @@ class Estimator:
         return pull(answers, self.contrastable) * self._scale
 
     def deviation(self, answers: Float[Tensor, "n units q"]) -> Float[Tensor, "units q"]:
-        """Of `pull` over all codewords that as many members saw."""
+        """Of `pull` over all codewords that as many members saw; its standard error where words are orthogonal."""
+        if self.basis is not None:
+            return standard_error(answers, _by_test(self.codewords, answers), degrees(self.basis))
         return torch.where(self.identifiable, self._scale * null_deviation(answers, self.contrastable), 0)
 
     def loss_change(self, gram: Float[Tensor, "q n n"]) -> Float[Tensor, "units q"]:
@@ -107,9 +121,20 @@ class Estimator:
 
     # -- tests
 
-    def test(self, adjusted: Float[Tensor, "n units q"]) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
-        """(z, p) of every unit of a whole ensemble, from its adjusted answers."""
-        return pull_significance(adjusted, self.codewords, self.codewords)
+    def test(
+        self,
+        adjusted: Float[Tensor, "n units q"],
+        codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"] | None = None,
+    ) -> tuple[Float[Tensor, "units q"], Float[Tensor, "units q"]]:
+        """(z, p) of every unit of a whole ensemble, from its adjusted answers.
+
+        Args:
+            codewords: of the units, where it is not all of them; each query may have its own.
+        """
+        codewords = self.codewords if codewords is None else codewords
+        if self.basis is None:
+            return pull_significance(adjusted, codewords, self.codewords)
+        return t_test(adjusted, _by_test(codewords, adjusted), degrees(self.basis))
 
     def test_sets(
         self, answers: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"], codebook: Codebook
@@ -121,7 +146,15 @@ class Estimator:
             answers: not adjusted: what is discounted of a set is all units outside it.
             sets: units of every set for every query, padded with -1.
         """
-        return set_significance(sets, self.gls.adjust_sets(self.similarity * answers, sets), codebook)
+        return self.test_adjusted_sets(self.gls.adjust_sets(self.similarity * answers, sets), sets, codebook)
+
+    def test_adjusted_sets(
+        self, adjusted: Float[Tensor, "n sets q size"], sets: Int[Tensor, "sets q size"], codebook: Codebook
+    ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
+        """The same of answers that are adjusted, and weighed in any way."""
+        if self.basis is None:
+            return set_significance(sets, adjusted, codebook)
+        return set_t_test(sets, adjusted, self.codewords, degrees(self.basis))
 
     def z_of_sets(
         self, answers: Float[Tensor, "n units q"], sets: Int[Tensor, "sets q size"], capacity: int
@@ -135,6 +168,8 @@ class Estimator:
         """
         near = self.similarity * self.identifiable
         adjusted = self.gls.adjust_sets(near * answers, sets)
+        if self.basis is not None:
+            return set_t_test(sets, adjusted, self.codewords, degrees(self.basis))[1]
         held = sets.clamp_min(0)
         scale = self._scale[held, 0]
         counted = self.identifiable[held, 0] & (sets >= 0)
@@ -148,7 +183,9 @@ class Estimator:
     # -- what follows from codewords
 
     @cached_property
-    def gls(self) -> LeaveOneOutGLS:
+    def gls(self) -> LeaveOneOutGLS | LeastSquares:
+        if self.basis is not None:
+            return LeastSquares(self.codewords, self.basis)
         return LeaveOneOutGLS(self.contrastable, self.similarity * self.identifiable, self.share)
 
     @cached_property
@@ -179,6 +216,12 @@ class Estimator:
         """Squared length of each unit's contrast: the variance of a mean of n - seen of n, over their answers'."""
         n = self.codewords.shape[1]
         return self.seen / (n * (n - self.seen))
+
+
+def _by_test(
+    codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"], answers: Float[Tensor, "n units q"]
+) -> Bool[Tensor, "n units q"]:
+    return (codewords[:, None] if codewords.dim() == 2 else codewords).movedim(-1, 0).expand_as(answers)
 
 
 def draw_members(size: int, members: int, seed: int, order: int = 0) -> Int[Tensor, "m"]:

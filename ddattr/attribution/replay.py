@@ -13,7 +13,7 @@ from ddattr.attribution.counterfactual import ablated
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections, pull
-from ddattr.attribution.significance import TestSettings, null_deviation, pull_significance
+from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.process import ReverseStep
@@ -96,7 +96,8 @@ class Replay:
     def _best(self, picture: Tensor, response: Tensor, denoised: Tensor) -> Int[Tensor, "best q"]:
         """Every query's best units, by p, then by norm."""
         distance = self.data.distance(picture)
-        estimator = Estimator.of_distance(self._codewords, distance, self.settings.gls_share)
+        basis = self.codebook.basis
+        estimator = Estimator.of_distance(self._codewords, distance, self.settings.gls_share, basis)
         answers = distinctive(denoised, self.data.unit_images, distance)
         by_pull = self._surest(estimator, estimator.gls.adjust(answers))
         by_norm = norm(gram(response), self._codewords).topk(self.refine, 0).indices
@@ -104,11 +105,10 @@ class Replay:
 
     def _surest(self, estimator: Estimator, adjusted: Tensor) -> Int[Tensor, "k q"]:
         """Units of smallest p of pull, ties by z. p is asked of the units of largest z only: it is dear."""
-        codewords = estimator.codewords
-        z = estimator.pull(adjusted) / null_deviation(adjusted, codewords).clamp_min(1e-12)
+        z = estimator.pull(adjusted) / estimator.deviation(adjusted).clamp_min(1e-12)
         likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
         answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
-        _, p = pull_significance(answers, codewords[likely], codewords)
+        _, p = estimator.test(answers, estimator.codewords[likely])
         return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
 
 

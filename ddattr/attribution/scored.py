@@ -36,7 +36,7 @@ class Scored:
         self.settings = settings
         self.codewords = codebook.codewords(torch.arange(codebook.units))
         self.phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
-        self.estimator = Estimator.of_distance(self.codewords, self.distance, settings.gls_share)
+        self.estimator = Estimator.of_distance(self.codewords, self.distance, settings.gls_share, codebook.basis)
         self.scores: dict[str, dict[str, Float[Tensor, "units q"]]] = {}
         self.tests: dict[tuple[str, str], Test] = {}
 

@@ -8,7 +8,8 @@ pictures are assumed to be of any distribution. Its tail is counted whole where 
 and p is then the rank of the unit's score, exactly. Of more, p is the saddlepoint's approximation of the tail over all
 codewords, held by others or not (counted where 10,000 at most reach the score, up to 28 members), times
 C / (C - N + 1), which covers whichever the others hold; `verified.csv` has how far it is from draws, of a seeded sample
-and of all units that pass. The p of a set is the saddlepoint's always.
+and of all units that pass. The p of a set is the saddlepoint's always. Of orthogonal words p is a t-test's
+(`regression`), and not exact in this sense.
 Source: Fisher 1935, The design of experiments; the use of phantom codewords is ours.
 """
 

@@ -23,7 +23,7 @@ from ddattr.attribution.scored import Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.verified import verification, verification_of_sets
-from ddattr.codebook import Codebook
+from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
 from ddattr.ensemble.likeness import unusual
@@ -110,7 +110,7 @@ def of_denoising(
         "level": settings.level,
     }
     strangers = data.held_out.at(data.held_out_units < 0)
-    return Tables(
+    tables = Tables(
         attributions(z, p, scored.scores[SUPPORT]["pull"], seeds, settings.level),
         scored.influence(),
         sets,
@@ -119,6 +119,22 @@ def of_denoising(
         nulls(found, q, scored.phantoms, seeds, settings.level),
         pd.concat([*([] if units is None else [units]), *judged], ignore_index=True),
         calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
+    )
+    return tables if codebook.design == RANDOM else _named(tables, codebook)
+
+
+def _named(tables: Tables, codebook: Codebook) -> Tables:
+    """With a column that says what p is by, where it is not by randomisation over codewords.
+
+    Of a length it still is: the rank among the words that no unit holds.
+    """
+    by, untested = codebook.p_by, tables.influence.p_value.isna()
+    of_scores = np.where(tables.influence.measure == "norm", f"rank, {codebook.phantoms} unused words", by)
+    return tables._replace(
+        attributions=tables.attributions.assign(p_by=by),
+        influence=tables.influence.assign(p_by=np.where(untested, "", of_scores)),
+        sets=tables.sets.assign(p_by=by),
+        calibration=None if tables.calibration is None else tables.calibration.assign(p_by=by),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.significance import COUNTED, TestSettings, benjamini_hochberg
 from ddattr.attribution.tails import tilted
-from ddattr.codebook import Codebook
+from ddattr.codebook import ORTHOGONAL, Codebook
 from ddattr.diffusion.noise import Stream, generator
 
 _DRAWS = 4000  # of a test: a standard error of 2 to 5 % of p
@@ -32,12 +32,12 @@ def verification(
     settings: TestSettings,
 ) -> pd.DataFrame | None:
     """verified.csv: a row a query and unit that passes, or was drawn by seed, with its p by draws, the standard `error`
-    of that, and the `ratio` of p to it. None where p was counted, and needs no judge.
+    of that, and the `ratio` of p to it. None where p was counted, and needs no judge, or is a t-test's, and has none.
 
     Args:
         answers: that were tested.
     """
-    if codebook.capacity <= COUNTED:
+    if codebook.capacity <= COUNTED or codebook.design == ORTHOGONAL:
         return None
     asked = benjamini_hochberg(p) <= settings.level
     order = generator(settings.seed, Stream.VERIFICATION, step=1).permutation(p.numel())[: settings.verified]
@@ -61,14 +61,14 @@ def verification_of_sets(
     settings: TestSettings,
 ) -> pd.DataFrame:
     """Rows of verified.csv for at most 8 sets, by seed, of those with p <= level and 2 to 256 units; of sets, the
-    saddlepoint's p is never counted.
+    saddlepoint's p is never counted. None of orthogonal words, whose p no draw of words has.
 
     Args:
         names: of the sets.
         answers: as `Estimator.test_sets` took them, with `sets`.
     """
     size = (sets >= 0).sum(-1)
-    eligible = (p <= settings.level) & (size > 1) & (size <= _LARGEST)
+    eligible = (p <= settings.level) & (size > 1) & (size <= _LARGEST) & (codebook.design != ORTHOGONAL)
     order = torch.from_numpy(generator(settings.seed, Stream.VERIFICATION, step=2).permutation(p.numel()))
     chosen = order[eligible.flatten()[order]][:_SETS].sort().values
     s, q = chosen // p.shape[1], chosen % p.shape[1]

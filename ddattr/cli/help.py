@@ -31,6 +31,7 @@ PAGES = {  # in the order in which a newcomer needs them
             *RUN,
             "codebook.members",
             "codebook.weight",
+            "codebook.design",
             "data.units",
             "data.clusters",
             "training.steps",

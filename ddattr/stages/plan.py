@@ -8,9 +8,18 @@ import torch
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.power import expected_power, members_needed
-from ddattr.codebook import Codebook, default_weight, smallest
+from ddattr.codebook import (
+    FREEDOM,
+    ORTHOGONAL,
+    RANDOM,
+    Codebook,
+    default_weight,
+    smallest,
+    smallest_orthogonal,
+)
 from ddattr.data.near import COMPARED
 from ddattr.data.tables import near_table, unit_table
+from ddattr.hadamard import exists
 from ddattr.stages.estimate import Estimate, estimate
 from ddattr.stages.processes import cores, launched
 from ddattr.stages.run import Run
@@ -55,17 +64,41 @@ def describe(code: Codebook, level: float = 0.05) -> list[tuple[str, str]]:
     step = code.units / code.capacity  # p of a radius is about a multiple of it
     values = "no test of it" if 2 * step > level else f"about {int(level / step)} values up to {level:g}"
     need = ", ".join(f"q {level:g}: {smallest(code.units, level)}" for level in (1.0, 0.05, 0.01, 0.001))
+    orthogonal = code.design == ORTHOGONAL
+    resolved = [
+        ("smallest q of one unit", f"{code.smallest_q():.3g}"),
+        ("members for a smallest q", need),
+    ]
     return [
         ("codebook", f"{code.units} units, n={code.members} members, weight h={code.weight}, seed {code.seed}"),
-        ("capacity C(n, h)", f"{_count(code.capacity)} codewords, {_count(code.phantoms)} phantoms"),
+        ("design", f"{code.design}; {fitting(code)}"),
+        (
+            "capacity n - 1" if orthogonal else "capacity C(n, h)",
+            f"{_count(code.capacity)} codewords, {_count(code.phantoms)} phantoms",
+        ),
+        ("p of a unit by", f"{code.p_by}: parametric, not randomisation" if orthogonal else code.p_by),
         ("units per member", f"{int(balance.min())} to {int(balance.max())}, mean {balance.double().mean():.1f}"),
         ("smallest distance", f"{code.distance() if code.units > 1 else '-'} bits"),
         ("survivors of k removed", lost),
-        ("smallest q of one unit", f"{code.smallest_q():.3g}"),
-        ("members for a smallest q", need),
-        ("smallest p of the radius", f"{step:.3g}, N / C(n, h): {values}"),
+        *([] if orthogonal else resolved),
+        ("smallest p of the radius", f"{step:.3g}, N / {'(n - 1)' if orthogonal else 'C(n, h)'}: {values}"),
         ("contrast variance", f"{code.contrast_variance:.4f}, h / (n (n - h)): smaller linearises better"),
     ]
+
+
+def fitting(code: Codebook) -> str:
+    """Which design fits as many units and members, and why, in one line."""
+    units, n = code.units, code.members
+    enough = smallest_orthogonal(units, FREEDOM)
+    if code.freedom < FREEDOM:
+        left = f"orthogonal words of n={n} would leave {units:,} units {max(0, code.freedom)} degrees of freedom"
+        return f"random fits: {left}, fewer than {FREEDOM}{f' (n={enough} leaves more)' if enough else ''}"
+    if not exists(n):
+        return f"random fits: no orthogonal words of n={n} are made (n={enough} has them)"
+    if (Codebook(units, n, n // 2, code.seed, ORTHOGONAL).balance == 0).any():
+        return f"random fits: by orthogonal words of seed {code.seed} some member would see none of {units} units"
+    how = "" if code.design == ORTHOGONAL else ". Set codebook.design=orthogonal and codebook.weight=null"
+    return f"orthogonal fits: {units} effects at once, none in another's, {code.freedom} degrees of freedom left{how}"
 
 
 def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
@@ -77,7 +110,13 @@ def warnings(code: Codebook, level: float, duplicates: int) -> list[str]:
             f"no single unit can reach q <= {level:g}: the smallest is {code.smallest_q():.3g}. "
             f"Set codebook.members to {smallest(code.units, level)} or more{usual}, or ask for sets of units."
         )
-    if 2 * code.weight == code.members:
+    if code.design == ORTHOGONAL and code.freedom < FREEDOM:
+        members = smallest_orthogonal(code.units, FREEDOM)
+        found.append(
+            f"{code.freedom} degrees of freedom leave a t-test little power for few units. Set codebook.members to "
+            f"{members} or more."
+        )
+    if 2 * code.weight == code.members and code.design == RANDOM:
         found.append("weight is half of members: complementary codewords tie under `norm`. Set codebook.weight lower.")
     if duplicates:
         found.append(

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddattr.codebook import encode, smallest
+from ddattr.codebook import FREEDOM, ORTHOGONAL, encode, smallest, smallest_orthogonal
 
 _NETWORKS = {12: (16, 32), 20: (32, 64), 32: (64, 128), 1 << 30: (64, 128, 256)}  # by the largest side that they suit
 _STEPS = {12: 800, 20: 2000, 32: 4000, 1 << 30: 8000}  # of 2,000 pictures; others by the root of their number
@@ -66,7 +66,10 @@ def ruled(config: DictConfig, data: Any) -> str:
 
 
 def _members(units: int, config: DictConfig) -> int:
-    """Fewer where some would see no unit; where any number leaves some out, that which the codebook refuses."""
+    """Fewer where some would see no unit; where any number leaves some out, that which the codebook refuses. Of
+    orthogonal words, as many as leave a t-test its degrees of freedom."""
+    if config.codebook.get("design") == ORTHOGONAL:
+        return smallest_orthogonal(max(units, _MEMBERS - 1 - FREEDOM), FREEDOM) or _MEMBERS
     most = max(_MEMBERS, smallest(units, _LEVEL))
     for members in range(most, 1, -1):
         with suppress(ValueError):

@@ -19,6 +19,7 @@ from ddattr.artifacts import (
     save_text,
 )
 from ddattr.attribution.queries import DEFAULT, QuerySet, default_folder, query_sets
+from ddattr.codebook import RANDOM
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import content_of
 from ddattr.data.tables import near_table, unit_table
@@ -55,6 +56,8 @@ class Run(Builder):
             "unit": data.kind,
             "data": data.fingerprint,
         }
+        if code.design != RANDOM:  # what older runs say nothing of
+            config["design"] = code.design
         return Artifact(self.root / "codebook", config, remedy=self.command("train", "member=0"))
 
     def member_artifact(self, member: int) -> Artifact:

@@ -119,6 +119,8 @@ def vetted(path: Path, text: str, trusted: Collection[str] = ()) -> dict[str, An
         raise ValueError(f"{path}: key trainer.{key} is of no saved config. Give it with each call: +trainer.{key}=...")
     if config["data"]["_target_"].endswith("UnitDataModule"):
         config["data"].setdefault("similarity", "pixels")  # of before there was a choice
+    if config["codebook"]["_target_"].endswith("codebook.encode"):
+        config["codebook"].setdefault("design", "random")  # of before words could be orthogonal
     if config["significance"]["_target_"].endswith("TestSettings"):
         config["significance"].pop("draws", None)  # of before the p of sets was in closed form
     if config["tracking"].get("mode") == "online":  # a folder sends nothing: whoever calls may

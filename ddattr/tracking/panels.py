@@ -25,7 +25,7 @@ def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[st
     tensors = load_tensors(folder / "queries.safetensors")
     jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
     code = load_json(root / "codebook" / "codebook.json") or {}
-    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
+    codebook = Codebook.of_record(code)
     table = load_table(folder / "influence.parquet")
     scores, tests = (
         part.set_index(["query", "measure", "unit"]).sort_index()

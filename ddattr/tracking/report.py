@@ -1,7 +1,8 @@
 """The page and the summary: what a run says, from artifacts alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ddattr.artifacts import load_json, load_table, save_text
 from ddattr.attribution.queries import DEFAULT, default_folder
+from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.attributed import NO_SHARES, attributed, surest
@@ -57,7 +59,8 @@ def lines(root: Path) -> dict[str, str]:
     count, level = len(radius), radius.level.iloc[0]
     unit = code["unit"]
     return {
-        "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries",
+        "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries"
+        f"{_design(code)}",
         "quality": _quality(root),
         "agreement": f"{_agreement(root)}; error of the first order {queries.jvp_error.median():.3f} of the "
         f"displacement (median), worst {queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
@@ -66,6 +69,13 @@ def lines(root: Path) -> dict[str, str]:
         "resolution": _resolution(radius),
         "calibration": "; ".join(filter(None, (_calibration(root), _verified(root)))),
     }
+
+
+def _design(code: Mapping[str, Any]) -> str:
+    """Nothing of random words, whose p is by randomisation."""
+    if code.get("design", RANDOM) == RANDOM:
+        return ""
+    return f"; orthogonal words: p by {Codebook.of_record(code).p_by}, parametric, not by randomisation"
 
 
 def warnings(root: Path, queries: pd.DataFrame) -> list[str]:

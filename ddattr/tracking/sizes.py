@@ -62,7 +62,7 @@ def of_queries(root: Path) -> pd.DataFrame:
             raise FileNotFoundError(
                 f"compare: {folder / name} is missing. Make it: ddattr attribute, with that run's overrides"
             )
-    codebook = Codebook(code["N"], code["n"], code["h"])
+    codebook = Codebook.of_record(code)
     own = load_table(folder / "radius.csv").merge(load_table(folder / "queries.csv"), on="query")
     sets, level, units = load_table(folder / "sets.parquet"), own.level.iloc[0], codebook.units
     found = own[["query", "radius", "phantom_radius"]].assign(run=root.resolve().name, units=units)
@@ -78,7 +78,7 @@ def of_queries(root: Path) -> pd.DataFrame:
     found["radius_passes"] = own.p_value <= level
     found["resolution"] = own.resolution.where(found.resolved, np.inf)
     found["resolution_share"] = found.resolution / units
-    return found.assign(smallest_q=min(1.0, units / (codebook.phantoms + 1)))
+    return found.assign(smallest_q=codebook.smallest_q())
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

@@ -97,7 +97,8 @@ class Answers:
 
     def estimator(self, pictures: Float[Tensor, "q *image"]) -> Estimator:
         """The estimator of the whole ensemble on some pictures."""
-        return Estimator.of_distance(self.codewords, self.data.distance(pictures), self.settings.gls_share)
+        distance, basis = self.data.distance(pictures), self.plan.codebook.basis
+        return Estimator.of_distance(self.codewords, distance, self.settings.gls_share, basis)
 
     def ablations(
         self, codewords: Bool[Tensor, "units n"] | Bool[Tensor, "units q n"]

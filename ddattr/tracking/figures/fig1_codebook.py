@@ -41,4 +41,4 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
 def codebook_of(root: Path) -> Codebook:
     """The codebook that a run's members were trained on."""
     code = load_json(root / "codebook" / "codebook.json") or {}
-    return Codebook(code["N"], code["n"], code["h"], code["seed"])
+    return Codebook.of_record(code)

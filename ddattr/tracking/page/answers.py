@@ -120,5 +120,5 @@ class Answers:
 def answered(root: Path) -> dict[str, Answers]:
     """Every query set of a run that is done, by its name."""
     code = load_json(root / "codebook" / "codebook.json") or {}
-    codebook = Codebook(code["N"], code["n"], code["h"], code["seed"])
+    codebook = Codebook.of_record(code)
     return {name: Answers(folder, codebook) for name, folder in query_sets(root).items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.queries import DEFAULT
+from ddattr.codebook import RANDOM
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.listed import Nearest
@@ -100,6 +101,7 @@ class Cards:
             found=answers.found(found.kind if found.unit is None else None),
             asked=len(answers.names),
             validated=self._validated,
+            p_by="" if codebook.design == RANDOM else codebook.p_by,
         )
         address = f"#/{name}/{query}/{found.item}"
         return Card(

@@ -386,7 +386,7 @@ function showNull(each) {
   const total = each.null.reduce((sum, count) => sum + count, 0).toLocaleString("en");
   const words =
     `What ${total} codewords that no unit holds score here, in standard deviations. Coloured: as much as this unit, ` +
-    `or more; p = ${chance(each.p)}.`;
+    `or more; p = ${chance(each.p)}${data.p_by ? `, by ${data.p_by}` : ""}.`;
   at("null").replaceChildren(histogram(each.null, each.z, words), make("p", {}, words));
 }
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.methods import label_of
+from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.tracking.page import listed, pictures
 from ddattr.tracking.page.answers import Answers
@@ -41,6 +42,7 @@ def explorer(
             "unit": code["unit"],
             "units": code["N"],
             "members": code["n"],
+            **({} if code.get("design", RANDOM) == RANDOM else {"p_by": Codebook.of_record(code).p_by}),
             "shape": list(data.shape),
             "sizes": sizes._asdict(),
             "sets": [found.query_set(key, given, cards[key]) for key, given in answers.items()],

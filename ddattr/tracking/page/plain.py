@@ -31,6 +31,7 @@ class Told(NamedTuple):
         level: q at and below which a finding is called sure.
         found, asked: for how many pictures something of this kind was found, and of how many.
         validated: whether the run has been compared with retraining.
+        p_by: what p is by, where it is not by randomisation.
     """
 
     query: str
@@ -46,6 +47,7 @@ class Told(NamedTuple):
     found: int
     asked: int
     validated: bool
+    p_by: str = ""
 
     @property
     def lucky(self) -> bool:
@@ -75,8 +77,12 @@ def words(owed: Owed, told: Told, without: Without | None, amplified: int) -> di
         "changes": f"What changes (\N{MULTIPLICATION SIGN} {amplified})" if amplified > 1 else "What changes",
         "change": "" if without is None else f"{way(without.change)} on average",
         "amount": "" if without is None else _amount(without),
-        "record": f"For the record: p = {owed.p:.2g}, q = {owed.q:.2g}. {_CLOSER}" if owed.tried else _CLOSER,
+        "record": f"For the record: {_record(owed, told)}. {_CLOSER}" if owed.tried else _CLOSER,
     }
+
+
+def _record(owed: Owed, told: Told) -> str:
+    return f"p = {owed.p:.2g}, q = {owed.q:.2g}" + (f", by {told.p_by}" if told.p_by else "")
 
 
 def _sure(owed: Owed, told: Told, them: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import yaml
 
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.queries import DEFAULT, default_folder
+from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
 from ddattr.tracking.attributed import passing, query_names
@@ -136,6 +137,15 @@ def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
 
 def _sure(root: Path) -> str:
     level = load_table(default_folder(root) / "radius.csv").level.iloc[0]
+    code = load_json(root / "codebook" / "codebook.json") or {}
+    if code.get("design", RANDOM) != RANDOM:
+        return (
+            f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their "
+            "units by orthogonal words, so that nothing of what one unit does is in what is said of another. p is a "
+            f"t-test's ({Codebook.of_record(code).p_by}): it holds a unit against what members differ by beyond all "
+            "units, and takes that for near to normal; it is not by randomisation. q corrects for all units. What does "
+            "not pass may matter as well; nothing can be claimed of it."
+        )
     return (
         f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their units at "
         "random, so that a unit that does nothing looks as influential as a codeword that no unit holds: p compares it "

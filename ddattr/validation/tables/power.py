@@ -13,7 +13,7 @@ from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, similarity
 from ddattr.attribution.loss import loss_projections
 from ddattr.attribution.sets import sets_of
-from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance, set_significance
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance
 from ddattr.codebook import Codebook
 from ddattr.validation.measures import measures_of_any, measures_of_displacement
 from ddattr.validation.study import Phase, Study
@@ -65,7 +65,7 @@ def power(
     codewords, rows = codebook.codewords(torch.arange(codebook.units)), []
     near, queries = similarity(distance), torch.arange(distance.shape[1])
     for (name, answers), share in itertools.product(measures.items(), sorted({0.0, settings.gls_share})):
-        estimator = Estimator(codewords, near, share)
+        estimator = Estimator(codewords, near, share, basis=codebook.basis)
         z, p = estimator.test(estimator.gls.adjust(answers))
         row, counts = _of_units(name, z, p, distance, settings.level)
         for weighting, weight in (("equal", torch.ones_like(near)), ("nearness", near)):
@@ -73,7 +73,7 @@ def power(
             for kind, of in partitions.items():
                 _, sets = sets_of(of, len(queries))
                 adjusted = estimator.gls.adjust_sets(weight * answers, sets)
-                _, z, p = set_significance(sets, adjusted, codebook)
+                _, z, p = estimator.test_adjusted_sets(adjusted, sets, codebook)
                 found[f"z_{kind}"] = z[labels[kind], queries].mean().item()
                 found[f"attributable_{kind}"] = _reached(p, settings.level)
             rows.append({**found, "gls_share": share, **counts})
