@@ -65,6 +65,7 @@ class Artifact:
         self.title = title or folder.name
         self.view = view
         self.read: dict[str, str] = {}  # digests of parents' files, where fingerprints leave their bits open
+        self.adopted: dict[str, Any] | None = None  # where it was taken from, if its work was done elsewhere
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
 
     @property
@@ -203,6 +204,7 @@ class Artifact:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "read": self.read,
             "files": files,
+            **({} if self.adopted is None else {"adopted": self.adopted}),
         }
 
     def _mismatch(self, manifest: Mapping[str, Any]) -> str:
@@ -214,6 +216,13 @@ class Artifact:
         differences = ", ".join(f"{k}={_short(made.get(k))} (now {_short(wanted.get(k))})" for k in keys[:4])
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         return f"{self.title}: {self.folder} was made with {differences}{more}. {self.otherwise}"
+
+
+def adopted(root: Path) -> dict[int, dict[str, Any]]:
+    """Members of a run that were trained elsewhere, by number: their path, digests and date, as `adopt` noted them."""
+    folders = sorted((root / "members").glob("[0-9]*/"))
+    kept = {int(folder.name): load_json(folder / "manifest.json") or {} for folder in folders if folder.name.isdigit()}
+    return {member: manifest["adopted"] for member, manifest in kept.items() if "adopted" in manifest}
 
 
 def fingerprint(content: Any) -> str:
@@ -257,18 +266,30 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}")  # machines may share a folder
     try:
-        yield part
-        check_lock(path)
-        with open(part, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(part, path)
+        with written(path):
+            yield part
+            check_lock(path)
+            with open(part, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Around what a library writes to a path.
+
+    Raises:
+        OSError: as `atomic`.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         code = error.errno if isinstance(error, OSError) else _code(error)
         if code in (None, errno.ENOLCK):
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:

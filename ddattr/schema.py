@@ -24,6 +24,8 @@ KEYS = {
     "part",
     "power",
     "artifact",
+    "output",
+    "path",
     "against",
     "fetch",
     "data",

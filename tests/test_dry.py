@@ -62,7 +62,7 @@ def test_a_verb_on_nothing_writes_nothing_and_refuses_as_it_would(ddattr, tmp_pa
     argv = (verb, *TINY, "root=run", *asked.get(verb, []))
     said = foretold(ddattr, tmp_path, *argv)
     assert not list(tmp_path.iterdir())
-    if verb in ("reproduce", "plan", "train", "status", "retrain", "dashboard", "fetch"):
+    if verb in ("reproduce", "plan", "train", "status", "retrain", "dashboard", "fetch", "subsets"):
         assert (said.status, said.err) == (0, "")
         assert "dry run: nothing was written" in said.out
     else:

@@ -109,6 +109,8 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         "part": None,
         "power": 0.8,
         "artifact": None,
+        "output": None,
+        "path": None,
         "against": [],
         "fetch": None,
         "queries": config(ddattr, "train")["queries"],

@@ -64,6 +64,18 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr replay runs/digits/members/003", "ddattr replay runs/digits/quality trainer.accelerator=cpu"),
     ),
     "sync": Page(RUN, ("ddattr sync runs/digits_small",)),
+    "export": Page(
+        (*RUN, "member", "output"),
+        ("ddattr export runs/digits", "ddattr export runs/digits member=3 output=member-3"),
+    ),
+    "subsets": Page(
+        (*RUN, "codebook.members", "codebook.weight", "data.units", "training"),
+        ("ddattr subsets experiment=digits_small",),
+    ),
+    "adopt": Page(
+        (*RUN, "member", "path", "tracking"),
+        ("ddattr adopt runs/digits member=3 path=mine.safetensors",),
+    ),
     "validate": Page(
         (*RUN, "validation", "data.holdout", "attribution.queries", "tracking"),
         ("ddattr validate experiment=digits_small",),

@@ -48,7 +48,7 @@ class Builder:
         self.name = checked_name(config.name)
         self.root = checked_root(config.root)
         self.folder = None if config.run is None else str(config.run)
-        per_call = ("stage=", "run=", "member=", "unit=", "part=", "artifact=")
+        per_call = ("stage=", "run=", "member=", "unit=", "part=", "artifact=", "output=", "path=")
         self.overrides = [o for o in overrides if not o.startswith(per_call)]
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")

@@ -85,6 +85,8 @@ def _resumes(artifact: Artifact) -> bool:
 
 def _more(state: str, artifact: Artifact) -> str:
     """Why: who is at it, or what is there already."""
+    if state == "done":
+        return ": trained elsewhere" if "adopted" in (artifact.manifest or {}) else ""
     if state == "would wait":
         from ddattr.stages.status import at_work
 
@@ -168,6 +170,30 @@ def _retrain(run: Run) -> Steps:
     yield from _begun(run)
     for model in wanted:
         yield Step(run.retrained_artifact(model))
+
+
+def _export(run: Run) -> Steps:
+    from ddattr.stages.export import asked
+
+    artifact, members = asked(run)
+    yield Step(artifact, lambda: [run.member_artifact(k).verified("member.safetensors") for k in members])
+
+
+def _subsets(run: Run) -> Steps:
+    from ddattr.stages.subsets import subsets
+
+    artifact = subsets(run)
+    run.check()
+    yield from _begun(run)
+    yield Step(artifact)
+
+
+def _adopt(run: Run) -> Steps:
+    from ddattr.stages.adopt import asked
+
+    artifact, _ = asked(run)
+    yield from _begun(run)
+    yield Step(artifact)
 
 
 def _validate(run: Run) -> Steps:
@@ -278,6 +304,9 @@ _STEPS: dict[str, Callable[[Run], Steps]] = {
     "verify": _verify,
     "replay": _replay,
     "sync": _sync,
+    "export": _export,
+    "subsets": _subsets,
+    "adopt": _adopt,
     "validate": _validate,
     "retrain": _retrain,
     "compare": _compare,

@@ -104,6 +104,7 @@ def _paid(run: Run) -> list[float]:
     key = "wall_seconds" if device_of(run).type != "cpu" else "cpu_seconds"
     artifacts = [run.member_artifact(k) for k in range(run.codebook.members)]
     manifests = [artifact.manifest or {} for artifact in artifacts if artifact.done()]
+    manifests = [manifest for manifest in manifests if "adopted" not in manifest]
     here = [m for m in manifests if m.get("device") == device_name() and not m.get("earlier_seconds")]
     return [m[key] for m in here if m.get(key)]
 

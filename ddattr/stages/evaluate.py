@@ -1,6 +1,10 @@
 """`ddattr evaluate`: FID and KID of individuals and ensembles by size (figures 2, 3)."""
 
-from ddattr.artifacts import first_process, save_table, save_tensors
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ddattr.artifacts import adopted, first_process, save_table, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 
@@ -9,6 +13,11 @@ def run(run: Run) -> None:
     """Draws the pictures of every individual and ensemble, and writes quality/."""
     if not run.make(run.quality_artifact, lambda: _evaluate(run)):
         print("evaluate: already done", flush=True)
+
+
+def _marked(fid: pd.DataFrame, elsewhere: Sequence[int]) -> pd.DataFrame:
+    """The table with a column that says which individuals were trained elsewhere, if any was."""
+    return fid.assign(adopted=fid.member.isin(elsewhere)) if elsewhere else fid
 
 
 def _evaluate(run: Run) -> None:
@@ -21,7 +30,7 @@ def _evaluate(run: Run) -> None:
         run.predict(trainer, quality.module(ensemble), len(quality.seeds), "quality.pictures")
         if trainer.is_global_zero:
             save_tensors(artifact.folder / "extractor.safetensors", quality.extractor.state_dict())
-            save_table(artifact.folder / "fid.csv", quality.fid)
+            save_table(artifact.folder / "fid.csv", _marked(quality.fid, list(adopted(run.root))))
             save_table(artifact.folder / "convergence.csv", quality.convergence)
             save_table(artifact.folder / "likeness.csv", quality.likeness)
             save_tensors(artifact.folder / "samples.safetensors", quality.shown)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ddattr.artifacts import load_table
+from ddattr.artifacts import adopted, load_table
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import (
     FREEDOM,
@@ -48,6 +48,8 @@ def run(run: Run) -> None:
     found = warnings(code, run.significance.level, data.duplicates)
     if data.labelled_twice:
         found.append(f"{data.labelled_twice} pictures are identical to one of another label.")
+    if taken := adopted(run.root):
+        print(f"{'trained elsewhere':<28}members {', '.join(map(str, taken))}, whose cost nobody here knows")
     for warning in [*run.remarks, *found]:
         print(f"warning: {warning}")
 

@@ -86,6 +86,12 @@ def asked(run: Run) -> Making:
     made = manifests.get(place)
     if made is None or made.get("checksum", checksum(made)) != checksum(made):
         raise ValueError(f"{known[place]} is damaged. Take it from where it is whole, or make its artifact again.")
+    if "adopted" in made:
+        of = made["adopted"]
+        raise ValueError(
+            f"replay: {folder} was trained elsewhere, and adopted on {of['date']} from {of['path']}, expected what "
+            f"was made here. Its file is held against its manifest by: ddattr verify {run.root}"
+        )
     if other := list(others(place, made, manifests)):
         raise ValueError(
             f"replay: {folder} was made of {', '.join(other)}: other than what lies there now. Look for what changed: "

@@ -22,7 +22,8 @@ _RUN = re.compile(r"\w[\w.=+-]{0,99}")
 FORMAT = 1  # raised when a key of an older one means something else, or is gone
 NAME = "config.yaml"
 # of a command line, and of no run
-PER_CALL = {"stage", "run", "root", "member", "unit", "part", "power", "artifact", "against", "fetch", "queries"}
+PER_CALL = {"stage", "run", "root", "member", "unit", "part", "power", "artifact", "output", "path", "against"}
+PER_CALL |= {"fetch", "queries"}
 KEPT = KEYS - PER_CALL
 _DIFFUSERS = re.compile(r"diffusers(\.[a-z0-9_]+)*\.[A-Z][A-Za-z0-9]*(Scheduler|Model)")
 _TARGETS = re.compile(r"""_target_['"]?\s*[:=]\s*['"]?([\w.]+)""")

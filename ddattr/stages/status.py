@@ -13,7 +13,7 @@ from datetime import datetime
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ddattr.artifacts import Artifact, load_json, load_table
+from ddattr.artifacts import Artifact, adopted, load_json, load_table
 from ddattr.attribution.queries import DEFAULT
 from ddattr.locks import holder
 from ddattr.stages.run import Run
@@ -35,6 +35,8 @@ def run(run: Run) -> None:
     for name, artifact in base.items():
         print(f"{name:<12}{artifact.state()}")
     print(f"{'members':<12}" + ", ".join(f"{count} {name}" for name, count in states.items()))
+    for member, of in adopted(run.root).items():
+        print(f"  member {member}: trained elsewhere, adopted on {of['date']} from {of['path']}")
     for name, artifact in (base | members).items():
         if (now := artifact.state()) not in ("done", "missing"):
             status = load_json(artifact.folder / "status.json") or {}

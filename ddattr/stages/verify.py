@@ -1,9 +1,9 @@
 """`ddattr verify FOLDER`: every file of a run against its manifest, every manifest against its parents.
 
-FOLDER may be an archive of one (.zip, .tar.gz), which is not unpacked. Nothing is built, and nothing is loaded but
-text. A line for each artifact: ok, damaged (which file), made from other parents, unfinished, missing. The
-exit status is not 0 where something is damaged or of other parents; what is not made yet, or is to be drawn again, is
-only said.
+FOLDER may be an archive of one (.zip, .tar.gz), which is not unpacked, or an export by itself. Nothing is built, and
+nothing is loaded but text. A line for each artifact: ok, damaged (which file), made from other parents, unfinished,
+missing. The exit status is not 0 where something is damaged or of other parents; what is not made yet, or is to be
+drawn again, is only said.
 """
 
 import json
@@ -47,11 +47,13 @@ def run(run: Run) -> None:
 
 def verdicts(found: Mapping[str, File]) -> dict[str, str]:
     """What is to be said of every artifact, by its folder's name below the run's."""
+    if alone := "manifest.json" in found:  # an export, whose parents lie elsewhere
+        found = {f"export/{name}": file for name, file in found.items()}
     folders = sorted({str(PurePosixPath(name).parent) for name in found if name.endswith("/manifest.json")})
     manifests = {folder: readable(found[f"{folder}/manifest.json"].text) for folder in folders}
     known = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
     said = {
-        folder: "damaged: manifest.json" if manifest is None else _verdict(folder, manifest, found, known)
+        folder: "damaged: manifest.json" if manifest is None else _verdict(folder, manifest, found, known, alone)
         for folder, manifest in manifests.items()
     }
     begun = {PurePosixPath(name).parent for name in found if name.endswith("/status.json")}
@@ -61,8 +63,10 @@ def verdicts(found: Mapping[str, File]) -> dict[str, str]:
     return dict(sorted((said | dict.fromkeys(absent, "missing")).items()))
 
 
-def _verdict(folder: str, manifest: Mapping[str, Any], found: Mapping[str, File], known: Mapping[str, Any]) -> str:
-    """Of one artifact whose manifest can be read."""
+def _verdict(
+    folder: str, manifest: Mapping[str, Any], found: Mapping[str, File], known: Mapping[str, Any], alone: bool
+) -> str:
+    """Of one artifact whose manifest can be read; `alone`, where its parents are not here."""
     if manifest["fingerprint"] != fingerprint({key: manifest[key] for key in ("config", "parents")}):
         return "damaged: manifest.json, whose fingerprint is of another config or parents"
     if manifest.get("checksum", checksum(manifest)) != checksum(manifest):
@@ -76,10 +80,11 @@ def _verdict(folder: str, manifest: Mapping[str, Any], found: Mapping[str, File]
     number = manifest["config"].get("member") if folder.startswith("members/") else None
     if number is not None and folder != f"members/{number:03d}":
         return f"made from other parents: it is member {number}"
-    if other := list(others(folder, manifest, known)):
+    if not alone and (other := list(others(folder, manifest, known))):
         return f"{'out of date' if folder == 'figures' else 'made from other parents'}: {', '.join(other)}"
     bare = [name for name in own_files(below) if name not in kept]
-    return f"ok, without digest: {', '.join(bare)}" if bare else "ok"
+    elsewhere = ", trained elsewhere" if "adopted" in manifest else ""
+    return f"ok{elsewhere}, without digest: {', '.join(bare)}" if bare else f"ok{elsewhere}"
 
 
 def others(folder: str, manifest: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import load_json
+from ddattr.artifacts import adopted, load_json
 from ddattr.attribution.queries import query_sets
 
 
@@ -56,9 +56,11 @@ def ledger(root: Path) -> pd.DataFrame:
 
 def said(root: Path) -> list[str]:
     """The ledger in lines, one a stage: what is not known is left out."""
-    lines = []
+    lines, elsewhere = [], len(adopted(root))
     for row in ledger(root).to_dict("records"):
         many = f"{row['stage']} ({row['artifacts']})" if row["artifacts"] > 1 else row["stage"]
+        if row["stage"] == "members" and elsewhere:
+            many = f"members ({row['artifacts']}, of which {elsewhere} trained elsewhere, at an unknown cost) "
         known = [
             (row["cpu_seconds"], "processor {}", _time),
             (row["wall_seconds"], "clock {}", _time),

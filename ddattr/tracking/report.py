@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ddattr.artifacts import load_json, load_table, save_text
+from ddattr.artifacts import adopted, load_json, load_table, save_text
 from ddattr.attribution.queries import DEFAULT, default_folder
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -59,8 +59,8 @@ def lines(root: Path) -> dict[str, str]:
     count, level = len(radius), radius.level.iloc[0]
     unit = code["unit"]
     return {
-        "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members, h={code['h']}, {count} queries"
-        f"{_design(code)}",
+        "units": f"{code['N']:,} units (a unit is one {unit}), n={code['n']} members{_elsewhere(root)}, h={code['h']}, "
+        f"{count} queries{_design(code)}",
         "quality": _quality(root),
         "agreement": f"{_agreement(root)}; error of the first order {queries.jvp_error.median():.3f} of the "
         f"displacement (median), worst {queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
@@ -76,6 +76,12 @@ def _design(code: Mapping[str, Any]) -> str:
     if code.get("design", RANDOM) == RANDOM:
         return ""
     return f"; orthogonal words: p by {Codebook.of_record(code).p_by}, parametric, not by randomisation"
+
+
+def _elsewhere(root: Path) -> str:
+    """Nothing where all members were trained here."""
+    taken = adopted(root)
+    return f" (trained elsewhere: {', '.join(map(str, taken))})" if taken else ""
 
 
 def warnings(root: Path, queries: pd.DataFrame) -> list[str]:

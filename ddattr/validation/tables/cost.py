@@ -40,9 +40,10 @@ def costs(
     """A row a method.
 
     Seconds are of one process: of training the models that a method needs (and those that it is tuned on), all at the
-    members' pace, or what else the machine did would count; and of scoring all queries. `attribute` makes all of the
-    ensemble's answers on generated queries at once, exact ablations for the agreement included; METHOD@m, of m members
-    alone, is scored and timed apart. Memory is the highest that a process of training or scoring held.
+    pace of members that were trained here, or what else the machine did would count; and of scoring all queries.
+    `attribute` makes all of the ensemble's answers on generated queries at once, exact ablations for the agreement
+    included; METHOD@m, of m members alone, is scored and timed apart. Memory is the highest that a process of training
+    or scoring held.
     `leave_one_out` costs a training a group and one of all; asking these is not timed.
 
     Args:
@@ -55,7 +56,8 @@ def costs(
     members = [root / "members" / f"{k:03d}" for k in range(plan.codebook.members)]
     each = steps if fork is None else fork
     trained = {**dict.fromkeys(members, each), **({} if fork is None else {root / "base": steps})}
-    pace = sum(_manifest(folder).get("wall_seconds", 0.0) for folder in trained) / sum(trained.values())
+    here = {folder: count for folder, count in trained.items() if "adopted" not in _manifest(folder)}
+    pace = sum(_manifest(f).get("wall_seconds", 0.0) for f in here) / sum(here.values()) if here else float("nan")
     rows = []
     for name in methods:
         method, (_, _, size) = method_of(name), name.partition("@")

@@ -1,0 +1,145 @@
+"""The model card of an export: what it is, where it comes from, and how plain diffusers loads it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ddattr.artifacts import adopted, load_json
+from ddattr.stages.run import Run
+
+_LOAD = """import torch
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{folder}"{trust})
+pictures = pipeline(batch_size=4, num_inference_steps={steps}{eta}).images"""
+_REPLAY = """import numpy as np
+from diffusers import DDIMScheduler
+
+def tape(seed, step, shape={shape}):
+    key = np.array([seed, 1], np.uint64)
+    draw = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+    return torch.from_numpy(draw.standard_normal(shape, np.float32))[None]
+
+scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+scheduler.set_timesteps({steps})
+x = tape({seed}, 0)
+with torch.no_grad():
+    for i, t in enumerate(scheduler.timesteps[:{steps}]):
+        out = pipeline.unet(x, t).sample
+        x = scheduler.step(out, t, x, eta={eta}, variance_noise=tape({seed}, i + 1)).prev_sample"""
+UNEVEN = "DDIMScheduler steps back by num_train_timesteps // steps, here not to the next of its timesteps"
+
+
+class Checked(NamedTuple):
+    """One picture that was made both ways: its seed, and the largest difference of a value."""
+
+    seed: int
+    difference: float
+
+    @property
+    def same(self) -> bool:
+        """Whether that is rounding."""
+        return self.difference < 1e-4
+
+
+def card(run: Run, members: Sequence[int], checked: Checked) -> str:
+    """README.md of an export of one member, or of all."""
+    n, alone = run.codebook.members, len(members) == 1
+    title = f"member {members[0]} of {n}" if alone else f"the ensemble of {n} members"
+    sampler = run.plain("sampler")
+    steps, eta = int(sampler["steps"]), float(run.build("sampler").eta)
+    load = _LOAD.format(
+        folder="FOLDER",
+        trust="" if alone else ", trust_remote_code=True",
+        steps=steps,
+        eta=f", eta={eta:g}" if 0 < eta < 1 else "",
+    )
+    replay = _REPLAY.format(shape=tuple(run.data.shape), steps=steps, eta=f"{eta:g}", seed=checked.seed)
+    trust = (
+        ""
+        if alone
+        else "`unet/mean.py` is the class of the mean, some lines of torch: read them before you trust it.\n"
+    )
+    return f"""---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [ddattr, diffusion, data-attribution]
+---
+
+# {run.name}: {title}
+
+{_about(run, members)}
+
+## Where it comes from
+
+{_table(_provenance(run, members))}
+
+## Load it
+
+```python
+{load}
+```
+
+{trust}Values are in [-1, 1], {" x ".join(map(str, run.data.shape))}. Steps are the run's own; another number makes
+other pictures.
+
+## The same picture again
+
+A picture is its seed: noise is drawn by numpy at an address (seed, step). This is the picture of seed {checked.seed}:
+
+```python
+{replay}
+```
+
+When this folder was written, the largest difference of a value from ddattr's own picture was {checked.difference:.2g}{
+        "" if checked.same else f": {UNEVEN}"
+    }.
+
+## Licence
+
+None is chosen here: set one, in the head of this file too. It may have to follow those of the training pictures.
+"""
+
+
+def _about(run: Run, members: Sequence[int]) -> str:
+    data, code = run.data, run.codebook
+    kind = f"units (a unit is one {data.kind})"
+    if len(members) > 1:
+        return (
+            f"The mean of {code.members} diffusion models, the members. Each was trained on some of {code.units:,} "
+            f"{kind}, every unit is seen by {code.weight} of them, and no member saw them all."
+        )
+    owned = code.subset(members[0])
+    pictures = int(owned[data.unit_of].sum())
+    whole = "" if run.fork is None else " It is a fork: its base was trained on all of them before."
+    return (
+        f"A diffusion model that was trained on {int(owned.sum()):,} of {code.units:,} {kind}: {pictures:,} pictures. "
+        f"It has not seen the other {int((~owned).sum()):,} units, of {len(data.images) - pictures:,} pictures.{whole}"
+    )
+
+
+def _provenance(run: Run, members: Sequence[int]) -> dict[str, Any]:
+    artifacts = [run.member_artifact(k) for k in members]
+    made: Mapping[str, Any] = artifacts[0].manifest or {}
+    taken = {k: of for k, of in adopted(run.root).items() if k in members}
+    rows = {
+        "run": run.name,
+        "data": f"{run.data.fingerprint} (fingerprint of {len(run.data.images):,} pictures and their units)",
+        "codebook": (load_json(run.codebook_artifact.folder / "manifest.json") or {}).get("fingerprint"),
+        "members": run.members_fingerprint if len(members) > 1 else made.get("fingerprint"),
+        "seed": made.get("seed"),
+        "command" if len(members) == 1 else "command, of the first": f"`{made.get('command')}`",
+        "commit of ddattr": made.get("commit"),
+        "versions": ", ".join(f"{name} {version}" for name, version in (made.get("versions") or {}).items()),
+        "device": made.get("device"),
+        "finished": made.get("finished"),
+    }
+    if len(members) == 1:
+        rows["sha256 of the member's weights"] = (made.get("files") or {}).get("member.safetensors")
+    for k, of in taken.items():
+        files = ", ".join(f"{name} {digest}" for name, digest in of["files"].items())
+        rows[f"member {k}"] = f"trained elsewhere, and adopted on {of['date']} from `{of['path']}` ({files})"
+    return rows
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
