@@ -19,6 +19,11 @@ from ddattr.ensemble.ensemble import Ensemble
 SHAPE = (1, 8, 8)
 
 
+def close(theirs: torch.Tensor, ours: torch.Tensor) -> None:
+    """To 1e-5 of the largest value: networks of hardly any training give pictures far beyond [-1, 1]."""
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5 * max(1.0, ours.abs().max().item()))
+
+
 @pytest.mark.parametrize(("timesteps", "steps", "spacing"), [(100, 10, "leading"), (100, 4, "trailing"), (60, 1, None)])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("count", [1, 3])
@@ -30,7 +35,7 @@ def test_a_loop_over_their_scheduler_is_our_replay(
     save(tmp_path, denoiser(networks), scheduler(process, sampler))
     tape = noise_tape([3, 4], steps, SHAPE)
     ours = Ensemble(networks).replay(torch.full((1, count), 1 / count), tape, sampler.reverse(process))[0]
-    torch.testing.assert_close(replayed(loaded(tmp_path), tape, eta), ours, rtol=1e-5, atol=1e-5)
+    close(replayed(loaded(tmp_path), tape, eta), ours)
 
 
 def test_the_pipeline_is_theirs_and_clips_no_step(make_unets, process, tmp_path):
@@ -100,7 +105,7 @@ def test_the_card_of_a_member_says_what_it_has_seen_and_its_code_gives_our_pictu
     assert done.returncode == 0, done.stderr
     steps = make_run("sampler.steps=5").reverse
     ours = run.ensemble().replay(torch.eye(6)[[3]], noise_tape([0], 5, (1, 8, 8)), steps)[0]
-    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "x.npy")), ours, rtol=1e-5, atol=1e-5)
+    close(torch.from_numpy(np.load(tmp_path / "x.npy")), ours)
 
 
 def test_the_ensemble_lies_in_the_run_and_verify_covers_both(ddattr, copy, make_run, tmp_path):
@@ -112,7 +117,7 @@ def test_the_ensemble_lies_in_the_run_and_verify_covers_both(ddattr, copy, make_
     tape = noise_tape([9], 5, (1, 8, 8))
     run = make_run("sampler.steps=5")
     ours = run.ensemble().replay(torch.full((1, 6), 1 / 6), tape, run.reverse)[0]
-    torch.testing.assert_close(replayed(pipeline, tape, 1.0), ours, rtol=1e-5, atol=1e-5)
+    close(replayed(pipeline, tape, 1.0), ours)
     assert ddattr("export", "run", "sampler.steps=5").out == "export: already done, run/exports/ensemble\n"
     said = ddattr("export", "run", "output=uneven")  # 3 steps are no divisor of 1,000
     assert said.out.startswith("warning: in plain diffusers the picture of seed 0 differs by ")

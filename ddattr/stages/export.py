@@ -95,4 +95,5 @@ def _checked(run: Run, networks: list[torch.nn.Module], folder: Path, eta: float
     """One picture by ddattr, and by what was written, in plain diffusers."""
     tape, weights = noise_tape([run.seed], len(run.reverse), run.data.shape), torch.ones(1, len(networks))
     ours = Ensemble(networks).replay(weights / len(networks), tape, run.reverse)[0]
-    return Checked(run.seed, (ours - replayed(loaded(folder), tape, eta)).abs().max().item())
+    theirs = replayed(loaded(folder), tape, eta)
+    return Checked(run.seed, (ours - theirs).abs().max().item(), ours.abs().max().item())

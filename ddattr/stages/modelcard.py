@@ -30,15 +30,16 @@ UNEVEN = "DDIMScheduler steps back by num_train_timesteps // steps, here not to 
 
 
 class Checked(NamedTuple):
-    """One picture that was made both ways: its seed, and the largest difference of a value."""
+    """One picture that was made both ways: its seed, the largest difference of a value, and the largest value."""
 
     seed: int
     difference: float
+    largest: float
 
     @property
     def same(self) -> bool:
         """Whether that is rounding."""
-        return self.difference < 1e-4
+        return self.difference < 1e-4 * max(1.0, self.largest)
 
 
 def card(run: Run, members: Sequence[int], checked: Checked) -> str:
@@ -90,9 +91,8 @@ A picture is its seed: noise is drawn by numpy at an address (seed, step). This 
 {replay}
 ```
 
-When this folder was written, the largest difference of a value from ddattr's own picture was {checked.difference:.2g}{
-        "" if checked.same else f": {UNEVEN}"
-    }.
+When this folder was written, the largest difference of a value from ddattr's own picture was {checked.difference:.2g},
+of values up to {checked.largest:.2g}{"" if checked.same else f": {UNEVEN}"}.
 
 ## Licence
 
