@@ -18,6 +18,7 @@ from diffusers import (
 )
 from torch.func import jvp
 
+from ddattr import load
 from ddattr.diffusion import pretrained
 from ddattr.diffusion.noise import Stream, seeded_torch
 from ddattr.diffusion.unet import UNet, forward_mode
@@ -217,3 +218,27 @@ def test_a_member_is_trained_and_loaded_and_the_command_refuses_in_one_line(base
     length = sum(value.square().sum() for value in start.values()).sqrt()
     assert 0 < moved < 0.5 * length
     refused(ddattr("train", *argv, "member=1", "unet.path=/no/where"), "unet: path=/no/where, no such folder")
+
+
+@pytest.mark.slow
+def test_a_base_that_predicts_v_goes_all_the_way(tmp_path, ddattr):
+    """Without signal at the last timestep: trained, attributed, shown, verified, made again and loaded."""
+    scheduler = DDPMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+    )
+    base, root = saved(tmp_path / "base", scheduler), tmp_path / "run"
+    said = ddattr("reproduce", *SIZES, "unet=pretrained", f"unet.path={base}", f"root={root}")
+    assert said.status == 0, said.err
+    assert "Members start from a base" in (root / "report.html").read_text()
+    assert ddattr("verify", str(root)).status == 0
+    assert ddattr("replay", str(root / "members" / "000")).status == 0
+    run = load(root)
+    assert run.process.predicts == "v_prediction"
+    query = run.queries["query"][0]
+    drawn = run.ensemble.replay(run.ensemble.uniform[None], run.tape([query]), run.reverse)[0, 0]
+    torch.testing.assert_close(drawn, run.pictures[query], rtol=1e-4, atol=1e-5)
+    assert run.influence.query("method == 'denoised' and measure == 'pull'").score.abs().max() > 0
+    moved = Path(shutil.move(base, tmp_path / "moved"))
+    refused(ddattr("status", str(root)), f"unet: path={base}, no such folder. Set unet.path")
+    said = ddattr("status", str(root), f"unet.path={moved}")
+    assert "6 of 6" in said.out or "done" in said.out, said

@@ -79,7 +79,7 @@ def process(path: str) -> Process:
     return Process(DDPMScheduler(**taken))
 
 
-def check_process(path: str, process: Process) -> None:
+def check_process(path: str, given: Process) -> None:
     """Refuses a process that is another than the folder's scheduler config says, where there is one.
 
     Raises:
@@ -87,11 +87,11 @@ def check_process(path: str, process: Process) -> None:
     """
     if _scheduler_file(path) is None:
         return
-    own, given = (p.scheduler.config for p in (globals()["process"](path), process))
-    keys = [key for key in sorted(READ - {"timestep_spacing", "steps_offset"}) if own.get(key) != given.get(key)]
+    own, other = process(path).scheduler.config, given.scheduler.config
+    keys = [key for key in sorted(READ - {"timestep_spacing", "steps_offset"}) if own.get(key) != other.get(key)]
     if keys:
         raise ValueError(
-            f"diffusion: {keys[0]}={given.get(keys[0])}, but the base in {path} was trained with {own.get(keys[0])}. "
+            f"diffusion: {keys[0]}={other.get(keys[0])}, but the base in {path} was trained with {own.get(keys[0])}. "
             "Set diffusion=pretrained."
         )
 

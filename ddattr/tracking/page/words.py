@@ -76,13 +76,26 @@ def _trained(root: Path, data: UnitDataModule, code: Mapping[str, Any]) -> list[
     held = len(data.held_out.images)
     beside = f" ({held:,} more are held out: no member saw them)" if held else ""
     path = root / "config.yaml"
-    training = (yaml.safe_load(path.read_text()) if path.exists() else {}).get("training", {})
+    config = yaml.safe_load(path.read_text()) if path.exists() else {}
+    training = config.get("training", {})
     steps = f", for {training['steps']:,} steps of {training['batch']} pictures each" if "steps" in training else ""
     unit = _UNITS.get(code["unit"], f"all pictures of a {code['unit']}")
     return [
         f"{code['n']} diffusion models, the members, on {len(data.images):,} pictures of {shape}{beside}{steps}.",
         f"The pictures are {code['N']:,} units; a unit is {unit}. Each unit was seen by {code['h']} members and by no "
         "other, so that a unit is taken out by leaving these out: nothing is trained again.",
+        *_started(config),
+    ]
+
+
+def _started(config: Mapping[str, Any]) -> list[str]:
+    """Where members start when it is not from noise: what the start owes to a unit is part of no answer."""
+    unet = config.get("unet", {})
+    if not str(unet.get("_target_")).endswith(".pretrained"):
+        return []
+    return [
+        f"Members start from a base, {unet.get('path')}. Answers are of what training on these pictures has added: "
+        "what the base itself may owe to them no member is without."
     ]
 
 
