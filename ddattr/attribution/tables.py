@@ -132,7 +132,7 @@ def _named(tables: Tables, codebook: Codebook) -> Tables:
     of_scores = np.where(tables.influence.measure == "norm", f"rank, {codebook.phantoms} unused words", by)
     return tables._replace(
         attributions=tables.attributions.assign(p_by=by),
-        influence=tables.influence.assign(p_by=np.where(untested, "", of_scores)),
+        influence=tables.influence.assign(p_by=np.where(untested, None, of_scores)),
         sets=tables.sets.assign(p_by=by),
         calibration=None if tables.calibration is None else tables.calibration.assign(p_by=by),
     )
