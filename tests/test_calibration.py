@@ -115,3 +115,17 @@ def test_many_strangers_cost_no_more_than_fifty(monkeypatch):
     many = calibrated(*given, held(400), CODE, TestSettings(0))
     fifty = held(400).at(torch.linspace(0, 399, 50).round().long())
     assert many.equals(calibrated(*given, fifty, CODE, TestSettings(0)))
+
+
+def test_orthogonal_words_reject_strangers_at_the_level_by_their_t_test():
+    """Mean over 150 codebooks at most 4 of its standard errors above the level, and at least half of it; of 15 of them
+    ten have a word, as there are ten units."""
+    code = Codebook(10, 16, 8, design="orthogonal")
+    strangers, labels = randn(15, 1, 3, 3, seed=2), torch.arange(15) % 3
+    response, factual = randn(16, 4, 1, 3, 3), randn(4, 1, 3, 3, seed=1)
+    found = calibration(response, factual, strangers, {"label": labels}, code, 150, 0.05)
+    for test in ("unit", "label"):
+        rates = found[found.test == test].rejected
+        assert 0.025 < rates.mean() < 0.05 + 4 * rates.sem()
+    first = calibration(response, factual, strangers[:10], {"label": labels[:10]}, code, 3, 0.05)
+    assert first.rejected.tolist() == found[found.redraw < 3].rejected.tolist()

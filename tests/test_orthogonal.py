@@ -13,6 +13,7 @@ from ddattr.stages.run import Run
 DESIGNED = ("codebook.design=orthogonal", "codebook.members=16", "codebook.weight=null")
 SIZES = (
     "data.source.count=11",
+    "attribution.queries=5",
     "data.holdout=3",
     "validation.removal_sizes=[2]",
     "validation.retrained_members=2",
