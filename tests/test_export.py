@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import environment, manifest, refused
-from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, UNet2DModel
+from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 
+from ddattr.diffusion.adapters import Adapted, Base, Lora
+from ddattr.diffusion.checkpoint import Checkpoint, fit
 from ddattr.diffusion.noise import noise_tape
-from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, replayed, save, scheduler
+from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, lora_weights, replayed, save, scheduler
 from ddattr.diffusion.sampler import DDIM, DDPM
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -61,6 +64,44 @@ def test_the_mean_of_one_network_many_times_is_that_network(make_unets):
     (network,) = make_unets(1)
     x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(denoiser([network] * 4)(x, 7).sample, network(x, 7), rtol=1e-6, atol=1e-6)
+
+
+def adapted(network: torch.nn.Module, *targets: str) -> Adapted:
+    """An adapter that changes something."""
+    one = Adapted(Base(network, Lora(2, 6.0, targets)))
+    drawn = torch.Generator().manual_seed(1)
+    for weight in one.parameters():
+        weight.data = 0.3 * torch.randn(weight.shape, generator=drawn)
+    return one.requires_grad_(False)
+
+
+def test_an_adapter_is_merged_into_its_base(make_unets):
+    x, base = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)), make_unets(1)[0]
+    one = adapted(make_unets(1)[0], "conv1", "time_emb_proj")
+    check_exportable(one, DDPM(3))
+    merged = denoiser([one])
+    assert type(merged) is UNet2DModel
+    torch.testing.assert_close(merged(x, 7).sample, one(x, 7), rtol=1e-5, atol=1e-5)
+    assert (one(x, 7) - base(x, 7)).abs().max() > 1e-2
+
+
+def test_an_adapter_s_file_is_what_the_loader_of_diffusers_takes_and_what_is_adopted(process):
+    def tiny() -> UNet2DConditionModel:
+        torch.manual_seed(0)
+        kinds = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+        sizes = {"block_out_channels": (4,), "layers_per_block": 1, "cross_attention_dim": 4, "attention_head_dim": 2}
+        return UNet2DConditionModel(8, 1, 1, norm_num_groups=2, **kinds, **sizes).eval()
+
+    x, text = torch.ones(1, *SHAPE), torch.ones(1, 3, 4)
+    one, plain = adapted(tiny(), "to_q", "to_k"), tiny()
+    before = plain(x, 7, text).sample
+    plain.load_lora_adapter(lora_weights(one), prefix="unet")
+    torch.testing.assert_close(plain(x, 7, text).sample, one(x, 7, text).sample, rtol=1e-5, atol=1e-5)
+    assert (plain(x, 7, text).sample - before).abs().max() > 1e-2
+    other = Adapted(one.base)
+    theirs = {f"unet.{name}": weight for name, weight in one.state_dict().items()}
+    fit(other, Checkpoint(theirs, [Path("mine.safetensors")]), process)
+    torch.testing.assert_close(other(x, 7, text).sample, one(x, 7, text).sample, rtol=0, atol=0)
 
 
 def test_a_network_or_a_sampler_that_diffusers_does_not_have_is_refused(make_unets, make_linear):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ddattr.diffusion.adapters import Adapted
 from ddattr.diffusion.process import Process
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -90,18 +91,24 @@ def fit(network: nn.Module, found: Checkpoint, process: Process) -> None:
             trained on another schedule.
     """
     own, where = network.state_dict(), found.files[0]
-    for name in sorted(set(own) | set(found.weights)):
-        got, expected = (_shape(weights.get(name)) for weights in (found.weights, own))
+    given = _bare(found.weights) if isinstance(network, Adapted) else found.weights
+    for name in sorted(set(own) | set(given)):
+        got, expected = (_shape(weights.get(name)) for weights in (given, own))
         if got != expected:
             raise ValueError(
                 f"adopt: {where} has {name} {got}, expected {expected}, as this run's unet has it. Set path to a "
                 "network that was built with the keys of unet."
             )
-        if not found.weights[name].isfinite().all():
+        if not given[name].isfinite().all():
             raise ValueError(f"adopt: {where} has {name} with values that are not finite. Set path to another.")
     _same_network(getattr(network, "config", {}), found)
     _same_schedule(process, found)
-    network.load_state_dict(found.weights)
+    network.load_state_dict(given)
+
+
+def _bare(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's weights less what diffusers and peft put before their names."""
+    return {name.removeprefix("base_model.model.").removeprefix("unet."): weight for name, weight in weights.items()}
 
 
 def _shape(weight: Tensor | None) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddattr.diffusion import mean
+from ddattr.diffusion.adapters import Adapted
 from ddattr.diffusion.mean import MeanUNet
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.sampler import DDIM, Sampler
@@ -24,10 +26,16 @@ _STEPS_SAME = {"clip_sample": False, "thresholding": False}  # what ours does, a
 
 def check_exportable(network: nn.Module, sampler: Sampler) -> None:
     """Raises ValueError for a network, or a sampler, that diffusers does not have."""
-    if not isinstance(network, UNet2DModel):
+    whole = network.base.network if isinstance(network, Adapted) else network
+    if not isinstance(whole, UNet2DModel):
         raise ValueError(
-            f"export: unet is a {type(network).__name__}, expected a UNet2DModel, which pipelines of diffusers load. "
+            f"export: unet is a {type(whole).__name__}, expected a UNet2DModel, which pipelines of diffusers load. "
             "Set unet, or save its members/NNN/member.safetensors by a program of your own."
+        )
+    if whole.config.num_class_embeds is not None:
+        raise ValueError(
+            "export: members are asked under classes, expected none: no pipeline of diffusers gives any to a "
+            "UNet2DModel. Load members/NNN/member.safetensors into one by a program of your own."
         )
     if not isinstance(sampler, DDIM):
         raise ValueError(
@@ -35,21 +43,53 @@ def check_exportable(network: nn.Module, sampler: Sampler) -> None:
         )
 
 
-def denoiser(networks: Sequence[UNet2DModel]) -> ModelMixin:
+def denoiser(networks: Sequence[nn.Module]) -> ModelMixin:
     """Networks as one of diffusers' own classes: itself, or the mean of several."""
+    first = _plain(networks[0])
     if len(networks) == 1:
-        return _plain(networks[0])
-    config = dict(networks[0].config)
+        return first
+    config = {key: value for key, value in first.config.items() if not key.startswith("_")}
     mean = MeanUNet(len(networks), config, config["sample_size"], config["in_channels"])
     for place, network in zip(mean.networks, networks, strict=True):
-        place.load_state_dict(network.state_dict())
+        place.load_state_dict(_plain(network).state_dict())
     return mean.eval()
 
 
-def _plain(network: UNet2DModel) -> UNet2DModel:
-    unet = UNet2DModel.from_config(network.config)
-    unet.load_state_dict(network.state_dict())
+def _plain(network: nn.Module) -> UNet2DModel:
+    """As a UNet2DModel, an adapter merged into its base."""
+    whole = merged(network) if isinstance(network, Adapted) else network
+    unet = UNet2DModel.from_config(whole.config)
+    unet.load_state_dict(_weights(whole))
     return unet.eval()
+
+
+def merged(adapted: Adapted) -> nn.Module:
+    """A copy of an adapter's base in which W + alpha / rank B A stands in the place of every W that it changes."""
+    whole = deepcopy(adapted.base.network)
+    places = dict(whole.named_parameters())
+    for name, weight in adapted.state_dict().items():
+        places[adapted.base.places[name]].data = weight.detach().clone()
+    for module in [*whole.modules()]:
+        if hasattr(module, "base_layer"):
+            module.merge()  # type: ignore[operator]
+    return whole
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    """By the names that they have without peft."""
+    own = {name: weight for name, weight in network.state_dict().items() if ".lora_" not in name}
+    return {name.replace(".base_layer.", "."): weight for name, weight in own.items()}
+
+
+def lora_weights(adapted: Adapted) -> dict[str, Tensor]:
+    """An adapter by the names that diffusers' `load_lora_weights` and `load_lora_adapter` look for.
+
+    They take alpha for the rank, where nothing says otherwise: B has the scale in it.
+    """
+    about = adapted.base.about
+    scale = about["alpha"] / about["rank"]
+    weights = {f"unet.{name}": weight.detach() for name, weight in adapted.state_dict().items()}
+    return {name: weight * scale if ".lora_B." in name else weight for name, weight in weights.items()}
 
 
 def scheduler(process: Process, sampler: DDIM) -> SchedulerMixin:

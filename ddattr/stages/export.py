@@ -2,7 +2,8 @@
 
 `DiffusionPipeline.from_pretrained(DIR)` loads it: unet/, scheduler/, and README.md, a model card that says where it
 comes from and how the run's own tapes give its pictures again. The ensemble's unet is the mean of all members, whose
-class lies beside it: it is loaded with `trust_remote_code=True`. Before it is done, one picture is made both ways.
+class lies beside it: it is loaded with `trust_remote_code=True`. Where members are adapters, they are merged into their
+base, and lie beside it as files for diffusers' loaders of LoRA. Before it is done, one picture is made both ways.
 """
 
 import os
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ddattr.artifacts import Artifact, save_text, written
+from ddattr.artifacts import Artifact, save_tensors, save_text, written
+from ddattr.diffusion.adapters import Adapted
 from ddattr.diffusion.noise import noise_tape
-from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, replayed, save, scheduler
+from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, lora_weights, replayed, save, scheduler
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.modelcard import UNEVEN, Checked, card
 from ddattr.stages.run import Run
@@ -81,14 +83,26 @@ def _write(run: Run, artifact: Artifact, members: list[int]) -> None:
     folder, sampler = artifact.folder, run.build("sampler")
     with written(folder):
         save(folder, denoiser(networks), scheduler(run.process, sampler))
+    adapters = adapter_files(networks, members)
+    for name, weights in adapters.items():
+        save_tensors(folder / name, weights)
     checked = _checked(run, networks, folder, sampler.eta)
-    save_text(folder / "README.md", card(run, members, checked).rstrip())
+    save_text(folder / "README.md", card(run, members, checked, list(adapters)).rstrip())
     if not checked.same:
         print(
             f"warning: in plain diffusers the picture of seed {checked.seed} differs by {checked.difference:.2g}: "
             f"{UNEVEN}. Set sampler.steps to a divisor of {run.process.timesteps} where pictures have to be the same.",
             flush=True,
         )
+
+
+def adapter_files(networks: list[torch.nn.Module], members: list[int]) -> dict[str, dict[str, torch.Tensor]]:
+    """Where members are adapters: each as a file for diffusers' loaders of LoRA, by name; else none."""
+    named = (
+        ["pytorch_lora_weights.safetensors"] if len(members) == 1 else [f"lora/{k:03d}.safetensors" for k in members]
+    )
+    pairs = zip(named, networks, strict=True)
+    return {name: lora_weights(network) for name, network in pairs if isinstance(network, Adapted)}
 
 
 def _checked(run: Run, networks: list[torch.nn.Module], folder: Path, eta: float) -> Checked:

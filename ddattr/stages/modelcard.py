@@ -42,8 +42,12 @@ class Checked(NamedTuple):
         return self.difference < 1e-4 * max(1.0, self.largest)
 
 
-def card(run: Run, members: Sequence[int], checked: Checked) -> str:
-    """README.md of an export of one member, or of all."""
+def card(run: Run, members: Sequence[int], checked: Checked, adapters: Sequence[str] = ()) -> str:
+    """README.md of an export of one member, or of all.
+
+    Args:
+        adapters: names of files that hold them as LoRA, if they are.
+    """
     n, alone = run.codebook.members, len(members) == 1
     title = f"member {members[0]} of {n}" if alone else f"the ensemble of {n} members"
     sampler = run.plain("sampler")
@@ -82,7 +86,7 @@ tags: [ddattr, diffusion, data-attribution]
 
 {trust}Values are in [-1, 1], {" x ".join(map(str, run.data.shape))}. Steps are the run's own; another number makes
 other pictures.
-
+{_lora(adapters)}
 ## The same picture again
 
 A picture is its seed: noise is drawn by numpy at an address (seed, step). This is the picture of seed {checked.seed}:
@@ -98,6 +102,16 @@ of values up to {checked.largest:.2g}{"" if checked.same else f": {UNEVEN}"}.
 
 None is chosen here: set one, in the head of this file too. It may have to follow those of the training pictures.
 """
+
+
+def _lora(adapters: Sequence[str]) -> str:
+    if not adapters:
+        return ""
+    some = adapters[0] if len(adapters) == 1 else f"{adapters[0]} to {adapters[-1].rpartition('/')[2]}"
+    return (
+        f"\n`unet/` is the base with the adapter in it. {some}: the adapter alone, as `load_lora_weights` and "
+        "`load_lora_adapter` of diffusers take it, alpha in it.\n"
+    )
 
 
 def _about(run: Run, members: Sequence[int]) -> str:

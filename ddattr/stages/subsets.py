@@ -37,11 +37,11 @@ def run(run: Run) -> None:
 
 def subsets(run: Run) -> Artifact:
     """The artifact: of the codebook, and of what a training depends on."""
-    keys = ("seed", "diffusion", "unet", "training", "sampler")
-    parents = {"codebook": run.codebook_artifact.fingerprint}
     if run.fork is not None:
-        parents["base"] = run.base_artifact.require().fingerprint
-    return Artifact(run.root / "subsets", {key: run.plain(key) for key in keys}, parents, run.command("subsets"))
+        run.base_artifact.require()
+    member = run.member_artifact(0)
+    config = {key: value for key, value in member.config.items() if key != "member"} | {"sampler": run.plain("sampler")}
+    return Artifact(run.root / "subsets", config, member.parents, run.command("subsets"))
 
 
 def following(run: Run) -> str:
@@ -64,10 +64,12 @@ def _write(run: Run, artifact: Artifact) -> None:
 
 
 def pictures(run: Run) -> pd.DataFrame:
-    """A row for every picture that some member sees: its row in the source, its unit, and what the source's table has,
-    the name of its file among it."""
+    """A row for every picture that some member sees: its row in the source, unit and label, and what the source's table
+    has, the name of its file among it."""
     data = run.data
     table = pd.DataFrame({"row": data.rows.numpy(), "unit": data.unit_of.numpy()})
+    if data.labels is not None:
+        table["label"] = data.labels.numpy()
     if data.kept.table is None:
         return table
     known = data.kept.table.reset_index(drop=True)
