@@ -44,7 +44,9 @@ class Artifact:
         remedy: how to make it, for errors: a command line.
         otherwise: what to do where it was made with another config: a sentence.
         title: what messages call it; the folder's name where none is given.
-        view: whether it only shows others: it is made again, and not refused, where it was made with another config.
+        view: whether it only shows others: it is made again, and not refused, where it was made with another config, or
+            where a file beside it is gone.
+        beside: names of files that are made with it, and lie in the run's folder, beside its own.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Artifact:
         otherwise: str = "Choose another name= or root=, or delete that folder.",
         title: str = "",
         view: bool = False,
+        beside: Iterable[str] = (),
     ):
         self.folder = folder
         self.config = dict(config)
@@ -64,6 +67,7 @@ class Artifact:
         self.otherwise = otherwise
         self.title = title or folder.name
         self.view = view
+        self.beside = tuple(beside)
         self.read: dict[str, str] = {}  # digests of parents' files, where fingerprints leave their bits open
         self.adopted: dict[str, Any] | None = None  # where it was taken from, if its work was done elsewhere
         self.fingerprint = fingerprint({"config": self.config, "parents": self.parents})
@@ -88,7 +92,7 @@ class Artifact:
             if self.view:
                 return False
             raise ValueError(self._mismatch(manifest))
-        return True
+        return not self.view or all((self.folder.parent / name).is_file() for name in manifest.get("beside") or {})
 
     def state(self) -> str:
         """`done`, `made with another config`, `out of date`, `running`, `dead`, `failed`, `interrupted` or `missing`.
@@ -181,7 +185,7 @@ class Artifact:
     def redrawn(self) -> None:
         """Takes up, into the manifest of a view that is done, files that another stage has drawn again."""
         if (manifest := self.manifest) is not None and first_process():
-            self._seal(manifest | {"files": self.files()})
+            self._seal(manifest | {"files": self.files(), "beside": self._beside()})
 
     def _seal(self, manifest: dict[str, Any]) -> None:
         save_json(self.folder / "manifest.json", manifest | {"checksum": checksum(manifest)})
@@ -190,6 +194,11 @@ class Artifact:
         """Digests of its files as they lie there, by their names below its folder."""
         names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
         return {name: digest(self.folder / name) for name in own_files(names)}
+
+    def _beside(self) -> dict[str, str]:
+        """Digests of the files beside its folder, those that are there."""
+        paths = (self.folder.parent / name for name in self.beside)
+        return {path.name: digest(path) for path in paths if path.is_file()}
 
     def _describe(self, seed: int, cost: Mapping[str, float | None]) -> dict[str, Any]:
         files = self.files()
@@ -204,6 +213,7 @@ class Artifact:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "read": self.read,
             "files": files,
+            "beside": self._beside(),
             **({} if self.adopted is None else {"adopted": self.adopted}),
         }
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import contents, manifest, refused
 
 from ddattr.archive import files
-from ddattr.artifacts import Artifact, fingerprint, load_tensors, save_json, save_tensors
+from ddattr.artifacts import Artifact, fingerprint, load_tensors, save_json, save_tensors, save_text
+from ddattr.stages.saved import read, renewed
 from ddattr.stages.verify import verdicts
 
 MEMBER = "members/002/member.safetensors"
@@ -56,7 +57,9 @@ def test_a_whole_run_is_ok_as_a_folder_and_as_an_archive_and_nothing_is_written(
     before = contents(mine)
     said = ddattr("verify", str(mine))
     assert (said.status, said.err) == (0, "")
-    count = len(list(mine.glob("members/*/"))) + 4  # codebook, quality, attribution, figures
+    beside = {"config.yaml", "costs.csv", "near_duplicates.parquet", "report.html", "units.parquet"}
+    count = len(list(mine.glob("members/*/"))) + 4 + len(beside)  # codebook, quality, attribution, figures
+    assert beside <= set(lines(said))
     assert len(lines(said)) == count
     assert set(lines(said).values()) == {"ok"}
     assert said.out.endswith(f"verify: {count} of {count} artifacts ok, 0 not, 0 not made\n")
@@ -97,6 +100,33 @@ def test_a_bit_an_end_or_a_file_that_is_lost_is_named(ddattr, mine, name):
     assert changed(mine) == {folder: f"damaged: {file} missing"}
     path.write_bytes(content)
     assert not changed(mine)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "costs.csv", "near_duplicates.parquet", "report.html", "units.parquet"]
+)
+def test_a_file_beside_the_artifacts_that_is_changed_or_lost_is_named(ddattr, mine, name):
+    path = mine / name
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"project: ddattr", b"project: mine", 1))
+    if name != "config.yaml":
+        flip(path)
+    failed(ddattr("verify", str(mine)), **{name: "damaged"})
+    assert changed(packed(mine, "gztar")) == {name: "damaged"}
+    path.unlink()
+    assert changed(mine) == ({} if name == "config.yaml" else {name: "damaged: it is not there"})
+    path.write_bytes(content)
+    assert not changed(mine)
+
+
+def test_a_config_that_was_changed_by_hand_has_its_checksum_again_from_the_next_command_that_keeps_it(mine):
+    path = mine / "config.yaml"
+    path.write_text(path.read_text().replace("project: ddattr", "project: mine", 1))
+    assert changed(mine) == {"config.yaml": "damaged"}
+    save_text(path, renewed(mine, read(mine)))
+    assert not changed(mine)
+    assert "project: mine" in path.read_text()
+    assert renewed(mine, read(mine)) is None
 
 
 def test_members_that_changed_places_are_named(ddattr, mine):
@@ -180,7 +210,7 @@ def test_what_is_unfinished_or_missing_is_said_and_does_not_fail(ddattr, trained
     said = ddattr("verify", str(root))
     assert (said.status, said.err) == (0, "")
     assert (lines(said)["members/004"], lines(said)["members/005"]) == ("unfinished", "missing")
-    assert said.out.endswith("verify: 5 of 7 artifacts ok, 0 not, 2 not made\n")
+    assert said.out.endswith("verify: 8 of 10 artifacts ok, 0 not, 2 not made\n")
 
 
 def test_a_report_that_is_made_again_is_ok_and_one_that_is_out_of_date_does_not_fail(ddattr, mine):
@@ -199,12 +229,15 @@ def test_a_report_that_is_made_again_is_ok_and_one_that_is_out_of_date_does_not_
 
 def test_a_run_of_before_there_were_all_digests_loads_and_says_which_have_none(ddattr, mine):
     for path in mine.rglob("manifest.json"):
-        made = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("checksum", "read")}
+        made = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("checksum", "read", "beside")}
         made["files"] = {k: v[:16] for k, v in made["files"].items() if k.endswith(".safetensors")}
         save_json(path, made)
+    path = mine / "config.yaml"
+    path.write_text(path.read_text().partition("# checksum")[0])
     said = ddattr("verify", str(mine))
     assert said.status == 0
     assert lines(said)["quality"] == "ok, without digest: convergence.csv, fid.csv, likeness.csv"
+    assert {lines(said)[name] for name in ("config.yaml", "report.html", "units.parquet")} == {"ok, without digest"}
     assert ddattr("attribute", str(mine)).out.startswith("attribute: already done")
     flip(mine / MEMBER)
     refused(ddattr("verify", str(mine)), "members/002")

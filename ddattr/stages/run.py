@@ -58,7 +58,8 @@ class Run(Builder):
         }
         if code.design != RANDOM:  # what older runs say nothing of
             config["design"] = code.design
-        return Artifact(self.root / "codebook", config, remedy=self.command("train", "member=0"))
+        beside = ("units.parquet", "near_duplicates.parquet")
+        return Artifact(self.root / "codebook", config, remedy=self.command("train", "member=0"), beside=beside)
 
     def member_artifact(self, member: int) -> Artifact:
         self.codebook.check_member(member)
@@ -213,7 +214,8 @@ class Run(Builder):
         for name, folder in query_sets(self.root).items():
             if name != DEFAULT:
                 parents[f"attribution/{name}"] = (load_json(folder / "manifest.json") or {}).get("fingerprint", "")
-        return Artifact(self.root / "figures", {"name": self.name}, parents, self.command("report"), view=True)
+        config, remedy, beside = {"name": self.name}, self.command("report"), ("report.html", "costs.csv")
+        return Artifact(self.root / "figures", config, parents, remedy, view=True, beside=beside)
 
     def save_config(self) -> None:
         """Keeps the config in the folder, where it differs from what is kept: `ddattr VERB FOLDER` takes it from there.

@@ -4,6 +4,7 @@ A folder may come from anybody, and what a config names is instantiated. So a sa
 constructors but those of conf/, schedulers and networks of diffusers, and what the user's own command line names.
 """
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
@@ -21,6 +22,7 @@ from ddattr.spelling import meant, nearest
 _RUN = re.compile(r"\w[\w.=+-]{0,99}")
 FORMAT = 1  # raised when a key of an older one means something else, or is gone
 NAME = "config.yaml"
+_SEAL = "\n# checksum: "
 # of a command line, and of no run
 PER_CALL = {"stage", "run", "root", "member", "unit", "part", "power", "artifact", "output", "path", "against"}
 PER_CALL |= {"fetch", "queries"}
@@ -39,9 +41,21 @@ def conf() -> str:
 
 
 def text(config: Mapping[str, Any]) -> str:
-    """A config as a folder keeps it: less what is of one call."""
+    """A config as a folder keeps it: less what is of one call, and with its checksum as a last line."""
     kept = {key: value for key, value in config.items() if key not in PER_CALL}
-    return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **kept})).rstrip()
+    content = OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **kept})).rstrip()
+    return f"{content}{_SEAL}{_checksum(content)}"
+
+
+def whole(text: str) -> bool | None:
+    """Whether a kept config is as ddattr wrote it; None where an older version did, which said nothing of that."""
+    content, sealed, found = text.rstrip().rpartition(_SEAL)
+    return found == _checksum(content) if sealed else None
+
+
+def _checksum(text: str) -> str:
+    """16 hexadecimal digits of its SHA-256; not from `artifacts`, which imports torch."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -52,14 +66,15 @@ def renewed(folder: Path, config: Mapping[str, Any]) -> str | None:
     """
     config = {**config, "trainer": {k: v for k, v in config["trainer"].items() if k in _trainer_keys()}}
     try:
-        kept = _parsed(folder / NAME, (folder / NAME).read_text())
+        found = (folder / NAME).read_text()
+        kept = _parsed(folder / NAME, found)
     except (OSError, ValueError):
         return text(config)
     wanted = dict(config)
     if isinstance(kept.get("tracking"), dict) and isinstance(kept.get("trainer"), dict):
         wanted["tracking"] = kept["tracking"]
         wanted["trainer"] = kept["trainer"] | {"precision": config["trainer"].get("precision")}
-    return None if _plain(text(wanted)) == kept else text(wanted)
+    return None if _plain(text(wanted)) == kept and whole(found) is not False else text(wanted)
 
 
 def named(words: Collection[str]) -> set[str]:

@@ -2,8 +2,8 @@
 
 FOLDER may be an archive of one (.zip, .tar.gz), which is not unpacked, or an export by itself. Nothing is built, and
 nothing is loaded but text. A line for each artifact: ok, damaged (which file), made from other parents, unfinished,
-missing. The exit status is not 0 where something is damaged or of other parents; what is not made yet, or is to be
-drawn again, is only said.
+missing; and for each file that lies beside them in the run's folder. The exit status is not 0 where something is
+damaged or of other parents; what is not made yet, or is to be drawn again, is only said.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from ddattr.archive import File, files
 from ddattr.artifacts import checksum, fingerprint, own_files, same_digest
 from ddattr.stages.run import Run
-from ddattr.stages.saved import NAME, named, vetted
+from ddattr.stages.saved import NAME, named, vetted, whole
 
 _WHOLE = ("ok", "unfinished", "missing", "out of date")
 _OF_OTHERS = ("comparison", "ensembles", "sizes")  # whose parents are other runs, which may lie anywhere
@@ -31,10 +31,12 @@ def run(run: Run) -> None:
     if NAME in found:
         vetted(root / NAME, found[NAME].text or "", named(run.overrides))
     said = verdicts(found)
-    if not said:
+    if set(said) <= set(found):  # which are files, and no artifact's folder
         raise ValueError(f"verify: {root} has no artifact, expected those of a run. Name a run's folder.")
-    for name, verdict in said.items():
-        print(f"{name:<{max(map(len, said))}}  {verdict}")
+    for beside in (False, True):
+        names = [name for name in said if ("/" not in name and "." in name) == beside]
+        for name in names:
+            print(f"{name:<{max(map(len, names))}}  {said[name]}")
     bad = [name for name, verdict in said.items() if not verdict.startswith(_WHOLE)]
     count = sum(verdict.startswith("ok") for verdict in said.values())
     print(f"verify: {count} of {len(said)} artifacts ok, {len(bad)} not, {len(said) - count - len(bad)} not made")
@@ -46,7 +48,7 @@ def run(run: Run) -> None:
 
 
 def verdicts(found: Mapping[str, File]) -> dict[str, str]:
-    """What is to be said of every artifact, by its folder's name below the run's."""
+    """What is to be said of every artifact, by its folder's name below the run's, and of every file beside them."""
     if alone := "manifest.json" in found:  # an export, whose parents lie elsewhere
         found = {f"export/{name}": file for name, file in found.items()}
     folders = sorted({str(PurePosixPath(name).parent) for name in found if name.endswith("/manifest.json")})
@@ -60,7 +62,22 @@ def verdicts(found: Mapping[str, File]) -> dict[str, str]:
     begun |= {p.parent for name in found for p in PurePosixPath(name).parents if p.name == "shards"}
     said |= {str(folder): "unfinished" for folder in begun if str(folder) not in said}
     absent = {f"members/{k:03d}" for k in range(_members(known))} - set(said)
-    return dict(sorted((said | dict.fromkeys(absent, "missing")).items()))
+    return dict(sorted((said | dict.fromkeys(absent, "missing")).items())) | dict(_beside(found, known))
+
+
+def _beside(found: Mapping[str, File], known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Files of the run's folder itself, and what is to be said of each."""
+    made = [manifest["beside"] for manifest in known.values() if isinstance(manifest.get("beside"), dict)]
+    kept = {str(name): str(digest) for files in made for name, digest in files.items()}
+    for name in sorted({name for name in found if "/" not in name and not name.startswith(".")} | set(kept)):
+        if name not in found:
+            yield name, "damaged: it is not there"
+        elif name == NAME:
+            yield name, {True: "ok", False: "damaged", None: "ok, without digest"}[whole(found[name].text or "")]
+        elif name not in kept:
+            yield name, "ok, without digest"
+        else:
+            yield name, "ok" if same_digest(kept[name], found[name].digest) else "damaged"
 
 
 def _verdict(
