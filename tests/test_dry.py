@@ -105,6 +105,23 @@ def test_what_is_done_is_said_with_what_would_go_on_and_who_is_at_it(ddattr, cop
         assert "would wait      run/members/001: Process " in said.out
 
 
+def test_a_part_waits_for_no_other_and_leaves_what_others_are_at(ddattr, copy, tmp_path):
+    sweep = foretold(ddattr, tmp_path, "attribute", "run", "-m", "part=0,1")
+    assert sweep.status == 0, sweep.err
+    assert lines(sweep, "would make") == {"run/attribution/default"}
+    assert "1 shared with a part before" in sweep.out.splitlines()[-1]
+    with locked(copy / "attribution" / "default" / "shards" / "of" / "shard-00000002"):
+        said = foretold(ddattr, tmp_path, "attribute", "run", "part=1")
+        assert "would share     run/attribution/default: another process" in said.out
+        assert "would wait      run/attribution/default: " in foretold(ddattr, tmp_path, "attribute", "run").out
+    one = ("retrain", "run", "unit=3", "validation.retrained_members=6", "validation.replicates=1")
+    models = lines(foretold(ddattr, tmp_path, *one), "would make")
+    assert len(models) == 2
+    with locked(tmp_path / min(models)):
+        said = foretold(ddattr, tmp_path, *one, "part=0")
+    assert (lines(said, "would leave"), lines(said, "would make")) == ({min(models)}, models - {min(models)})
+
+
 def test_what_was_made_otherwise_is_damaged_or_lacks_a_parent_is_refused_as_the_verb_would(ddattr, copy, tmp_path):
     def alike(*argv: str) -> str:
         said = foretold(ddattr, tmp_path, *argv)

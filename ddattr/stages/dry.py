@@ -18,13 +18,19 @@ from ddattr.stages.run import Run
 
 
 class Step(NamedTuple):
-    """An artifact that a verb makes; `needs` refuses what its work would refuse at once."""
+    """An artifact that a verb makes; `needs` refuses what its work would refuse at once.
+
+    `busy`: what becomes of it while another process works on it. A call that is a part of several waits for none: it
+    shares the batches of a query set, and leaves the models that others train.
+    """
 
     artifact: Artifact
     needs: Callable[[], Any] = lambda: None
+    busy: str = "would wait"
 
 
 MAKES = ("would make", "would go on")
+PARTS = {"attribute": "would share", "retrain": "would leave"}  # what others are at, of the verbs that have parts
 Steps = Iterator[Step | str]
 
 
@@ -44,7 +50,7 @@ def would(run: Run, made: set[Path]) -> None:
             continue
         folder = step.artifact.folder
         if folder in made:
-            count["of a job before"] += 1
+            count["of a job before" if step.busy == "would wait" else "shared with a part before"] += 1
             continue
         try:
             state = _state(step)
@@ -72,7 +78,7 @@ def _state(step: Step) -> str:
         return "done"
     state = step.artifact.state()
     if state == "running":
-        return "would wait"
+        return step.busy
     step.needs()
     return "would go on" if _resumes(step.artifact) else "would make"
 
@@ -87,7 +93,7 @@ def _more(state: str, artifact: Artifact) -> str:
     """Why: who is at it, or what is there already."""
     if state == "done":
         return ": trained elsewhere" if "adopted" in (artifact.manifest or {}) else ""
-    if state == "would wait":
+    if state in ("would wait", *PARTS.values()):
         from ddattr.stages.status import at_work
 
         return f": {at_work(artifact) or 'another process is working on it'}"
@@ -119,6 +125,10 @@ def _how_long(run: Run, places: list[str]) -> str:
 
 
 # -- verbs
+
+
+def _busy(run: Run) -> str:
+    return "would wait" if run.config.part is None else PARTS[run.config.stage]
 
 
 def _begun(run: Run) -> Steps:
@@ -159,7 +169,7 @@ def _attribute(run: Run) -> Steps:
         run.check_members(artifact)
     else:
         run.queries.asked(run.data, run.seed)
-    yield Step(artifact, lambda: _replays(run))
+    yield Step(artifact, lambda: _replays(run), _busy(run))
 
 
 def _retrain(run: Run) -> Steps:
@@ -169,7 +179,7 @@ def _retrain(run: Run) -> Steps:
     wanted = select(run)
     yield from _begun(run)
     for model in wanted:
-        yield Step(run.retrained_artifact(model))
+        yield Step(run.retrained_artifact(model), busy=_busy(run))
 
 
 def _export(run: Run) -> Steps:
