@@ -32,7 +32,7 @@ from ddattr.diffusion.noise import Stream, seeded_torch
 from ddattr.diffusion.process import Process
 from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.stages import train
+from ddattr.stages import estimate, train
 from ddattr.stages.run import Run
 from ddattr.validation.intervals import joint_resamples, percentiles
 
@@ -238,6 +238,12 @@ def make_run(tmp_path) -> Callable[..., Run]:
     return make
 
 
+@pytest.fixture
+def untimed(monkeypatch) -> None:
+    """`plan` times no step of a network: for tests that look at what else it says."""
+    monkeypatch.setattr(estimate, "_seconds", lambda call, device: 1e-3)
+
+
 class Said(NamedTuple):
     """What a command answered."""
 
@@ -316,18 +322,22 @@ class Reproduced(NamedTuple):
     said: Said
 
 
+def shared(tmp_path_factory, name: str) -> Path:
+    """A folder that all test processes share, and several calls of pytest where the environment's TESTED names it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = Path(os.environ.get("TESTED", base)) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def once(tmp_path_factory, name: str, *argv: str, start: Path | None = None) -> Reproduced:
     """What a command makes in a folder of its own, made by the first of the test processes that needs it.
-
-    Several calls of pytest share it where the environment's TESTED names a folder for it.
 
     Args:
         start: a run to copy there first.
     """
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    cwd = Path(os.environ.get("TESTED", base)) / name
-    cwd.mkdir(exist_ok=True)
+    cwd = shared(tmp_path_factory, name)
     root, kept = cwd / "runs" / SMALL, cwd / ".said.json"
     with open(cwd / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -383,9 +393,10 @@ METHODS = [
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """Folder of six tiny trained members, as TINY composes them; copy it, do not touch it."""
-    root = tmp_path_factory.mktemp("trained") / "run"
-    for member in range(6):
-        train.run(Run(composed(*TINY, f"root={root}", f"member={member}"), [*TINY, f"root={root}"]))
+    root = shared(tmp_path_factory, "trained") / "run"
+    given = [*TINY, f"root={root}"]
+    for member in range(6):  # done ones are left, and one that another test process is at is waited for
+        train.run(Run(composed(*given, f"member={member}"), given))
     return root
 
 

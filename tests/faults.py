@@ -8,6 +8,7 @@ import fcntl
 import importlib
 import os
 import random
+import runpy
 import shutil
 import signal
 import socket
@@ -22,10 +23,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import pytest
 from conftest import TINY, Said, manifest
 from hydra.core.global_hydra import GlobalHydra
 
-from ddattr import cli
 from ddattr.artifacts import own_files
 from ddattr.stages import attribute, evaluate, processes, reproduce, retrain, train, validate, verify  # noqa: F401
 
@@ -106,7 +107,7 @@ def _run(argv: Iterable[str], fault: Callable[[], object] = lambda: None) -> Non
         sys.argv = ["ddattr", *argv]
         GlobalHydra.instance().clear()
         fault()
-        cli.main()
+        runpy.run_module("ddattr", run_name="__main__", alter_sys=True)  # whose name Lightning starts others by
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
@@ -117,6 +118,23 @@ def _run(argv: Iterable[str], fault: Callable[[], object] = lambda: None) -> Non
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+@pytest.fixture
+def forks(monkeypatch) -> None:
+    """The children of `reproduce` and `validate` are forks. But for a sweep, which starts processes itself."""
+
+    def begun(command: list[str], env: dict[str, str]) -> subprocess.Popen:
+        return subprocess.Popen(command, env=env) if "-m" in command[3:] else Forked(command, partial(loud, env))
+
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=begun))
+
+
+def loud(env: dict[str, str]) -> None:
+    """A process that was forked from one whose streams pytest reads says it where a started one would."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.update(env)
+    sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
 
 
 def begin(folder: Path, *argv: str, fault: Callable[[], object] = lambda: None, name: str = "said") -> Forked:

@@ -372,6 +372,7 @@ def test_what_is_done_is_skipped_and_left_alone(ddattr, copy):
     assert contents(copy) == before
 
 
+@pytest.mark.usefixtures("untimed")
 def test_seed_0_is_a_seed(ddattr):
     plans = [ddattr("plan", *TINY, f"seed={seed}") for seed in (0, 0, 1)]
     assert all(said.status == 0 for said in plans)
@@ -390,6 +391,7 @@ def test_a_plan_trains_and_writes_nothing(ddattr, tmp_path):
     assert "no single unit can reach q <= 0.05" in said.out
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_plan_estimates_the_processes_that_are_started(ddattr):
     """`reproduce` starts one a core; a launcher that was chosen, as many as it says."""
     cpu = ["plan", *TINY, "trainer.accelerator=cpu"]
@@ -408,6 +410,7 @@ def test_members_side_by_side_take_rounds(monkeypatch):
     assert told == ("reproduce, 4 processes", "about 40 s, data and figures apart")  # 2 rounds of 10 s, and 40 s on 2
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_plan_says_on_a_terminal_what_it_is_doing_and_nowhere_else(ddattr, monkeypatch):
     assert not ddattr("plan", *TINY).err
     monkeypatch.setattr(cli._WithoutPreamble, "isatty", lambda self: True)
@@ -417,6 +420,7 @@ def test_a_plan_says_on_a_terminal_what_it_is_doing_and_nowhere_else(ddattr, mon
     assert "timing steps of the network" in said.err
 
 
+@pytest.mark.usefixtures("untimed")
 def test_plan_warns_of_a_code_that_no_single_unit_can_pass(ddattr):
     """128 units at level 0.05 take a null of 2,560, the unit itself among it; 14 members of weight 6 have that."""
     argv = ["plan", "experiment=digits_small", "codebook.members=14"]
@@ -425,6 +429,7 @@ def test_plan_warns_of_a_code_that_no_single_unit_can_pass(ddattr):
     assert "Set codebook.members to 14 or more and codebook.weight to null" in pinned
 
 
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
     ("override", "words"),
     [

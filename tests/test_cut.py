@@ -19,6 +19,7 @@ from ddattr.stages import evaluate, retrain, train
 from ddattr.stages.run import Run
 
 CUT = 9  # exit status of a process that was cut
+FEW = ("training.steps=6", "training.epoch_steps=3")  # two checkpoints, as TINY has
 SAW = next(k for k in range(6) if Codebook(12, 6, 2).contains(0, k))  # unit 0, of TINY's members
 
 
@@ -64,12 +65,12 @@ def results(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("verb", "overrides", "writes"),
     [
-        (train, ["member=0"], 12),
+        (train, ["member=0", *FEW], 12),
         pytest.param(evaluate, [], 6, marks=pytest.mark.slow),
-        pytest.param(train, ["member=0", "training.ema=null"], 12, marks=pytest.mark.slow),
-        pytest.param(train, ["member=0", "training=forked", "training.fork.steps=20"], 24, marks=pytest.mark.slow),
+        pytest.param(train, ["member=0", *FEW, "training.ema=null"], 12, marks=pytest.mark.slow),
+        pytest.param(train, ["member=0", *FEW, "training=forked", "training.fork.steps=6"], 24, marks=pytest.mark.slow),
         pytest.param(
-            retrain, ["unit=0", f"member={SAW}", "validation.retrained_members=6"], 12, marks=pytest.mark.slow
+            retrain, ["unit=0", f"member={SAW}", *FEW, "validation.retrained_members=6"], 12, marks=pytest.mark.slow
         ),
     ],
     ids=["member", "extractor", "without average", "base and fork", "retrained"],
@@ -96,19 +97,19 @@ def test_cut_after_any_write_and_started_again_it_has_the_same_bits(verb, overri
 
 @pytest.mark.slow
 def test_a_finished_checkpoint_without_its_member_becomes_the_average_and_trains_no_step(tmp_path, capsys):
-    started(train, tmp_path / "whole", "member=0")
+    started(train, tmp_path / "whole", "member=0", *FEW)
     at = 1
-    while cut(at, train, tmp_path / f"{at}", "member=0") == CUT:
+    while cut(at, train, tmp_path / f"{at}", "member=0", *FEW) == CUT:
         folder = tmp_path / f"{at}" / "members" / "000"
         if (folder / "last.ckpt").exists() and not (folder / "member.safetensors").exists():
             last = AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
-            if last["global_step"] == 20:
+            if last["global_step"] == 6:
                 break
         at += 1
     current, average = last["current_model_state"], last["state_dict"]
     assert any(not torch.equal(current[name], average[name]) for name in average)
     capsys.readouterr()
-    started(train, tmp_path / f"{at}", "member=0")
+    started(train, tmp_path / f"{at}", "member=0", *FEW)
     assert "member 0: step" not in capsys.readouterr().out
     made, whole = (tmp_path / name / "members" / "000" / "member.safetensors" for name in (f"{at}", "whole"))
     assert made.read_bytes() == whole.read_bytes()

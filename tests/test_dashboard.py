@@ -141,7 +141,7 @@ def test_pushed_twice_it_is_one_view_and_one_report(ddattr, server):  # noqa: F8
     assert not server.unknown
 
 
-@pytest.mark.parametrize("trouble", [403, 503, "dead", "mute"])
+@pytest.mark.parametrize("trouble", [403, *(pytest.param(t, marks=pytest.mark.slow) for t in (503, "dead", "mute"))])
 def test_a_server_that_refuses_costs_one_line(ddattr, server, impatient, trouble):  # noqa: F811
     server.trouble = trouble
     refused(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, contents, manifest, refused
+from faults import forks  # noqa: F401
 
 from ddattr.artifacts import save_json
 from ddattr.cli.help import VERBS
@@ -151,6 +152,7 @@ def test_the_option_stands_anywhere_and_no_other_is_meant(ddattr, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untimed", "forks")
 def test_what_is_foretold_of_a_run_comes_true_verb_by_verb(ddattr, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     given = (*TINY, "attribution.queries=5", "root=run")
@@ -180,6 +182,7 @@ def test_what_is_foretold_of_a_run_comes_true_verb_by_verb(ddattr, tmp_path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untimed", "forks")
 def test_what_is_foretold_of_a_reproduction_comes_true(ddattr, tmp_path):
     given = (*TINY, "root=run")
     ddattr("train", *given, "member=3")

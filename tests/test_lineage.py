@@ -75,7 +75,7 @@ def test_the_same_bits_are_the_same_version_and_others_another(tmp_path, server)
     assert not server.unknown
 
 
-@pytest.mark.parametrize("trouble", [403, "mute"])
+@pytest.mark.parametrize("trouble", [403, pytest.param("mute", marks=pytest.mark.slow)])
 def test_a_server_that_is_away_is_not_waited_for_at_each(tmp_path, server, impatient, trouble):  # noqa: F811
     with Tracking("online", "ddattr").run(tmp_path, "g", "evaluate", "f", {}) as loggers:
         server.trouble = trouble

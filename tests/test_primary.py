@@ -157,6 +157,7 @@ def test_a_sweep_over_a_group_has_each_option_in_turn(ddattr, copy):
     )
 
 
+@pytest.mark.slow
 def test_processes_of_a_launcher_and_of_lightning_find_the_folder(copy, tmp_path):
     """A moved one, given relative to where the command is."""
     shutil.rmtree(copy / "members" / "004")

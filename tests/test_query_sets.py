@@ -41,6 +41,7 @@ def test_an_older_run_has_its_own_set_in_attribution_itself(tmp_path):
     assert located(tmp_path, "quality/fid.csv") == tmp_path / "quality" / "fid.csv"
 
 
+@pytest.mark.slow
 def test_an_older_run_is_read_and_reported_where_it_is(ddattr, reproduced, tmp_path):
     """The same fingerprints in the older place: nothing is made again, but the report that was deleted."""
     root = tmp_path / "older"

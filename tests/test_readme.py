@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import SMALL, TINY
+from faults import forks  # noqa: F401
 
 from ddattr import cli
 from ddattr.cli.primary import is_folder
@@ -94,6 +95,7 @@ def test_the_python_example_runs_as_it_stands(reproduced, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_many_machines_share_a_run_from_nothing_to_all_that_validate_needs(ddattr, tmp_path):
     """Both pages' blocks as they stand, on a tiny run, less the cluster: a line's jobs are one after another."""
     block_of = r"```\n(ddattr train [^`]*hydra/launcher=slurm.*?)```"

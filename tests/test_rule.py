@@ -118,6 +118,7 @@ def pictures(root, count: int = 30) -> None:
         Image.fromarray(np.random.default_rng(place).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_folder_alone_is_enough_for_a_plan(tmp_path, monkeypatch, ddattr):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pictures(tmp_path / "my cats")

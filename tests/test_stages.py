@@ -306,6 +306,7 @@ def test_a_member_that_is_killed_is_dead_and_not_running(ddattr, tmp_path):
     assert "member 0: dead at step" in ddattr("status", *argv[1:]).out
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_with_the_path_and_with_room_it_goes_on(tmp_path):
     """A disk of 600 kB, which is enlarged when it is full; the weights are those of a disk with room."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:

@@ -27,6 +27,7 @@ def test_every_failed_job_has_its_line_and_the_last_line_goes_on_with_them(ddatt
     assert ddattr(*shlex.split(again)[1:]).err.splitlines()[:-1] == lines
 
 
+@pytest.mark.slow
 def test_jobs_in_processes_of_their_own_are_named_too(copy, tmp_path):
     said = answer(tmp_path, "train", "-m", "member=range(4,8)", *TINY, f"root={copy}", "hydra/launcher=processes")
     assert said.status == 2
