@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, composed, refused
 from diffusers import UNet2DModel
 from safetensors import safe_open
-from test_cut import CUT, cut, results, started
+from test_cut import CUT, SAW, cut, results, started
 from test_pretrained import afresh, saved  # noqa: F401
 
 import ddattr as ddattr_
@@ -17,7 +17,7 @@ from ddattr.artifacts import load_tensors
 from ddattr.diffusion import pretrained
 from ddattr.diffusion.adapters import Adapted
 from ddattr.ensemble.member import AtomicCheckpointIO
-from ddattr.stages import train, training
+from ddattr.stages import retrain, train, training
 from ddattr.stages.run import Run
 from ddattr.validation.peers import Loss, gradients
 
@@ -97,6 +97,18 @@ def test_models_of_the_truth_are_adapters_too_and_without_lora_fingerprints_are_
     assert of.retrained_artifact(model).config["training"]["lora"]["rank"] == 2
     assert "lora" not in plain.member_artifact(0).config["training"]
     assert not isinstance(training.build(plain, 0).network, Adapted)
+
+
+@pytest.mark.slow
+def test_a_retrained_model_is_the_adapter_that_its_file_has(tmp_path, make_run):
+    sizes = ("validation.retrained_members=6", "validation.replicates=1")
+    started(retrain, tmp_path / "run", "unit=0", f"member={SAW}", *sizes, *ON_SMALL)
+    of = make_run(*sizes, *ON_SMALL)
+    made = [model for model in of.validation.unit(0) if model.member == SAW]
+    for network in (of.load(of.retrained_artifact(model)) for model in made):
+        assert isinstance(network, Adapted)
+        assert network.base is of.shared
+    assert made
 
 
 @pytest.mark.slow
