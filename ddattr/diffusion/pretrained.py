@@ -146,13 +146,18 @@ def _scheduler_file(path: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-@cache
 def _fetched(path: str) -> Path:
-    """The folder, or that of an id of the hub, which is fetched: no code, and no pickles."""
+    """The folder, or that of an id of the hub, which is fetched."""
     if Path(path).is_dir():
         return Path(path)
     if not _HUB.fullmatch(path) or path.startswith("."):
         raise FileNotFoundError(f"unet: path={path}, no such folder. Set unet.path to one that diffusers saved.")
+    return _of_hub(path)
+
+
+@cache
+def _of_hub(path: str) -> Path:
+    """Where an id of the hub is kept, once it is fetched: no code, and no pickles."""
     from huggingface_hub import snapshot_download
 
     try:
