@@ -30,6 +30,7 @@ KEYS = {
     "fetch",
     "data",
     "codebook",
+    "conditions",
     "diffusion",
     "unet",
     "training",

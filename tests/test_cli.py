@@ -195,7 +195,7 @@ BAD = {
     ),
     "no timestep": (["plan", "diffusion.scheduler.num_train_timesteps=-3"], ["diffusion: ", "Check the keys of diff"]),
     "groups that do not divide": (["plan", "unet.norm_num_groups=7"], ["norm_num_groups=7", "expected one of 1, 2, 4"]),
-    "classes": (["plan", "+unet.num_class_embeds=10"], ["num_class_embeds=10", "Set unet.num_class_embeds=null"]),
+    "classes": (["plan", "+unet.num_class_embeds=10"], ["num_class_embeds=10", "Set conditions=classes"]),
     "size of the network": (["plan", "+unet.sample_size=-3"], ["unet.sample_size is not for the config"]),
     "levels that do not fit": (
         ["plan", "unet.block_out_channels=[4,4,4,4,4]", f"unet.down_block_types=[{','.join(['DownBlock2D'] * 5)}]"],

@@ -81,7 +81,6 @@ def test_the_group_norm_of_forward_mode_is_torchs_own(affine):
     [
         ({"sample_size": (7, 9)}, r"pictures of 7 x 9 do not fit 2 levels, .* multiples of 2, such as 8 x 10\."),
         ({"norm_num_groups": 3}, r"norm_num_groups=3 does not divide .*\[4, 8\], expected one of 1, 2, 4\. Set unet"),
-        ({"num_class_embeds": 10}, r"num_class_embeds=10, .* Set unet\.num_class_embeds=null"),
         ({"class_embed_type": "timestep"}, r"class_embed_type=timestep, .* Set unet\.class_embed_type=null"),
     ],
 )

@@ -23,6 +23,7 @@ class Asked:
         pictures: given ones, (Q, C, H, W) in [-1, 1]; None where seeds make them.
         inversions: tapes that are found for each given picture; without one it is attributed by its denoising alone.
         seed: of the noise that inversions are driven by.
+        condition: class number of every query, where members are conditioned.
     """
 
     numbers: Int[Tensor, "q"]
@@ -30,6 +31,7 @@ class Asked:
     pictures: Float[Tensor, "q *image"] | None = None
     inversions: int = 0
     seed: int = 0
+    condition: Int[Tensor, "q"] | None = None
 
     @property
     def replayed(self) -> bool:

@@ -1,6 +1,7 @@
 """Attribution in Trainer.predict: every batch of queries is denoised, and replayed if it can be, as one shard."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import lightning as L
@@ -17,6 +18,7 @@ from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.diffusion.conditions import Classes
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import Process, ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
@@ -46,6 +48,7 @@ class AttributionModule(L.LightningModule):
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
         asked: another query set than the run's own.
+        conditions: what members are conditioned on; None where on nothing.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class AttributionModule(L.LightningModule):
         check: int = 2,
         refine: int = 3,
         asked: Asked | None = None,
+        conditions: Classes | None = None,
     ):
         super().__init__()
         _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
@@ -79,7 +83,8 @@ class AttributionModule(L.LightningModule):
         self.settings = settings
         self.shards = shards
         self.batch = batch
-        self.asked = asked or Asked(torch.arange(first_query, first_query + queries))
+        self.asked = asked or _own(range(first_query, first_query + queries), conditions)
+        self.conditions = conditions
         # noise that `validate` holds no score against; it denoises real pictures with the same
         self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
         count = len(self.asked.numbers)
@@ -113,28 +118,34 @@ class AttributionModule(L.LightningModule):
 
     def _answers(self, numbers: Tensor) -> dict[str, Tensor]:
         """Everything that costs evaluations of the networks, for one batch of queries."""
-        given = self.asked.given(numbers)
+        ensemble, given = self._conditioned(numbers), self.asked.given(numbers)
         if given is None or self.asked.inversions:
-            return self._replayed(numbers, given)
-        return self._denoised(numbers, given.to(self.device))
+            return self._replayed(ensemble, numbers, given)
+        return self._denoised(ensemble, numbers, given.to(self.device))
 
-    def _denoised(self, numbers: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+    def _conditioned(self, numbers: Tensor) -> Ensemble:
+        """The ensemble under the conditions of some queries, where it takes any."""
+        if self.conditions is None or self.asked.condition is None:
+            return self.ensemble
+        places = torch.searchsorted(self.asked.numbers, numbers)
+        return self.ensemble.given(self.conditions.given(self.asked.condition[places]))
+
+    def _denoised(self, ensemble: Ensemble, numbers: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """What every query set has."""
-        made = denoised(self.ensemble, self.process, pictures, self.times, self.noise)
+        made = denoised(ensemble, self.process, pictures, self.times, self.noise)
         return {"seeds": numbers, "factual": pictures.cpu(), "denoised": made.cpu()}
 
-    def _replayed(self, numbers: Tensor, given: Tensor | None) -> dict[str, Tensor]:
+    def _replayed(self, ensemble: Ensemble, numbers: Tensor, given: Tensor | None) -> dict[str, Tensor]:
         """That, and all that takes a tape; of given pictures, how well their tapes do."""
-        tapes, reverse = self.asked.tapes(
-            numbers, self.ensemble, self.process, self.reverse, self.data.shape, self.device
-        )
-        drawn, response = self.replay.first_order(tapes[0], reverse)
-        found, response = self._denoised(numbers, drawn), response.cpu()
+        tapes, reverse = self.asked.tapes(numbers, ensemble, self.process, self.reverse, self.data.shape, self.device)
+        replay = replace(self.replay, ensemble=ensemble)
+        drawn, response = replay.first_order(tapes[0], reverse)
+        found, response = self._denoised(ensemble, numbers, drawn), response.cpu()
         checked = torch.isin(numbers, self.checked)
-        found |= self.replay.exact(tapes[0], reverse, found["factual"], response, found["denoised"], checked)
+        found |= replay.exact(tapes[0], reverse, found["factual"], response, found["denoised"], checked)
         if given is not None:
-            first_orders = [(drawn, response), *(self.replay.first_order(tape, reverse) for tape in tapes[1:])]
-            pulls = [self.replay.pulls(picture.cpu(), of.cpu()) for picture, of in first_orders]
+            first_orders = [(drawn, response), *(replay.first_order(tape, reverse) for tape in tapes[1:])]
+            pulls = [replay.pulls(picture.cpu(), of.cpu()) for picture, of in first_orders]
             found["pull_spread"] = inversion_spread(torch.stack(pulls))
             found["replay_error"] = (found["factual"] - given).abs().flatten(1).amax(1)
         return found
@@ -144,13 +155,34 @@ class AttributionModule(L.LightningModule):
         if self.shards.part or not self.trainer.is_global_zero:
             return
         self.tensors = self.shards.merged(self.batches)
-        given = (self.codebook, self.data, self.settings, self.asked.names)
+        given = (self.codebook, self.data, self.settings, self._names())
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
         else:
             self.tables = tables.tabulate(self.tensors, *given)
+        if (conditions := self._conditions()) is not None:
+            self.tables = self.tables._replace(queries=self.tables.queries.assign(condition=conditions))
         for logger in self.trainer.loggers:
             logger.log_metrics(self.tables.metrics())
+
+    def _conditions(self) -> list[str] | None:
+        """Of every query, in words."""
+        if self.conditions is None or self.asked.condition is None:
+            return None
+        return self.conditions.words(self.asked.condition)
+
+    def _names(self) -> Sequence[str] | None:
+        """Of every query: its seed's or file's, and what it is conditioned on."""
+        if (conditions := self._conditions()) is None:
+            return self.asked.names
+        names = self.asked.names or [f"seed {seed}" for seed in self.asked.numbers.tolist()]
+        return [f"{name}, {condition}" for name, condition in zip(names, conditions, strict=True)]
+
+
+def _own(seeds: range, conditions: Classes | None) -> Asked:
+    """The run's own queries."""
+    condition = None if conditions is None else conditions.of_seeds(seeds, conditions.queries, "conditions.queries")
+    return Asked(torch.arange(seeds.start, seeds.stop), condition=condition)
 
 
 def _validate(**counts: int) -> None:

@@ -25,6 +25,7 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.decode import picture
 from ddattr.data.pictures import scaled
 from ddattr.data.sources.folder import File, found
+from ddattr.diffusion.conditions import Classes
 
 DEFAULT = "default"
 _NAME = re.compile(r"\w[\w.=+-]{0,79}")
@@ -59,6 +60,8 @@ class QuerySet:
         seeds: of generated queries.
         invert: whether pictures get tapes, on which they can be replayed; else they are attributed by their denoising.
         inversions: tapes of each picture, of other noise.
+        conditions: of a run with conditions: labels of what is asked, in turn, None for none. Left out, seeds take all
+            labels in turn, by their number, and pictures none.
     Raises:
         ValueError: what excludes each other, the same seed twice, or a name that no folder may have.
     """
@@ -68,6 +71,7 @@ class QuerySet:
     seeds: Sequence[Annotated[int, Interval(ge=0, le=2**63 - 1)]] | None = None
     invert: bool = False
     inversions: Annotated[int, Ge(1)] = 3
+    conditions: Sequence[str | int | None] | None = None
 
     def __post_init__(self) -> None:
         if self.pictures is not None and self.seeds is not None:
@@ -77,6 +81,11 @@ class QuerySet:
                 raise ValueError(f"queries: {key}=[], expected one or more. Set queries.{key}.")
         if self.invert and self.pictures is None:
             raise ValueError("queries: invert=true without pictures, expected some to invert. Set queries.pictures.")
+        if self.conditions is not None and self.own:
+            raise ValueError(
+                "queries: conditions of no queries, expected pictures or seeds with them. Set queries.pictures or "
+                "queries.seeds; those of the run's own queries are conditions.queries."
+            )
         if self.inversions < 1:
             raise ValueError(f"queries: inversions={self.inversions}, expected 1 or more. Set queries.inversions.")
         self._check_name()
@@ -128,9 +137,15 @@ class QuerySet:
             FileNotFoundError, ValueError: a file that cannot be read.
         """
         if self.pictures is None:
-            return {"seeds": sorted(self.seeds or ())}
-        files = [f"{file.name} {_digest(file.path)}" for file in self.files]
-        return {"pictures": files, "inversions": self.inversions if self.invert else 0}
+            seeds, count = self.seeds or (), len(self.conditions or ())
+            found: dict[str, Any] = {"seeds": sorted(seeds)}
+            in_turn = [(self.conditions or ())[place % count] for place in _sorted(seeds)] if count else []
+        else:
+            files = [f"{file.name} {_digest(file.path)}" for file in self.files]
+            found = {"pictures": files, "inversions": self.inversions if self.invert else 0}
+            in_turn = list(self.conditions or ())
+        named = [label if label is None else str(label) for label in in_turn]
+        return found | ({} if self.conditions is None else {"conditions": named})
 
     @property
     def title(self) -> str:
@@ -141,22 +156,37 @@ class QuerySet:
         stem = f"seeds-{seeds[0]}-{seeds[-1]}" if seeds else re.sub(r"[^\w.=+-]", "_", self.files[0].path.stem)[:40]
         return f"{stem if _NAME.fullmatch(stem) else 'pictures'}-{fingerprint(self.content)[:8]}"
 
-    def asked(self, data: UnitDataModule, seed: int) -> Asked | None:
+    def asked(self, data: UnitDataModule, seed: int, conditions: Classes | None = None) -> Asked | None:
         """Its queries; None for the run's own, which the group `attribution` numbers.
 
         Args:
             data: whose pictures these are made like.
             seed: of the inversions' noise.
+            conditions: what members are conditioned on; None where on nothing.
         Raises:
-            FileNotFoundError, ValueError: a file that is no picture.
+            FileNotFoundError, ValueError: a file that is no picture; conditions that members do not take.
         """
+        if self.conditions is not None and conditions is None:
+            raise ValueError(
+                f"queries: conditions={list(self.conditions)}, but members are given none. Leave them out, or train "
+                "members with conditions=classes."
+            )
         if self.own:
             return None
         if self.pictures is None:
-            return Asked(torch.tensor(sorted(self.seeds or ())))
+            seeds, order = self.seeds or (), _sorted(self.seeds or ())
+            condition = None if conditions is None else conditions.of_seeds(seeds, self.conditions)[order]
+            return Asked(torch.tensor(sorted(seeds)), condition=condition)
         pictures = torch.stack([_decoded(file.path, data) for file in self.files])
         names = [file.name for file in self.files]
-        return Asked(torch.arange(len(names)), names, pictures, self.inversions if self.invert else 0, seed)
+        wanted = [None] if self.conditions is None else self.conditions
+        condition = None if conditions is None else conditions.in_turn(wanted, len(names))
+        return Asked(torch.arange(len(names)), names, pictures, self.inversions if self.invert else 0, seed, condition)
+
+
+def _sorted(seeds: Sequence[int]) -> list[int]:
+    """Places of seeds as they were typed, in the order of the seeds."""
+    return sorted(range(len(seeds)), key=lambda place: seeds[place])
 
 
 def _below(folder: Path) -> list[File]:

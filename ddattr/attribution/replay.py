@@ -89,7 +89,7 @@ class Replay:
         """Relative error of the checked queries' Jacobian, 0 where that is the exact one; NaN of the others."""
         error = torch.where(checked, 0.0, torch.nan)
         if checked.any() and self.jacobian.keywords.get("members_per_step") is not None:
-            _, full = self.jacobian(self.ensemble, tape[:, checked], reverse, members_per_step=None)
+            _, full = self.jacobian(self.ensemble.at(checked), tape[:, checked], reverse, members_per_step=None)
             error[checked] = relative_error(response[:, checked], full.cpu())
         return error
 

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     FLIP = 16
     INVERSION = 17
     ADAPTER = 18
+    CONDITION = 19
 
 
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):
@@ -123,6 +124,11 @@ class TrainingDraws:
         """Whether the picture of every slot is mirrored: one half of them are."""
         draw = generator(self.seed, Stream.FLIP, self.member, step).random(self.batch)
         return torch.from_numpy(draw < 0.5)
+
+    def dropped(self, step: int, share: float) -> Bool[Tensor, "batch"]:
+        """Whether the picture of every slot is shown without its condition: a `share` of them are."""
+        draw = generator(self.seed, Stream.CONDITION, self.member, step).random(self.batch)
+        return torch.from_numpy(draw < share)
 
     def noise(self, step: int) -> Float[Tensor, "batch *image"]:
         """Standard normal noise of every slot."""

@@ -75,13 +75,17 @@ class Process:
         images: Float[Tensor, "batch *image"],
         noise: Float[Tensor, "batch *image"],
         times: Int[Tensor, "batch"],
+        *condition: Tensor,
     ) -> Float[Tensor, "batch"]:
         """Mean squared error of what is predicted, per image: of the noise, the simple loss (Ho et al. 2020, eq. 14).
 
         In the prediction's own units, as it is trained in; in those of noise, see `noise_factor`.
+
+        Args:
+            condition: a row an image, of a network that takes one.
         """
         noisy = self.scheduler.add_noise(images, noise, times)
-        return (network(noisy, times) - self.target(images, noise, times)).square().flatten(1).mean(1)
+        return (network(noisy, times, *condition) - self.target(images, noise, times)).square().flatten(1).mean(1)
 
     def target(
         self,

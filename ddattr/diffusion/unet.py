@@ -19,8 +19,10 @@ from ddattr.diffusion.adapters import Adapted
 class UNet(UNet2DModel):
     """UNet2DModel that returns the estimate itself: (batch, C, H, W), timesteps -> (batch, C, H, W).
 
+    With `num_class_embeds` it takes the class numbers (batch,) as well.
+
     Raises:
-        ValueError: pictures of a size, or groups of a number, that its levels cannot have; classes, which nobody gives.
+        ValueError: pictures of a size, or groups of a number, that its levels cannot have; classes that are no numbers.
     """
 
     @wraps(UNet2DModel.__init__)  # type: ignore[misc]
@@ -30,15 +32,18 @@ class UNet(UNet2DModel):
         _check(given.arguments)
         super().__init__(**options)
 
-    def forward(self, sample: Tensor, timestep: Tensor | int) -> Tensor:  # type: ignore[override]
-        return super().forward(sample, timestep, return_dict=False)[0]
+    def forward(  # type: ignore[override]
+        self, sample: Tensor, timestep: Tensor | int, classes: Tensor | None = None
+    ) -> Tensor:
+        return super().forward(sample, timestep, classes, return_dict=False)[0]
 
 
 def _check(options: Mapping[str, Any]) -> None:
     channels, size, groups = (options[key] for key in ("block_out_channels", "sample_size", "norm_num_groups"))
-    for key in ("num_class_embeds", "class_embed_type"):
-        if options[key] is not None:
-            raise ValueError(f"unet: {key}={options[key]}, but members are given no classes. Set unet.{key}=null.")
+    if (kind := options["class_embed_type"]) is not None:
+        raise ValueError(
+            f"unet: class_embed_type={kind}, but classes are given as numbers. Set unet.class_embed_type=null."
+        )
     if (common := gcd(*channels)) % groups:
         fit = ", ".join(str(count) for count in range(1, common + 1) if common % count == 0)
         raise ValueError(

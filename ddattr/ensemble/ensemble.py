@@ -3,19 +3,21 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddattr.diffusion.conditions import Given
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Denoiser, ReverseStep
 from ddattr.diffusion.sampler import trajectory
 
 
 class Ensemble(nn.Module):
-    """n networks under one roof; `network(x, t)` takes (batch, *image) and one timestep.
+    """n networks under one roof; `network(x, t)` takes (batch, *image) and one timestep, and, under conditions, these.
 
     Args:
         members: the networks, in the codebook's order; they are put into evaluation mode.
@@ -26,6 +28,20 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members).eval().requires_grad_(False)
         self.batch = batch
+        self.under: Given | None = None
+
+    def given(self, under: Given | None) -> "Ensemble":
+        """The same members, asked under conditions, a row a query: whatever takes an ensemble takes this one.
+
+        The last axis of rows is the queries' from here on. None, of an ensemble without conditions, changes nothing.
+        """
+        ensemble = copy(self)
+        ensemble.under = under
+        return ensemble
+
+    def at(self, queries: Tensor) -> "Ensemble":
+        """The ensemble for some of its queries, by a mask or their places; without conditions itself."""
+        return self if self.under is None else self.given(self.under.at(queries))
 
     def __len__(self) -> int:
         return len(self.members)
@@ -35,11 +51,32 @@ class Ensemble(nn.Module):
         """Weights u_0 = 1/n of the whole ensemble (eq. 8 of the slides)."""
         return torch.full((len(self),), 1 / len(self))
 
-    def member(self, k: int, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "*rows c h w"]:
-        """What member k alone predicts."""
+    def member(
+        self, k: int, x: Float[Tensor, "*rows c h w"], t: int, queries: Tensor | None = None
+    ) -> Float[Tensor, "*rows c h w"]:
+        """What member k alone predicts.
+
+        Args:
+            queries: under conditions, the place of every picture's; None: the last of the rows are all, in order.
+        Raises:
+            ValueError: there are conditions for another number of queries.
+        """
         flat = x.reshape(-1, *x.shape[-3:])
         with _full_precision(x.device.type):
-            return torch.cat([self.members[k](part, t) for part in flat.split(self.batch)]).reshape(x.shape)
+            if self.under is None:
+                made = [self.members[k](part, t) for part in flat.split(self.batch)]
+            else:
+                places = (self._queries(x) if queries is None else queries).split(self.batch)
+                parts = zip(flat.split(self.batch), places, strict=True)
+                made = [self.under.at(place).estimate(self.members[k], part, t) for part, place in parts]
+            return torch.cat(made).reshape(x.shape)
+
+    def _queries(self, x: Tensor) -> Tensor:
+        """Places of the queries of rows of pictures, whose conditions are on the CPU."""
+        assert self.under is not None
+        if x.shape[-4:-3] != (count := len(self.under),):
+            raise ValueError(f"ensemble: conditions of {count} queries, but pictures of {tuple(x.shape[:-3])}.")
+        return torch.arange(count).expand(x.shape[:-3]).flatten()
 
     def outputs(self, x: Float[Tensor, "*rows c h w"], t: int) -> Float[Tensor, "n *rows c h w"]:
         """What all members predict of the same pictures."""
@@ -61,11 +98,12 @@ class Ensemble(nn.Module):
         def denoiser(x: Tensor, t: int) -> Tensor:
             x = x.expand(len(weights), *x.shape[-4:])
             flat, each = x.flatten(0, 1), weights.to(x).expand(*x.shape[:2], -1).flatten(0, 1)
+            queries = None if self.under is None else self._queries(x)
             estimate = torch.zeros_like(flat)
             for k, column in enumerate(each.T):
                 given = column.nonzero()[:, 0]
                 if len(given):
-                    part = self.member(k, flat[given], t)
+                    part = self.member(k, flat[given], t, None if queries is None else queries[given.cpu()])
                     estimate.index_add_(0, given, column[given].reshape(-1, 1, 1, 1) * part)
             return estimate.reshape(x.shape)
 

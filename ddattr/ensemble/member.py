@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ddattr.artifacts import atomic
 from ddattr.data.pictures import Images
 from ddattr.diffusion.adapters import Lora
+from ddattr.diffusion.conditions import Classes
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
 
@@ -63,6 +64,7 @@ class MemberModule(L.LightningModule):
         base: weights to fork from; None trains whole, whatever `fork` is.
         lora: the adapter that the network is, if it is one. What a network shares is no part of its parameters, and is
             not trained.
+        conditions: what pictures are shown under; None: networks are given pictures alone.
     Raises:
         ValueError: draws of another name, a member that owns nothing, or a loss that is not finite.
     """
@@ -88,6 +90,7 @@ class MemberModule(L.LightningModule):
         fork: Fork | None = None,
         base: Mapping[str, Tensor] | None = None,
         lora: Lora | None = None,
+        conditions: Classes | None = None,
     ):
         super().__init__()
         self.flips = False
@@ -110,6 +113,7 @@ class MemberModule(L.LightningModule):
         self.ema = ema
         self.gradient_clip = gradient_clip
         self.epoch_steps = min(epoch_steps, steps)
+        self.conditions = conditions
         own = address(draws, member)
         self.draws = TrainingDraws(seed, owned, batch, process.timesteps, shape, own)
         unseen = ~owned if not owned.all() else owned
@@ -153,13 +157,19 @@ class MemberModule(L.LightningModule):
         self._log_step(self.global_step - 1)
 
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
-        images = self.images[draws.images(step)]
+        chosen = draws.images(step)
+        images = self.images[chosen]
         if self.flips:
             images = torch.where(draws.flips(step).to(self.device)[:, None, None, None], images.flip(-1), images)
         noise, times = draws.noise(step).to(self.device), draws.times(step).to(self.device)
+        condition = []
+        if self.conditions is not None:
+            shown = self.conditions.shown(chosen, draws.dropped(step, self.conditions.dropout))
+            condition.append(shown.to(self.device))
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         own = slice(torch.distributed.get_rank(), None, torch.distributed.get_world_size()) if together else slice(None)
-        return self.process.loss(self.network, images[own], noise[own], times[own]).mean()
+        given = images[own], noise[own], times[own], *(shown[own] for shown in condition)
+        return self.process.loss(self.network, *given).mean()
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ddattr.data.pictures import Images, blocks
+from ddattr.diffusion.conditions import Given
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.distances import frechet, kernel
@@ -101,6 +102,7 @@ class EnsembleQuality(L.Callback):
         orders: in which the ensembles grow.
         extractor_steps: of the extractor's training.
         while_training: whether a member's FID is computed at every validation.
+        under: the condition of every picture drawn, where members take any.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class EnsembleQuality(L.Callback):
         orders: int,
         extractor_steps: int = 400,
         while_training: bool = False,
+        under: Given | None = None,
     ):
         if pictures < 2 or batch < 1 or orders < 1:
             raise ValueError(
@@ -132,6 +135,7 @@ class EnsembleQuality(L.Callback):
         self.seeds = range(pictures)
         self.batch = batch
         self.while_training = while_training
+        self.under = under
         self.fid = pd.DataFrame()
         self.convergence = pd.DataFrame()
         self.likeness = pd.DataFrame()
@@ -142,7 +146,7 @@ class EnsembleQuality(L.Callback):
 
     def module(self, ensemble: Ensemble) -> SamplingModule:
         """The module whose predict this callback listens to."""
-        return SamplingModule(ensemble, self.reverse, self.shape, self.rows.weights, self.seeds, self.batch)
+        return SamplingModule(ensemble, self.reverse, self.shape, self.rows.weights, self.seeds, self.batch, self.under)
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         rows, pictures = self.rows, outputs.cpu()
@@ -209,7 +213,7 @@ class EnsembleQuality(L.Callback):
         """FID of a member in training: its average, which Lightning has swapped in for the validation."""
         if not self.while_training or trainer.sanity_checking:
             return
-        alone = Ensemble([deepcopy(pl_module.network)])  # an ensemble freezes its networks
+        alone = Ensemble([deepcopy(pl_module.network)]).given(self.under)  # an ensemble freezes its networks
         pictures = alone.pictures(torch.ones(1, 1), self.seeds, self.reverse, self.shape, pl_module.device)[0]
         score = frechet(self.real, self.extractor(pictures.cpu().clamp(-1, 1)))
         pl_module.log("val/fid", score, prog_bar=True, batch_size=len(self.seeds))

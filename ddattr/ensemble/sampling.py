@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddattr.diffusion.conditions import Given
 from ddattr.diffusion.process import ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -23,6 +24,7 @@ class SamplingModule(L.LightningModule):
         weights: (rows, n).
         seeds: one for every picture of a row.
         batch: seeds drawn together.
+        under: the condition of every seed, where members take any.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SamplingModule(L.LightningModule):
         weights: Float[Tensor, "rows n"],
         seeds: Sequence[int],
         batch: int,
+        under: Given | None = None,
     ):
         super().__init__()
         self.ensemble = ensemble
@@ -41,9 +44,12 @@ class SamplingModule(L.LightningModule):
         self.weights = weights
         self.seeds = list(seeds)
         self.batch = batch
+        self.under = under
 
     def predict_dataloader(self) -> DataLoader:
-        return DataLoader(self.seeds, batch_size=self.batch)  # type: ignore[arg-type]
+        return DataLoader(range(len(self.seeds)), batch_size=self.batch)  # type: ignore[arg-type]
 
-    def predict_step(self, seeds: Tensor, index: int) -> Float[Tensor, "rows q c h w"]:
-        return self.ensemble.pictures(self.weights, seeds.tolist(), self.reverse, self.shape, self.device)
+    def predict_step(self, places: Tensor, index: int) -> Float[Tensor, "rows q c h w"]:
+        seeds = [self.seeds[place] for place in places.tolist()]
+        ensemble = self.ensemble.given(None if self.under is None else self.under.at(places.cpu()))
+        return ensemble.pictures(self.weights, seeds, self.reverse, self.shape, self.device)

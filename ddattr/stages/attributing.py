@@ -33,7 +33,7 @@ def attribute(run: Run, queries: QuerySet) -> bool:
     if artifact.done():
         run.check_members(artifact)
     else:
-        asked = queries.asked(run.data, run.seed)  # before anything is written
+        asked = queries.asked(run.data, run.seed, run.conditions)  # before anything is written
         made = _make(run, artifact, asked) if run.config.part is None else _make_part(run, artifact, asked)
     if first_process() and artifact.done():
         shutil.rmtree(artifact.folder / "shards", ignore_errors=True)  # a part that is late makes none again
@@ -75,6 +75,7 @@ def _module(run: Run, artifact: Artifact, asked: Asked | None, part: bool = Fals
         shards=Shards(folder, part, artifact.done),
         seed=run.seed,
         asked=asked,
+        conditions=run.conditions,
     )
 
 

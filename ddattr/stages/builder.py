@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ class Builder:
         return train_extractor(images, labels, self.seed, self.config.quality.extractor_steps)
 
     @cached_property
+    def conditions(self):
+        """What members are conditioned on; None where on nothing."""
+        if self.config.conditions is None:
+            return None
+        return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
+
+    @cached_property
     def codebook(self):
         return self.build("codebook", units=self.data.units)
 
@@ -161,6 +168,7 @@ class Builder:
 
     def quality(self):
         """The callback that measures quality, with its extractor trained."""
+        known = self.conditions
         return self.build(
             "quality",
             images=self.data.images,
@@ -168,6 +176,7 @@ class Builder:
             members=self.codebook.members,
             reverse=self.reverse,
             seed=self.seed,
+            under=None if known is None else known.given(known.like_data(self.config.quality.pictures)),
         )
 
     def check(self) -> None:
@@ -178,14 +187,18 @@ class Builder:
         quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
         network = self.network(None).eval()
         with torch.no_grad(), refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"):
-            network(torch.zeros(1, *self.data.shape), torch.zeros(1, dtype=torch.long))
+            class_of = [] if self.conditions is None else [torch.zeros(1, dtype=torch.long)]
+            network(torch.zeros(1, *self.data.shape), torch.zeros(1, dtype=torch.long), *class_of)
         self.significance.check_units(self.codebook.units)
         self.trainer([])
 
     @property
     def remarks(self) -> list[str]:
         """What a user should know of this config, before training."""
-        return self.process.remarks(self.config.sampler.steps)
+        found, code = self.process.remarks(self.config.sampler.steps), self.codebook
+        if self.conditions is not None:
+            found += self.conditions.unseen(code.subset(k)[self.data.unit_of] for k in range(code.members))
+        return found
 
     def warn(self) -> None:
         """Prints it, once for all processes of a stage."""
@@ -209,7 +222,16 @@ class Builder:
 
     def _network(self):
         channels, *size = self.data.shape
-        return self.build("unet", sample_size=size, in_channels=channels, out_channels=channels)
+        if self.conditions is not None:
+            classes = {"num_class_embeds": self.conditions.null + 1}
+        elif (count := self.config.unet.get("num_class_embeds")) is None:
+            classes = {}
+        else:
+            raise ValueError(
+                f"unet: num_class_embeds={count}, but members are given no classes. Set conditions=classes, which sets "
+                "it, and unet.num_class_embeds=null."
+            )
+        return self.build("unet", sample_size=size, in_channels=channels, out_channels=channels, **classes)
 
     def trainer(self, loggers, callbacks: Sequence[Any] = (), plugins: Sequence[Any] = (), **options: Any):
         """A Trainer that writes only where it is told to, and leaves the talking to us.

@@ -168,7 +168,7 @@ def _attribute(run: Run) -> Steps:
     if artifact.done():
         run.check_members(artifact)
     else:
-        run.queries.asked(run.data, run.seed)
+        run.queries.asked(run.data, run.seed, run.conditions)
     yield Step(artifact, lambda: _replays(run), _busy(run))
 
 

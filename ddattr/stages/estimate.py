@@ -78,17 +78,23 @@ class _Looks:
     def __init__(self, run: Run, network: torch.nn.Module):
         attribution, device = run.config.attribution, device_of(run)
         n, together = run.codebook.members, min(attribution.queries, attribution.batch)
-        ensemble = Ensemble([network] * n)
+        ensemble, zeros = Ensemble([network] * n), torch.zeros(1, dtype=torch.long)
+
+        def of(x: torch.Tensor) -> Ensemble:
+            """The ensemble for some pictures, under a class where it takes one."""
+            known = run.conditions
+            return ensemble.given(None if known is None else known.given(zeros.expand(x.shape[-4])))
+
         tape = torch.zeros(3, together, *run.data.shape, device=device)
         many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
         chosen = attribution.jacobian
         m = chosen.members_per_step or n
-        self.few = _seconds(lambda: ensemble.member(0, tape[0], 0), device) / together
-        self.many = _seconds(lambda: ensemble.member(0, many, 0), device) / len(many)
-        two = _seconds(lambda: jacobian(ensemble, tape, run.reverse[:2], m, chosen.tangents), device)
+        self.few = _seconds(lambda: of(tape).member(0, tape[0], 0), device) / together
+        self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
+        two = _seconds(lambda: jacobian(of(tape), tape, run.reverse[:2], m, chosen.tangents), device)
         self.tangent = max(self.few, (two / together - (2 * n - m) * self.few) / (m * n))
-        alone = _seconds(lambda: ensemble.member(0, tape[0, :1], 0), device)
-        one = _seconds(lambda: jacobian(ensemble, tape[:, :1], run.reverse[:2], 1, chosen.tangents), device)
+        alone = _seconds(lambda: of(tape[:, :1]).member(0, tape[0, :1], 0), device)
+        one = _seconds(lambda: jacobian(of(tape[:, :1]), tape[:, :1], run.reverse[:2], 1, chosen.tangents), device)
         self.exact = n * max(alone, one - (2 * n - 1) * alone)
 
 
@@ -114,12 +120,13 @@ def _training_step(run: Run, network) -> float:
     batch = run.config.training.batch
     images = torch.zeros(min(batch, _most(run)), *run.data.shape, device=device_of(run))
     times = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    classes = [] if run.conditions is None else [torch.zeros_like(times)]
     optimizer = torch.optim.AdamW(network.parameters())
     average = torch.optim.swa_utils.AveragedModel(network)
 
     def step() -> None:
         optimizer.zero_grad()
-        run.process.loss(network, images, images, times).mean().backward()
+        run.process.loss(network, images, images, times, *classes).mean().backward()
         optimizer.step()
         average.update_parameters(network)
 

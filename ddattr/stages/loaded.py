@@ -15,6 +15,7 @@ from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.attribution.queries import DEFAULT, QuerySet, query_sets
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.diffusion.conditions import Classes
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
@@ -127,6 +128,11 @@ class Loaded:
         return self._run.data
 
     @property
+    def conditions(self) -> Classes | None:
+        """What members are conditioned on, for `ensemble.given(conditions.given(...))`; None where on nothing."""
+        return self._run.conditions
+
+    @property
     def codebook(self) -> Codebook:
         """Who trained on what."""
         return self._run.codebook
@@ -157,6 +163,7 @@ class Loaded:
         invert: bool = False,
         inversions: int = 3,
         name: str | None = None,
+        conditions: Sequence[str | int | None] | None = None,
     ) -> Attributed:
         """Attributes pictures (files, and folders of them) or generated queries, unless it was done: a query set.
 
@@ -167,7 +174,7 @@ class Loaded:
         """
         given = [pictures] if isinstance(pictures, str | Path) else pictures
         files = None if given is None else [str(path) for path in given]
-        queries = QuerySet(name, files, seeds, invert, inversions)
+        queries = QuerySet(name, files, seeds, invert, inversions, conditions)
         attribute(self._run, queries)
         return self.sets[queries.title]
 

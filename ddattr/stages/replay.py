@@ -156,8 +156,9 @@ def _queries(run: Run, name: str, made: Mapping[str, Any]) -> QuerySet:
         ValueError: it names none.
     """
     of = made["config"].get("queries", {})
+    conditions = of.get("conditions")
     if "seeds" in of:
-        return QuerySet(name, seeds=of["seeds"])
+        return QuerySet(name, seeds=of["seeds"], conditions=conditions)
     if "pictures" not in of:
         return QuerySet()
     if run.queries.pictures is None:
@@ -166,7 +167,8 @@ def _queries(run: Run, name: str, made: Mapping[str, Any]) -> QuerySet:
             "them again: set queries.pictures."
         )
     inversions = of["inversions"]
-    return replace(run.queries, name=name, invert=inversions > 0, inversions=inversions or run.queries.inversions)
+    inverted = {"invert": inversions > 0, "inversions": inversions or run.queries.inversions}
+    return replace(run.queries, name=name, conditions=conditions, **inverted)
 
 
 def _model(run: Run, name: str, made: Mapping[str, Any]) -> Training:

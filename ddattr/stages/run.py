@@ -82,6 +82,8 @@ class Run(Builder):
             config["unet"]["path"] = digest(self.pretrained)
         if self.lora is None:
             config["training"].pop("lora", None)
+        if self.conditions is not None:
+            config["conditions"] = {"dropout": self.conditions.dropout, "labels": self.data.labels_fingerprint}
         if self.precision != "32-true":
             config["trainer"] = {"precision": self.precision}
         return config
@@ -113,7 +115,7 @@ class Run(Builder):
 
     @cached_property
     def quality_artifact(self) -> Artifact:
-        config = {key: self.plain(key) for key in ("seed", "quality")} | self._sampling
+        config = {key: self.plain(key) for key in ("seed", "quality")} | self._sampling | self._guidance
         config["labels"] = self.data.labels_fingerprint
         return Artifact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
 
@@ -123,10 +125,17 @@ class Run(Builder):
         spacing = self.process.respaced(self.config.sampler.steps)
         return {"sampler": self.plain("sampler")} | ({} if spacing is None else {"timestep_spacing": spacing})
 
+    @property
+    def _guidance(self) -> dict[str, Any]:
+        """The config that all answers of conditioned members depend on."""
+        return {} if self.conditions is None else {"guidance": self.conditions.guidance}
+
     @cached_property
     def attribution_artifact(self) -> Artifact:
         """The run's own query set."""
         config = self._attribution({"attribution": self.plain("attribution")} | self._sampling)
+        if self.conditions is not None:
+            config["conditions"] = self.plain("conditions")["queries"]
         return Artifact(
             default_folder(self.root),
             config,
@@ -172,7 +181,7 @@ class Run(Builder):
 
     def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config of a query set: what all have, and its own."""
-        config = {"seed": self.seed, "significance": self.plain("significance"), **config}
+        config = {"seed": self.seed, "significance": self.plain("significance"), **config, **self._guidance}
         config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
         if self.data.compared_by != "pixels":
             config["similarity"] = self.data.compared_name

@@ -120,9 +120,10 @@ def vetted(path: Path, text: str, trusted: Collection[str] = ()) -> dict[str, An
             f"{path}: key {key} is unknown, expected one of {', '.join(sorted(KEPT))}.{meant(nearest(key, KEPT))} "
             "Remove it from that file."
         )
+    config.setdefault("conditions", None)  # of before there were any
     for key in sorted(KEPT - set(config)):
         raise ValueError(f"{path}: key {key} is missing. {_again(path)}")
-    for key in sorted(KEPT - {"name", "seed"}):
+    for key in sorted(KEPT - {"name", "seed"} - ({"conditions"} if config["conditions"] is None else set())):
         if not isinstance(config[key], dict) or "_target_" not in config[key]:
             raise ValueError(f"{path}: {key} is {config[key]}, expected the keys of a constructor. {_again(path)}")
     for key, value in config.items():

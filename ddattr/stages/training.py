@@ -119,6 +119,7 @@ def module(
         member=member,
         seed=seed,
         base=base,
+        conditions=run.conditions,
     )
 
 

@@ -127,6 +127,8 @@ def build(run: Run) -> Study:
         plan.draws,
         run.seed,
         run.config.attribution.denoisings,
+        run.conditions,
+        _conditions(run, stored["seeds"].tolist()),
     )
     ensemble = run.ensemble()
     answers = Answers(
@@ -142,3 +144,11 @@ def build(run: Run) -> Study:
     )
     truth = Truth(plan, queries, lambda model: run.load(run.retrained_artifact(model)))
     return Study(answers, truth, run.root, run.config.training.steps, None if run.fork is None else run.fork.steps)
+
+
+def _conditions(run: Run, seeds: list[int]) -> torch.Tensor | None:
+    """Class numbers of the run's own queries, and of the real ones: their labels."""
+    if run.conditions is None:
+        return None
+    labels = run.data.held_out.labels[: run.validation.held_out_queries]
+    return torch.cat([run.conditions.of_seeds(seeds, run.conditions.queries), run.conditions.of_labels(labels)])

@@ -88,7 +88,7 @@ class Answers:
     @cached_property
     def denoised_real(self) -> Float[Tensor, "n real *image"]:
         """What the members denoise the real pictures to."""
-        return self.queries.denoised(self.ensemble, self.queries.real)
+        return self.queries.denoised(self.queries.under(self.ensemble, "real"), self.queries.real)
 
     @cached_property
     def member_distances(self) -> Float[Tensor, "n q"]:
@@ -105,7 +105,9 @@ class Answers:
     ) -> Float[Tensor, "units q *image"]:
         """Exact displacements when units are ablated."""
         queries = self.queries
-        made = counterfactual(self.ensemble, codewords, queries.seeds, queries.reverse, queries.shape)
+        made = counterfactual(
+            queries.under(self.ensemble, "generated"), codewords, queries.seeds, queries.reverse, queries.shape
+        )
         return made - queries.factual
 
     def networks(self, members: Tensor) -> list[nn.Module]:
@@ -136,7 +138,9 @@ class Answers:
             mask[torch.from_numpy(order[: min(3, count)])] = True
         w = contrast(self.codewords)
         weights = self.ensemble.uniform + removed.float() @ w
-        made = self.ensemble.pictures(weights, queries.seeds, queries.reverse, queries.shape)
+        made = queries.under(self.ensemble, "generated").pictures(
+            weights, queries.seeds, queries.reverse, queries.shape
+        )
         nearest = torch.cdist(queries.factual.flatten(1), images.flatten(1)).argmin(1)
         toward = torch.stack(
             [directions(queries.factual[q : q + 1], images[i : i + 1])[0, 0] for q, i in enumerate(nearest.tolist())]

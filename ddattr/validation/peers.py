@@ -1,6 +1,7 @@
 """The peers: gradients, TRAK and D-TRAK, unlearning, similarity of features. All ask one model of all units.
 
-Scores are (pictures, q), larger for more support, and are summed over a unit's pictures.
+Scores are (pictures, q), larger for more support, and are summed over a unit's pictures. Of a conditioned model,
+pictures come with what each is shown under; it is asked without guidance, as it was trained.
 """
 
 import copy
@@ -22,6 +23,7 @@ from ddattr.validation.metrics import lds
 PROJECTIONS = (512, 1024, 2048, 4096)  # dimensions of TRAK's features: the first of a random projection are one
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
 FISHER_DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of unlearning, over the mean of the Fisher information's diagonal
+Shown = Tensor | tuple[Tensor, Tensor]  # pictures (pictures, C, H, W), and, of a conditioned model, their conditions
 
 
 def check_installed(peers: Sequence[str]) -> None:
@@ -63,28 +65,28 @@ class Loss(nn.Module):
         self.noise = noise
         self.square = square
 
-    def of(self, network: nn.Module, weights: dict[str, Tensor], picture: Float[Tensor, "c h w"]) -> Tensor:
+    def of(self, network: nn.Module, weights: dict[str, Tensor], shown: Shown) -> Tensor:
         """Loss of one picture; differentiable in the weights."""
+        picture, *condition = shown if isinstance(shown, tuple) else (shown,)
+        under = (one.expand(len(self.times), *one.shape) for one in condition)
         each = picture.expand_as(self.noise)
         noisy = self.process.scheduler.add_noise(each, self.noise, self.times)  # type: ignore[arg-type]
-        output = functional_call(network, weights, (noisy, self.times))
+        output = functional_call(network, weights, (noisy, self.times, *under))
         return (output if self.square else output - self.process.target(each, self.noise, self.times)).square().mean()
 
 
 def gradients(
-    network: nn.Module, loss: Loss, pictures: Float[Tensor, "pictures *image"], chunk: int = 32
+    network: nn.Module, loss: Loss, pictures: Shown, chunk: int = 32
 ) -> Iterator[Float[Tensor, "chunk weights"]]:
     """Gradient of every picture's loss in the weights, a chunk of pictures at a time."""
     weights = {name: p.detach() for name, p in network.named_parameters()}
     each: Any = vmap(grad(lambda w, x: loss.of(network, w, x)), in_dims=(None, 0))  # type: ignore[misc, arg-type]
-    for part in pictures.split(chunk):
+    for part in _split(pictures, chunk):
         found = each(weights, part)
         yield torch.cat([g.flatten(1) for g in found.values()], 1)
 
 
-def gradient_dot(
-    network: nn.Module, loss: Loss, queries: Float[Tensor, "q *image"], images: Float[Tensor, "pictures *image"]
-) -> Float[Tensor, "pictures q"]:
+def gradient_dot(network: nn.Module, loss: Loss, queries: Shown, images: Shown) -> Float[Tensor, "pictures q"]:
     """Inner product of the loss's gradients: what a step on a training picture would do to the query's loss.
 
     Source: Pruthi et al. 2020, TracIn, arXiv 2002.08484, with one checkpoint.
@@ -96,8 +98,8 @@ def gradient_dot(
 def trak_features(
     network: nn.Module,
     loss: Loss,
-    queries: Float[Tensor, "q *image"],
-    images: Float[Tensor, "pictures *image"],
+    queries: Shown,
+    images: Shown,
     dimension: int = PROJECTIONS[-1],
     seed: int = 0,
 ) -> tuple[Float[Tensor, "pictures dimension"], Float[Tensor, "q dimension"]]:
@@ -117,18 +119,20 @@ def trak_features(
         def __init__(self) -> None:
             pass
 
-        def get_output(self, model, weights, buffers, picture):  # one picture: traker maps over the batch
-            return loss.of(model, weights, picture)
+        def get_output(self, model, weights, buffers, *shown):  # one picture: traker maps over the batch
+            return loss.of(model, weights, shown if len(shown) > 1 else shown[0])
 
         def get_out_to_loss_grad(self, model, weights, buffers, batch):
             return torch.ones(len(batch[0]), 1)
 
-    pictures = torch.cat([images, queries])
+    parts = [(both,) if isinstance(both, Tensor) else both for both in (images, queries)]
+    pictures = [torch.cat(part) for part in zip(*parts, strict=True)]
+    count = len(parts[0][0])
     with TemporaryDirectory() as folder:
         tracer = TRAKer(
             model=copy.deepcopy(network),
             task=Output(),
-            train_set_size=len(pictures),
+            train_set_size=len(pictures[0]),
             save_dir=folder,
             device="cpu",
             use_half_precision=False,
@@ -137,10 +141,10 @@ def trak_features(
             logging_level=40,
         )
         tracer.load_checkpoint(network.state_dict(), model_id=0)
-        for part in pictures.split(64):
-            tracer.featurize(batch=(part,), num_samples=len(part))
+        for batch in zip(*(part.split(64) for part in pictures), strict=True):
+            tracer.featurize(batch=batch, num_samples=len(batch[0]))
         found = torch.tensor(tracer.saver.current_store["grads"]).float()
-    return found[: len(images)], found[len(images) :]
+    return found[:count], found[count:]
 
 
 def trak(
@@ -161,9 +165,10 @@ def trak(
     return torch.linalg.solve(square, phi @ features) if few else phi @ torch.linalg.solve(square, features)
 
 
-def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *image"]) -> dict[str, Tensor]:
+def fisher(network: nn.Module, loss: Loss, images: Shown) -> dict[str, Tensor]:
     """Mean square of the training pictures' gradients, by weight: the Fisher information's diagonal, empirically."""
-    total = torch.stack([part.square().sum(0) for part in gradients(network, loss, images)]).sum(0) / len(images)
+    count = len(images if isinstance(images, Tensor) else images[0])
+    total = torch.stack([part.square().sum(0) for part in gradients(network, loss, images)]).sum(0) / count
     weights = dict(network.named_parameters())
     parts = total.split([p.numel() for p in weights.values()])
     return {name: part.view_as(p) for (name, p), part in zip(weights.items(), parts, strict=True)}
@@ -172,8 +177,8 @@ def fisher(network: nn.Module, loss: Loss, images: Float[Tensor, "pictures *imag
 def unlearning(
     network: nn.Module,
     loss: Loss,
-    queries: Float[Tensor, "q *image"],
-    images: Float[Tensor, "pictures *image"],
+    queries: Shown,
+    images: Shown,
     information: dict[str, Tensor],
     damping: float,
     steps: int = 4,
@@ -204,10 +209,10 @@ def unlearning(
 
     @torch.no_grad()
     def losses(weights: dict[str, Tensor]) -> Tensor:
-        return torch.cat([each(weights, part) for part in images.split(chunk)])
+        return torch.cat([each(weights, part) for part in _split(images, chunk)])
 
     before, columns = losses(start), []
-    for query in queries:
+    for query in queries if isinstance(queries, Tensor) else zip(*queries, strict=True):
         weights = start
         for _ in range(steps):
             uphill = {n: g / (information[n] + damping * mean) for n, g in climb(weights, query).items()}
@@ -215,6 +220,14 @@ def unlearning(
             weights = {name: p + scale * uphill[name] for name, p in weights.items()}
         columns.append(losses(weights) - before)
     return torch.stack(columns, 1)
+
+
+def _split(pictures: Shown, chunk: int) -> Iterator[Shown]:
+    """Pictures, with what each is shown under, a chunk at a time."""
+    if isinstance(pictures, Tensor):
+        yield from pictures.split(chunk)
+    else:
+        yield from zip(*(part.split(chunk) for part in pictures), strict=True)
 
 
 def _norm(weights: dict[str, Tensor]) -> Tensor:
@@ -230,6 +243,7 @@ class Peers:
         images, unit_of: the training pictures and their units.
         queries: all pictures.
         process, times, noise: of the loss.
+        under: what the training pictures and the queries are shown under, of a conditioned model.
     """
 
     def __init__(
@@ -242,11 +256,15 @@ class Peers:
         times: Int[Tensor, "draws"],
         noise: Float[Tensor, "draws *image"],
         seed: int,
+        *under: Tensor,
     ):
         self.network = network
         self.images = images
         self.unit_of = unit_of
         self.queries = queries
+        self.shown: tuple[Shown, Shown] = (queries, images)
+        if under:
+            self.shown = (queries, under[1]), (images, under[0])
         self.seed = seed
         self.loss = Loss(process, times, noise)
         self.square = Loss(process, times, noise, square=True)
@@ -274,7 +292,7 @@ class Peers:
         """Scores (units, q) at every damping and projection that it is tuned over; at none, under no name."""
         match method:
             case "gradient_dot":
-                return {"": self._summed(gradient_dot(self.network, self.loss, self.queries, self.images))}
+                return {"": self._summed(gradient_dot(self.network, self.loss, *self.shown))}
             case "unlearning":
                 return self._unlearning()
             case "trak" | "dtrak":
@@ -290,7 +308,7 @@ class Peers:
 
     def _trak(self, method: str) -> dict[str, Tensor]:
         loss = self.loss if method == "trak" else self.square
-        images, queries = trak_features(self.network, loss, self.queries, self.images, seed=self.seed)
+        images, queries = trak_features(self.network, loss, *self.shown, seed=self.seed)
         if method == "trak" or "trak" not in self.found:
             self.found["trak"] = self._means(images), queries  # all dimensions: nearest to the gradients' own cosines
         used = max((size for size in PROJECTIONS if size <= len(images)), default=0)
@@ -304,8 +322,8 @@ class Peers:
         }
 
     def _unlearning(self) -> dict[str, Tensor]:
-        information = fisher(self.network, self.loss, self.images)
-        given = self.network, self.loss, self.queries, self.images, information
+        information = fisher(self.network, self.loss, self.shown[1])
+        given = self.network, self.loss, *self.shown, information
         return {f"damping {d:g}": self._summed(unlearning(*given, d)) for d in FISHER_DAMPINGS}
 
     def _summed(self, scores: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.jacobian import jacobian
 from ddattr.attribution.loss import loss_draws, residual_gram
+from ddattr.diffusion.conditions import Classes
 from ddattr.diffusion.inversion import inverted
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process, ReverseStep
@@ -28,6 +29,8 @@ class Queries:
             many, with other noise, so that no score is rewarded for predicting its own draws.
         seed: of the loss's noise.
         denoisings: noised copies of a picture whose denoising is tested.
+        conditions: what models are conditioned on; None where on nothing.
+        condition: class number of every picture then, generated and real.
     """
 
     process: Process
@@ -38,6 +41,8 @@ class Queries:
     draws: int
     seed: int
     denoisings: int = 50
+    conditions: Classes | None = None
+    condition: Int[Tensor, "pictures"] | None = None
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.factual.shape[1:])
@@ -53,22 +58,36 @@ class Queries:
         found = {"generated": slice(0, count), "real": slice(count, None)}
         return {kind: where for kind, where in found.items() if self.names[kind]}
 
+    def under(self, ensemble: Ensemble, kind: str | None = None) -> Ensemble:
+        """An ensemble under the conditions of a kind of queries, or of all; itself where it takes none."""
+        if self.conditions is None or self.condition is None:
+            return ensemble
+        where = slice(None) if kind is None else self.kinds()[kind]
+        return ensemble.given(self.conditions.given(self.condition[where]))
+
+    def labelled(self, ensemble: Ensemble, labels: Int[Tensor, "q"] | None) -> Ensemble:
+        """An ensemble for other pictures, under their labels; itself where it takes none."""
+        if self.conditions is None or labels is None:
+            return ensemble
+        return ensemble.given(self.conditions.given(self.conditions.of_labels(labels)))
+
     def gram(self, ensemble: Ensemble) -> Float[Tensor, "pictures n n"]:
         """Residuals' Gram of an ensemble on all pictures."""
-        return residual_gram(ensemble, self.process, self.pictures, self.times, self.noise)
+        return residual_gram(self.under(ensemble), self.process, self.pictures, self.times, self.noise)
 
     def denoised(self, ensemble: Ensemble, pictures: Float[Tensor, "q *image"]) -> Float[Tensor, "n q *image"]:
-        """What members denoise any pictures to, as `attribute` has it of generated ones."""
+        """What members denoise any pictures to, as `attribute` has it of generated ones; under what they are given."""
         return denoised(ensemble, self.process, pictures, *self.copies)
 
     def losses(self, networks: Sequence[nn.Module]) -> Float[Tensor, "models pictures"]:
         """Loss of every model on every picture, each alone, at fresh draws."""
-        alone = [residual_gram(Ensemble([network]), self.process, self.pictures, *self.fresh) for network in networks]
-        return torch.stack(alone)[..., 0, 0]
+        alone = [self.under(Ensemble([network])) for network in networks]
+        found = [residual_gram(each, self.process, self.pictures, *self.fresh) for each in alone]
+        return torch.stack(found)[..., 0, 0]
 
     def drawn_by(self, networks: Sequence[nn.Module]) -> Float[Tensor, "q *image"]:
         """Pictures of an ensemble of these networks on the queries' tapes."""
-        ensemble = Ensemble(networks)
+        ensemble = self.under(Ensemble(networks), "generated")
         return ensemble.pictures(ensemble.uniform[None], self.seeds, self.reverse, self.shape)[0]
 
     def distances(self, networks: Sequence[nn.Module]) -> Float[Tensor, "models q"]:
@@ -79,7 +98,7 @@ class Queries:
     def jacobian(self, networks: Sequence[nn.Module], members_per_step: int | None) -> Float[Tensor, "n q *image"]:
         """Centred Jacobian of an ensemble of these networks."""
         tape = noise_tape(self.seeds, len(self.reverse), self.shape)
-        return _jacobian(Ensemble(networks), tape, self.reverse, members_per_step)[1]
+        return _jacobian(self.under(Ensemble(networks), "generated"), tape, self.reverse, members_per_step)[1]
 
     def replayed(
         self, ensemble: Ensemble, pictures: Float[Tensor, "q *image"], members_per_step: int | None

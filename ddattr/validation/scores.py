@@ -63,6 +63,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         queries.times,
         queries.noise,
         answers.seed,
+        *(() if queries.conditions is None else (queries.conditions.labels, queries.condition)),
     )
     everywhere = {"feature": peers.features(answers.extractor)}
     networks, masks = [truth.network(model) for model in tuning], torch.stack([model.units for model in tuning])
@@ -78,7 +79,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     for kind, where in queries.kinds().items():
         given = {name: (units, pictures[where]) for name, (units, pictures) in peers.found.items()}
         tried = peers.tried["dtrak"][..., where] if "dtrak" in peers.tried else None
-        made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter, tried)
+        made[kind] |= of_few(answers, queries.pictures[where], given, peers.meter, tried, kind)
         if tried is not None:
             response = answers.denoised if kind == "generated" else answers.denoised_real
             distance = answers.data.distance(queries.pictures[where])
@@ -121,6 +122,7 @@ def of_few(
     features: Features,
     meter: Meter,
     tried: Float[Tensor, "tried units q"] | None = None,
+    kind: str = "generated",
 ) -> dict[str, Float[Tensor, "units q"]]:
     """Scores of pictures by as many members as a tuned peer's trainings would buy, as if these were all: METHOD@m.
 
@@ -130,6 +132,7 @@ def of_few(
     Args:
         meter: on which what they cost is booked.
         tried: D-TRAK's scores at all dampings and projections.
+        kind: of the pictures.
     """
     found: dict[str, Tensor] = {}
     few = [method for method in METHODS if method.few]
@@ -140,7 +143,7 @@ def of_few(
             continue
         with meter.measure(*(f"{method}@{size}" for method in methods)):
             queries, members = answers.queries, draw_members(size, len(answers.ensemble), answers.seed)
-            ensemble = Ensemble(answers.networks(members))
+            ensemble = queries.under(Ensemble(answers.networks(members)), kind)
             gram = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
             losses = -gram.diagonal(dim1=1, dim2=2).T
             scored = datamodels(losses, answers.codewords[:, members], features)

@@ -39,7 +39,8 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     known = (data.held_out_units >= 0).nonzero()[:, 0]
     if not len(known):
         return
-    queries, ensemble, pictures = answers.queries, answers.ensemble, data.held_out.images[known]
+    queries, held_out = answers.queries, data.held_out.at(known)
+    ensemble, pictures = queries.labelled(answers.ensemble, held_out.labels), held_out.images[:]
     residuals = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
     sizes = data.unit_of.bincount()
     features = feature_similarity(answers.extractor, pictures, data.images[:])
