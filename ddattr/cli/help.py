@@ -41,7 +41,17 @@ PAGES = {  # in the order in which a newcomer needs them
         ("ddattr plan", "ddattr plan codebook.members=24 codebook.weight=null"),
     ),
     "train": Page(
-        (*RUN, "member", "codebook.members", "codebook.weight", "training", "trainer", "tracking", "hydra/launcher"),
+        (
+            *RUN,
+            "member",
+            "codebook.members",
+            "codebook.weight",
+            "training",
+            "conditions",
+            "trainer",
+            "tracking",
+            "hydra/launcher",
+        ),
         ("ddattr train member=3", "ddattr train -m 'member=range(0,18)' hydra/launcher=processes"),
     ),
     "evaluate": Page((*RUN, "quality", "sampler", "trainer", "tracking"), ("ddattr evaluate",)),

@@ -74,7 +74,9 @@ def alike(roots: Sequence[Path], sampled: bool = False) -> bool:
 
 def _made_of(config: Any, of_one: set[str]) -> Any:
     """What members and their attribution depend on, less what is of one run."""
-    made = {key: config.get(key) for key in ("data", "codebook", "diffusion", "unet", "training", "sampler")}
+    made = {
+        key: config.get(key) for key in ("data", "codebook", "diffusion", "unet", "conditions", "training", "sampler")
+    }
     return _without(made | {key: config.get(key) for key in ("attribution", "significance")}, of_one)
 
 

@@ -169,6 +169,7 @@ def _cost(run: Run) -> list[tuple[str, str]]:
         ),
         *_pretrained(run),
         ("network", f"{found.parameters:,} parameters" if run.lora is None else _adapters(found)),
+        *_conditions(run),
         (
             f"time, one {found.device.type} process",
             ", ".join(f"{verb} {duration(seconds)}" for verb, seconds in found.seconds.items()),
@@ -191,6 +192,14 @@ def _pretrained(run: Run) -> list[tuple[str, str]]:
 
 def _adapters(found: Estimate) -> str:
     return f"an adapter of {found.parameters:,} parameters a member, on one network of {found.shared:,}, held once"
+
+
+def _conditions(run: Run) -> list[tuple[str, str]]:
+    """What members are conditioned on, where they are."""
+    known = run.conditions
+    if known is None:
+        return []
+    return [("conditions", f"{known.null} labels, dropout {known.dropout:g}, guidance {known.guidance:g}")]
 
 
 def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:
