@@ -499,3 +499,9 @@ def test_a_conditioned_run_goes_the_whole_way(ddattr, tmp_path):
     assert said.status == 0
     assert load_table(root / "attribution" / "other" / "queries.csv").condition.tolist() == ["1", "4"]
     refused(ddattr("attribute", "run", "conditions.guidance=1.0"), "guidance")
+
+
+@pytest.mark.parametrize("own", ["unet=pretrained", "training=lora"])
+def test_a_base_that_has_no_embedding_of_the_labels_is_refused(make_run, own):
+    with pytest.raises(ValueError, match=rf"^conditions: {own}, whose base has no embedding of these labels"):
+        _ = make_run(own, "conditions=classes").conditions

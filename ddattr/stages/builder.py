@@ -97,7 +97,7 @@ class Builder:
         if self.pretrained is not None or self.lora is not None:
             own = "training=lora" if self.lora is not None else "unet=pretrained"
             raise ValueError(
-                f"conditions: {own}, whose base has no embedding of these labels, expected members that learn one whole. "
+                f"conditions: {own}, whose base has no embedding of these labels, expected members trained whole. "
                 "Set conditions=null, or another unet and training."
             )
         return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
