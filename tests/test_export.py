@@ -41,6 +41,15 @@ def test_a_loop_over_their_scheduler_is_our_replay(
     close(replayed(loaded(tmp_path), tape, eta), ours)
 
 
+@pytest.mark.parametrize("predicts", ["v_prediction", "sample"])
+def test_so_it_is_whatever_the_network_predicts(make_unets, make_process, tmp_path, predicts):
+    process, networks, sampler = make_process(100, prediction_type=predicts), make_unets(2), DDIM(10, 1.0)
+    save(tmp_path, denoiser(networks), scheduler(process, sampler))
+    tape = noise_tape([3], 10, SHAPE)
+    ours = Ensemble(networks).replay(torch.full((1, 2), 1 / 2), tape, sampler.reverse(process))[0]
+    close(replayed(loaded(tmp_path), tape, 1.0), ours)
+
+
 def test_the_pipeline_is_theirs_and_clips_no_step(make_unets, process, tmp_path):
     """Its own call, with their generator's noise, is our replay of just that noise, in the range of a picture."""
     (network,) = make_unets(1)
