@@ -133,6 +133,7 @@ def code(card: str) -> list[str]:
     return [part.removeprefix("python\n") for part in card.split("```")[1::2]]
 
 
+@pytest.mark.slow
 def test_the_card_of_a_member_says_what_it_has_seen_and_its_code_gives_our_picture(ddattr, copy, make_run, tmp_path):
     """In a process that has no ddattr."""
     said = ddattr("export", "run", "member=3", "output=out", "sampler.steps=5")
