@@ -129,10 +129,10 @@ def _named(tables: Tables, codebook: Codebook) -> Tables:
     Of a length it still is: the rank among the words that no unit holds.
     """
     by, untested = codebook.p_by, tables.influence.p_value.isna()
-    of_scores = np.where(tables.influence.measure == "norm", f"rank, {codebook.phantoms} unused words", by)
+    of_scores = (tables.influence.measure == "norm").map({True: f"rank, {codebook.phantoms} unused words", False: by})
     return tables._replace(
         attributions=tables.attributions.assign(p_by=by),
-        influence=tables.influence.assign(p_by=np.where(untested, None, of_scores)),
+        influence=tables.influence.assign(p_by=of_scores.mask(untested, None)),
         sets=tables.sets.assign(p_by=by),
         calibration=None if tables.calibration is None else tables.calibration.assign(p_by=by),
     )
