@@ -20,6 +20,7 @@ from ddattr.stages.run import Run
 
 CUT = 9  # exit status of a process that was cut
 FEW = ("training.steps=6", "training.epoch_steps=3")  # two checkpoints, as TINY has
+ADAPTERS = ("training=lora", "training.lora.target_modules=[conv1]")
 SAW = next(k for k in range(6) if Codebook(12, 6, 2).contains(0, k))  # unit 0, of TINY's members
 
 
@@ -69,11 +70,12 @@ def results(root: Path) -> dict[str, bytes]:
         pytest.param(evaluate, [], 6, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", *FEW, "training.ema=null"], 12, marks=pytest.mark.slow),
         pytest.param(train, ["member=0", *FEW, "training=forked", "training.fork.steps=6"], 24, marks=pytest.mark.slow),
+        pytest.param(train, ["member=0", *FEW, *ADAPTERS], 12, marks=pytest.mark.slow),
         pytest.param(
             retrain, ["unit=0", f"member={SAW}", *FEW, "validation.retrained_members=6"], 12, marks=pytest.mark.slow
         ),
     ],
-    ids=["member", "extractor", "without average", "base and fork", "retrained"],
+    ids=["member", "extractor", "without average", "base and fork", "adapter", "retrained"],
 )
 def test_cut_after_any_write_and_started_again_it_has_the_same_bits(verb, overrides, writes, trained, tmp_path):
     def root(name: str) -> Path:
