@@ -9,12 +9,13 @@ p is this t-test's, and **no randomisation's**: it takes members' noise along a 
 variance and near to normal, as a mean over n/2 members is: at N = 30, n = 64 units without effects have p <= 0.05 and
 0.01 at 1.01 and 1.04 times these rates where noise is normal (100,000 draws), at 1.02 and 1.07 where it is uniform, at
 0.93 and 0.69 where it is lognormal. `calibration.csv` says how it fares on strangers. An exact p
-there is not. Given the others' words a unit's could have been one of 2 (n - N), whose p is at least 1 / (2 (n - N)): no
-q of 0.05. A unit's word alone is any of C(n, n/2), as members are drawn; but that null has the other units' effects in
-it, which the estimate has not. Kerdock's words (1,984 of weight 28 at n = 64, of coherence 1/8, constructed and tried)
-have an exact null, and are no better than random: 1/8 is random words' coherence in root mean square. Additive model,
-n = 64, 200 simulations, effects in deviations of a member's noise; correlation of estimates with the truth, and the
-share of units with an effect above 0 that have p <= 0.05:
+with this power there is not. Given the others' words a unit's could have been one of 2 (n - N), whose p is at least
+1 / (2 (n - N)): at N = 30 q is at most 0.05 for 0.2 % of the units with effects of 0.3, and with effects of 1.0, where
+many stand together, for 16 % (the t-test's 28 %). A unit's word alone is any of C(n, n/2), as members are drawn; but
+that null has the other units' effects in it, which the estimate has not. Kerdock's words (1,984 of weight 28 at n =
+64, of coherence 1/8, constructed and tried) have an exact null, and are no better than random: 1/8 is random words'
+coherence in root mean square. Additive model, n = 64, 200 simulations, effects in deviations of a member's noise;
+correlation of estimates with the truth, and the share of units with an effect above 0 that have p <= 0.05:
 
     N   effects      random, gls    orthogonal, t   all words' null   2 (n - N) words   Kerdock, gls
     60  0.3          0.67  0.21     0.77  0.21      0.77  0.10        0.77  0.00        0.67  0.20
