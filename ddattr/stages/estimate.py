@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ddattr.attribution.jacobian import jacobian
+from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
 from ddattr.provenance import device_name
@@ -89,11 +90,12 @@ class _Looks:
         many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
         chosen = attribution.jacobian
         m = chosen.members_per_step or n
-        self.few = _seconds(lambda: of(tape).member(0, tape[0], 0), device) / together
+        with forward_mode(ensemble):  # where networks take another path, on which a lone picture costs more
+            self.few = _seconds(lambda: of(tape).member(0, tape[0], 0), device) / together
+            alone = _seconds(lambda: of(tape[:, :1]).member(0, tape[0, :1], 0), device)
         self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
         two = _seconds(lambda: jacobian(of(tape), tape, run.reverse[:2], m, chosen.tangents), device)
         self.tangent = max(self.few, (two / together - (2 * n - m) * self.few) / (m * n))
-        alone = _seconds(lambda: of(tape[:, :1]).member(0, tape[0, :1], 0), device)
         one = _seconds(lambda: jacobian(of(tape[:, :1]), tape[:, :1], run.reverse[:2], 1, chosen.tangents), device)
         self.exact = n * max(alone, one - (2 * n - 1) * alone)
 
