@@ -71,7 +71,7 @@ def test_the_page_shows_what_overrides_make_of_the_keys(ddattr, argv, monkeypatc
         "experiment=digits_small  ",
         "member=3  ",
         "training=forked  ",
-        "or default\n",
+        "or default, lora\n",
         "training.steps=60\n",
         "training.fork.steps=160\n",
         "tracking=offline  ",
@@ -83,7 +83,7 @@ def test_the_page_shows_what_overrides_make_of_the_keys(ddattr, argv, monkeypatc
 @pytest.mark.parametrize(
     ("verb", "setting", "comment"),
     [
-        ("train", "member=null", "for `train`: which one"),
+        ("train", "member=null", "for `train`, `adopt` and `export`: which one"),
         ("train", "training.epoch_steps=250", "steps between checkpoints"),  # set by the experiment, said by the group
         ("attribute", "attribution.jacobian.members_per_step=2", "the rotating Jacobian"),
         ("evaluate", "quality.sizes=null", "of the ensembles"),

@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
 
 
 AFTER_VALIDATION = ("validate", "retrain", "compare")
-ELSEWHERE = ("sync",)  # test_sync has a server for it
+ELSEWHERE = ("sync", "adopt")  # test_sync has a server for it, test_adopt a member
 
 
 @pytest.mark.parametrize("argv", [c for c in commands() if c[0] not in AFTER_VALIDATION + ELSEWHERE], ids=" ".join)

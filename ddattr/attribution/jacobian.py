@@ -57,7 +57,7 @@ def jacobian(
             outputs, propagated = [], torch.zeros_like(s)
             for k in range(n):
                 if k in turn:
-                    output, derivative = _propagate(ensemble, k, x, step.t, s, tangents)
+                    output, derivative = propagate(ensemble, k, x, step.t, s, tangents)
                     propagated += derivative / m
                 else:
                     output = ensemble.member(k, x, step.t)
@@ -69,8 +69,8 @@ def jacobian(
     return x, s - s.mean(0)  # the mean is rounding
 
 
-def _propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int) -> tuple[Tensor, Tensor]:
-    """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents."""
+def propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int) -> tuple[Tensor, Tensor]:
+    """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents; within `forward_mode`."""
     push: Any = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))  # type: ignore
     parts = [push(part) for part in s.split(tangents)]
     return parts[0][0], torch.cat([derivative for _, derivative in parts])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from ddattr.attribution.jacobian import jacobian
+from ddattr.attribution.jacobian import propagate
 from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
@@ -13,6 +13,8 @@ from ddattr.provenance import device_name
 from ddattr.stages.run import Run
 
 _TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
+# Seconds that `attribute` takes beside its networks, and more for a unit and query; of two runs (results/speed.md)
+_SCORING = 10.0, 1.2e-3
 
 
 class Estimate(NamedTuple):
@@ -55,7 +57,9 @@ def estimate(run: Run) -> Estimate:
         "train": n * each + (0.0 if fork is None else training.steps * step),
         "evaluate": steps * rows * quality.pictures * looks.many,
         "attribute": steps * (queries * (first_order + replayed * looks.many) + checked)
-        + queries * n * attribution.denoisings * looks.many,
+        + queries * n * attribution.denoisings * looks.many
+        + _SCORING[0]
+        + _SCORING[1] * run.codebook.units * queries,
     }
     pictures = n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2
     held = 4 * (shared + n * parameters + pictures)
@@ -74,7 +78,7 @@ def estimate(run: Run) -> Estimate:
 
 class _Looks:
     """Seconds a picture that a network looks at: among `few`, as queries are together; among `many`. Of a direction of
-    the Jacobian, `tangent`, by two of its steps; of a step of one query's exact Jacobian, `exact`."""
+    the Jacobian, `tangent`; of a step of one query's exact Jacobian, `exact`."""
 
     def __init__(self, run: Run, network: torch.nn.Module):
         attribution, device = run.config.attribution, device_of(run)
@@ -86,18 +90,20 @@ class _Looks:
             known = run.conditions
             return ensemble.given(None if known is None else known.given(zeros.expand(x.shape[-4])))
 
-        tape = torch.zeros(3, together, *run.data.shape, device=device)
+        x = torch.zeros(together, *run.data.shape, device=device)
         many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
-        chosen = attribution.jacobian
-        m = chosen.members_per_step or n
-        with forward_mode(ensemble):  # where networks take another path, on which a lone picture costs more
-            self.few = _seconds(lambda: of(tape).member(0, tape[0], 0), device) / together
-            alone = _seconds(lambda: of(tape[:, :1]).member(0, tape[0, :1], 0), device)
+        tangents = attribution.jacobian.tangents
+
+        def pushed(x: torch.Tensor) -> float:
+            """Seconds of one member's part in a step of the exact Jacobian."""
+            s, chunk = x.new_zeros(n, *x.shape), tangents or max(1, ensemble.batch // len(x))
+            return _seconds(lambda: propagate(of(x), 0, x, 0, s, chunk), device)
+
+        with forward_mode(ensemble):  # where networks take another path
+            self.few = _seconds(lambda: of(x).member(0, x, 0), device) / together
+            propagate(of(x[:1]), 0, x[:1], 0, x.new_zeros(1, 1, *x.shape[1:]), 1)  # imports what differentiates
+            self.tangent, self.exact = pushed(x) / together / n, pushed(x[:1]) * n
         self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
-        two = _seconds(lambda: jacobian(of(tape), tape, run.reverse[:2], m, chosen.tangents), device)
-        self.tangent = max(self.few, (two / together - (2 * n - m) * self.few) / (m * n))
-        one = _seconds(lambda: jacobian(of(tape[:, :1]), tape[:, :1], run.reverse[:2], 1, chosen.tangents), device)
-        self.exact = n * max(alone, one - (2 * n - 1) * alone)
 
 
 def device_of(run: Run) -> torch.device:
@@ -107,14 +113,13 @@ def device_of(run: Run) -> torch.device:
 
 
 def _paid(run: Run) -> list[float]:
-    """Seconds that each member took which was done at one go, on this device: of the processor where that is all there
-    is, so that what else the machine did counts for nothing."""
-    key = "wall_seconds" if device_of(run).type != "cpu" else "cpu_seconds"
+    """Seconds that each member took which was done at one go, on this device, as `_seconds` are."""
+    keys = ("wall_seconds",) if device_of(run).type != "cpu" else ("wall_seconds", "cpu_seconds")
     artifacts = [run.member_artifact(k) for k in range(run.codebook.members)]
     manifests = [artifact.manifest or {} for artifact in artifacts if artifact.done()]
     manifests = [manifest for manifest in manifests if "adopted" not in manifest]
     here = [m for m in manifests if m.get("device") == device_name() and not m.get("earlier_seconds")]
-    return [m[key] for m in here if m.get(key)]
+    return [min(m[key] for key in keys) for m in here if all(m.get(key) for key in keys)]
 
 
 def _training_step(run: Run, network) -> float:
@@ -142,17 +147,18 @@ def _most(run: Run) -> int:
 def _seconds(call, device: torch.device) -> float:
     """Of a call, after a first one; of that one where it takes half a second, and a start makes no difference.
 
-    Of the processor where there is no accelerator: what else a machine does is no part of it.
+    Where there is no accelerator the shorter of two: the processor's, of which what else a machine does is no part, and
+    the clock's, of which several threads' time is none.
     """
-    on_device = device.type != "cpu"
-    clock = time.perf_counter if on_device else time.process_time
     for calls in (1, 3):
-        started = clock()
+        started, begun = time.perf_counter(), time.process_time()
         for _ in range(calls):
             call()
-        if on_device:
+        if device.type != "cpu":
             torch.accelerator.synchronize()
-        seconds = (clock() - started) / calls
-        if seconds > 0.5:
+        seconds = time.perf_counter() - started
+        if device.type == "cpu":
+            seconds = min(seconds, time.process_time() - begun)
+        if seconds > 0.5 * calls:
             break
-    return seconds
+    return seconds / calls
