@@ -13,7 +13,7 @@ from test_online import impatient, server  # noqa: F401
 from test_wandb import nobody, read_back  # noqa: F401
 
 from ddattr.attribution.methods import METHODS, method_of
-from ddattr.tracking.dashboard import SECTIONS, TITLE, specs
+from ddattr.tracking.dashboard import SECTIONS, TITLE, outline, specs
 
 
 def panels(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -160,3 +160,10 @@ def test_without_the_library_one_line_says_how_to_get_it(ddattr, monkeypatch):
     refused(
         ddattr("dashboard", "experiment=digits_small"), "wandb-workspaces is missing", "pip install -e '.[dashboard]'"
     )
+
+
+def test_the_page_has_the_table_of_what_is_in_it():
+    page = (Path(__file__).parent.parent / "sweeps" / "README.md").read_text()
+    for line in outline():
+        section, _, shown = line.strip().partition(": ")
+        assert f"| {section} | {shown} |" in page
