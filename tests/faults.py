@@ -54,8 +54,11 @@ STAGES = {  # the command, and what is not there before it
     "evaluate": (["evaluate"], ["quality", "attribution", "validation"]),
     "attribute": (["attribute"], ["quality", "attribution", "validation"]),
     "retrain": (["retrain"], ["quality", "attribution", "validation"]),
+    "export": (["export", f"member={MEMBER}"], ["exports"]),
     "validate": (["validate"], ["validation/[!r]*", "validation/retraining/halves/000*"]),
 }
+LORA = ("training=lora", "training.lora.target_modules=[conv1,conv2]")  # of a network that has no attention
+ADAPTERS = {"train": (["train", f"member={MEMBER}", *LORA], ["*"])}
 REMEDIES = {  # of an artifact whose folder was deleted, by the first word of its name that is here
     "codebook": ["train", "member=0"],
     "quality": ["evaluate"],
@@ -63,16 +66,22 @@ REMEDIES = {  # of an artifact whose folder was deleted, by the first word of it
     "retraining": ["retrain"],
     "members": ["train"],
     "validation": ["validate"],
+    "exports": ["export", f"member={MEMBER}"],
 }
 TIMED = ("cost.csv", "fig12_cost.csv", "fig12_cost.pdf", "fig12_cost.png", "peers.json")  # which say how long work took
 _PATIENCE = 900  # seconds
 
 
 class Whole(NamedTuple):
-    """A run that nothing disturbed, and the processor time of its stages in seconds."""
+    """A run that nothing disturbed, the processor time of its stages in seconds, and its own overrides."""
 
     root: Path
     seconds: dict[str, float]
+    words: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> dict[str, tuple[list[str], list[str]]]:
+        return ADAPTERS if self.words else STAGES
 
 
 class Forked(subprocess.Popen):
@@ -198,9 +207,9 @@ def seconds(process: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(seconds(int(child)) for child in children)
 
 
-def undisturbed(folder: Path) -> Whole:
-    """A run of every stage, in a folder."""
-    spent = {}
+def undisturbed(folder: Path, *words: str) -> Whole:
+    """A run of every stage, in a folder; of members alone where it has overrides of its own."""
+    whole = Whole(folder / "run", {}, words)
 
     def stage(*argv: str) -> float:
         process = begin(folder, *argv, fault=partial(tells_imports, folder / "imports"))
@@ -211,14 +220,14 @@ def undisturbed(folder: Path) -> Whole:
                 importlib.import_module(name)
         return process.spent
 
-    for name, (argv, _) in STAGES.items():
+    for name, (argv, _) in whole.stages.items():
         if name == "validate":
             shutil.rmtree(next((folder / "run" / "validation" / "retraining").glob("halves/000*")))
-        spent[name] = stage(*argv)
+        whole.seconds[name] = stage(*argv)
         if name == "train":
             for member in {*range(6)} - {MEMBER}:
-                stage("train", f"member={member}")
-    return Whole(folder / "run", spent)
+                stage("train", f"member={member}", *words)
+    return whole
 
 
 def tells_imports(path: Path) -> None:
@@ -234,7 +243,7 @@ def tells_imports(path: Path) -> None:
 
 def start(whole: Whole, folder: Path, stage: str) -> tuple[list[str], Path]:
     """The command of a stage, and a copy of the run as it is before it."""
-    argv, lacks = STAGES[stage]
+    argv, lacks = whole.stages[stage]
     root = shutil.copytree(whole.root, folder / "run", dirs_exist_ok=True)
     for pattern in lacks:
         for path in root.glob(pattern):

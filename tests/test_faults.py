@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Said, contents, manifest
 from faults import (
+    LORA,
     MEMBER,
     REMEDIES,
     STAGES,
@@ -46,24 +47,30 @@ def whole(tmp_path_factory) -> Whole:
     return undisturbed(tmp_path_factory.mktemp("whole"))
 
 
-def test_a_command_killed_at_any_moment_and_given_again_has_the_same_bits(whole, tmp_path, capsys):
-    draw, lost, length = random.Random(SEED), [], dict(whole.seconds)
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> Whole:
+    return undisturbed(tmp_path_factory.mktemp("adapters"), *LORA)
+
+
+def test_a_command_killed_at_any_moment_and_given_again_has_the_same_bits(whole, adapters, tmp_path, capsys):
+    draw, lost = random.Random(SEED), []
+    stages = [(of, stage) for of in (whole, adapters) for stage in of.stages]
     for trial in range(TRIALS):
-        stage = list(STAGES)[trial % len(STAGES)]
+        of, stage = stages[trial % len(stages)]
         while True:
             folder = tmp_path / str(len(list(tmp_path.iterdir())))
             folder.mkdir()
-            argv, root = start(whole, folder, stage)
-            at = draw.uniform(0, length[stage])
+            argv, root = start(of, folder, stage)
+            at = draw.uniform(0, length := of.seconds[stage])
             if killed(process := begin(folder, *argv), at):
                 break
-            length[stage] = process.spent  # it had ended: imports, which the first one had to do, are shared by now
+            of.seconds[stage] = process.spent  # it had ended: imports, which the first had to do, are shared by now
         said = answer(folder, *argv)
-        wrong = differing(root, whole.root) if said.status == 0 else said.err
+        wrong = differing(root, of.root) if said.status == 0 else said.err
         lost += [(trial, wrong)] if wrong else []
         with capsys.disabled():
             how = wrong or "the same bits"
-            print(f"kill {trial + 1}: {stage} at {at:.2f} of {length[stage]:.2f} s: {how}", flush=True)
+            print(f"kill {trial + 1}: {' '.join(argv)} at {at:.2f} of {length:.2f} s: {how}", flush=True)
     with capsys.disabled():
         print(f"kills survived: {TRIALS - len(lost)} of {TRIALS} (seed {SEED})", flush=True)
     assert not lost
@@ -179,11 +186,12 @@ def test_two_machines_that_share_a_folder_without_locks_make_the_same_bits_or_on
         print(f"{stage}: exit statuses of two machines without locks: {outcomes}", flush=True)
 
 
-def test_a_file_that_is_damaged_is_named_and_made_again_it_has_the_same_bits(whole, tmp_path, capsys):
+def test_a_file_that_is_damaged_is_named_and_made_again_it_has_the_same_bits(whole, adapters, tmp_path, capsys):
     draw, named, mended = random.Random(SEED), 0, 0
-    artifacts = sorted(path.parent.relative_to(whole.root) for path in whole.root.rglob("manifest.json"))
     for trial in range(TRIALS):
-        root = shutil.copytree(whole.root, tmp_path / str(trial) / "run")
+        of = adapters if trial % 10 == 5 else whole
+        artifacts = sorted(path.parent.relative_to(of.root) for path in of.root.rglob("manifest.json"))
+        root = shutil.copytree(of.root, tmp_path / str(trial) / "run")
         artifact, other = draw.sample(artifacts, 2)
         name = draw.choice(sorted(manifest(root / artifact)["files"]))
         how = damage(root / artifact / name, root / other / draw.choice(sorted(manifest(root / other)["files"])), draw)
@@ -193,7 +201,7 @@ def test_a_file_that_is_damaged_is_named_and_made_again_it_has_the_same_bits(who
         with capsys.disabled():
             print(f"{artifact}/{name}, {how}: {said if found else f'NOT NAMED: {said}'}", flush=True)
         if trial % 5 == 0:
-            mended += remade(root, artifact, whole.root)
+            mended += remade(root, artifact, of)
     with capsys.disabled():
         print(
             f"damages named: {named} of {TRIALS}, made again: {mended} of {-(-TRIALS // 5)} (seed {SEED})", flush=True
@@ -201,7 +209,7 @@ def test_a_file_that_is_damaged_is_named_and_made_again_it_has_the_same_bits(who
     assert (named, mended) == (TRIALS, -(-TRIALS // 5))
 
 
-def remade(root: Path, artifact: Path, whole: Path) -> bool:
+def remade(root: Path, artifact: Path, whole: Whole) -> bool:
     """Whether an artifact whose folder is deleted, but for others that lie in it, is made again to the same bits."""
     kept = root / "retraining"
     if str(artifact) == "validation":
@@ -213,8 +221,8 @@ def remade(root: Path, artifact: Path, whole: Path) -> bool:
     member = [f"member={int(artifact.name)}"] if word == "members" else []
     if artifact.name == "scores":  # which `validate` makes, and its tables of them
         (root / "validation" / "manifest.json").unlink()
-    said = answer(root.parent, *REMEDIES[word], *member)
-    return said.status == 0 and differing(root, whole) == []
+    said = answer(root.parent, *REMEDIES[word], *member, *whole.words)
+    return said.status == 0 and differing(root, whole.root) == []
 
 
 @pytest.mark.parametrize(

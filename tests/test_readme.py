@@ -5,10 +5,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from conftest import SMALL, TINY
+from conftest import SMALL, TINY, TINY_SIZES, manifest
+from diffusers import DiffusionPipeline
 from faults import forks  # noqa: F401
+from PIL import Image
+from test_pretrained import afresh, saved  # noqa: F401
 
 from ddattr import cli
 from ddattr.cli.primary import is_folder
@@ -115,6 +119,37 @@ def test_many_machines_share_a_run_from_nothing_to_all_that_validate_needs(ddatt
         assert (said.status, said.err) == (0, "")
     assert said.out.startswith("reproduce: already done")
     assert "retrain: already done" in ddattr("retrain", *TINY, *few, *none, f"root={tmp_path / 'run'}").out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_your_own_model_goes_from_a_folder_and_pictures_by_artist_to_the_page_and_back_to_diffusers(
+    ddattr, tmp_path, monkeypatch
+):
+    """README's block as it stands, of a base that nobody trained, and few pictures of few steps."""
+    block = re.search(r"## Your own model\n.*?```\n(.*?)```", PAGES[0].read_text(), re.S).group(1)
+    install, *lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert install == ["pip", "install", "-e", ".[lora]"]
+    monkeypatch.chdir(tmp_path)
+    saved(Path("model"), in_channels=3, out_channels=3)
+    draw = np.random.default_rng(0)
+    for place in range(36):
+        (folder := Path("pictures") / f"artist {place % 12}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{place}.png")
+    few = [word for word in TINY_SIZES if not word.startswith(("unet.", "codebook."))]
+    few += ["codebook.members=8", "quality.sizes=[1,8]", "attribution.queries=2", "attribution.ablation_units=2"]
+    for program, verb, *words in lines:
+        assert program == "ddattr"
+        said = ddattr(verb, *words, *(few if verb == "reproduce" else ()))
+        assert said.status == 0, said.err
+    root = Path("runs/pictures")
+    page = (root / "report.html").read_text()
+    assert "Members start from a base, model." in page
+    assert "artist 7" in page
+    assert manifest(root / "members" / "000")["config"]["training"]["lora"]["rank"] == 4
+    pipeline = DiffusionPipeline.from_pretrained("mine", trust_remote_code=True)
+    assert np.isfinite(pipeline(num_inference_steps=3, output_type="np").images).all()
+    assert len(list(Path("mine/lora").iterdir())) == 8
 
 
 def test_readme_is_read_in_two_minutes():
