@@ -176,3 +176,5 @@ def test_an_adapter_of_another_base_is_refused(network, base):
         ValueError, match=rf"here is an adapter of another base, {base.digest}, .*{other.digest}.* Set unet"
     ):
         other.check("here", base.about)
+    with pytest.raises(ValueError, match=r"here is an adapter of alpha=9, expected .* Set training\.lora\.alpha"):
+        base.check("here", base.about | {"alpha": 9.0})

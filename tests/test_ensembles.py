@@ -4,8 +4,12 @@ import shutil
 
 import pandas as pd
 import pytest
+from conftest import TINY
+from omegaconf import OmegaConf
 
 from ddattr.artifacts import load_table, save_table
+from ddattr.stages.compare import alike
+from ddattr.stages.saved import text
 from ddattr.tracking.ensembles import ensembles, lines, numbers
 
 SPEARMAN = "ablation/agreement/ablation/jvp/spearman"
@@ -79,3 +83,15 @@ def test_the_command_tells_runs_that_differ_in_their_seed_from_others(reproduced
     assert "compare: already done" in ddattr(*argv).out
     config.write_text(config.read_text().replace("members: 12", "members: 13"))
     assert "validate" in ddattr(*argv).err
+
+
+def test_a_run_of_before_a_key_is_alike_to_one_of_its_default_and_to_no_other(compose, tmp_path):
+    new = OmegaConf.to_container(compose(*TINY), resolve=True)
+    old = {key: {**value} if isinstance(value, dict) else value for key, value in new.items() if key != "conditions"}
+    del old["codebook"]["design"], old["data"]["similarity"]
+    other = {**new, "codebook": {**new["codebook"], "design": "orthogonal"}}
+    for name, config in (("new", new), ("old", old), ("other", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text(config))
+    assert alike([tmp_path / "new", tmp_path / "old"])
+    assert not alike([tmp_path / "new", tmp_path / "other"])

@@ -13,7 +13,7 @@ from test_cut import CUT, SAW, cut, results, started
 from test_pretrained import afresh, saved  # noqa: F401
 
 import ddattr as ddattr_
-from ddattr.artifacts import load_tensors
+from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.diffusion import pretrained
 from ddattr.diffusion.adapters import Adapted
 from ddattr.ensemble.member import AtomicCheckpointIO
@@ -138,6 +138,18 @@ def test_an_adapter_of_another_base_is_refused_in_a_line(base, ddattr):
     shutil.move(other, base)  # the folder that the run names is another
     pretrained.digest.cache_clear()
     refused(ddattr("evaluate", *argv(base)), "members/000", "unet.path=", "(now ")
+
+
+def test_a_file_that_says_of_which_base_and_scale_it_is_is_adopted_by_a_run_of_these_alone(base, ddattr):
+    of = run(base)
+    weights, about = of.network(None).state_dict(), of.shared.about
+    for name, more in (("base", {"base": "0" * 16}), ("alpha", {"alpha": 8}), ("own", {})):
+        save_tensors(base.parent / f"{name}.safetensors", weights, about | more)
+    adopt = "adopt", *argv(base), "member=1"
+    refused(ddattr(*adopt, "path=base.safetensors"), "base.safetensors is an adapter of another base, 0000")
+    refused(ddattr(*adopt, "path=alpha.safetensors"), "alpha=8, expected 2, ", "Set training.lora.alpha")
+    assert not (base.parent / "run").exists()
+    assert ddattr(*adopt, "path=own.safetensors").status == 0
 
 
 def test_an_adapter_whose_base_only_its_file_knows_is_refused_too(make_run, compose):

@@ -68,7 +68,7 @@ class Base:
         return {"base": self.digest, **asdict(self.lora), "alpha": alpha, "target_modules": targets}
 
     def check(self, path: Any, about: Mapping[str, Any]) -> None:
-        """Refuses an adapter whose file says that it is of another base.
+        """Refuses an adapter whose file says that it is of another base, or of another scale.
 
         Raises:
             ValueError: names both.
@@ -77,6 +77,12 @@ class Base:
             raise ValueError(
                 f"{path} is an adapter of another base, {about['base']}, expected one of {self.digest}, which unet is. "
                 "Set unet.path to the base that it was trained on, or delete its folder and train it again."
+            )
+        alpha = self.about["alpha"]
+        if about.get("alpha", alpha) != alpha:
+            raise ValueError(
+                f"{path} is an adapter of alpha={about['alpha']:g}, expected {alpha:g}, by which all of this run's are "
+                "scaled. Set training.lora.alpha, in a run of its own, or take an adapter of that alpha."
             )
 
     def fresh(self) -> dict[str, Tensor]:

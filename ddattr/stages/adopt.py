@@ -10,7 +10,7 @@ are listed.
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ddattr.artifacts import Artifact, digest, save_tensors
+from ddattr.artifacts import Artifact, digest, load_about, save_tensors
 from ddattr.diffusion.checkpoint import Checkpoint, checkpoint, fit
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
@@ -21,6 +21,8 @@ def run(run: Run) -> None:
     artifact, found = asked(run)
     member = run.config.member
     network = run.network(None)
+    if run.lora is not None:
+        run.shared.check(found.files[0], load_about(found.files[0]))
     fit(network, found, run.process)
     run.write_codebook()
     read = [run.codebook_artifact] if run.fork is None else [run.codebook_artifact, run.base_artifact]

@@ -85,7 +85,7 @@ def _write(run: Run, artifact: Artifact, members: list[int]) -> None:
         save(folder, denoiser(networks), scheduler(run.process, sampler))
     adapters = adapter_files(networks, members)
     for name, weights in adapters.items():
-        save_tensors(folder / name, weights)
+        save_tensors(folder / name, weights, {**run.shared.about, "alpha": run.lora.rank})  # whose scale is in B
     checked = _checked(run, networks, folder, sampler.eta)
     save_text(folder / "README.md", card(run, members, checked, list(adapters)).rstrip())
     if not checked.same:

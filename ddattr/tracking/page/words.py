@@ -84,19 +84,24 @@ def _trained(root: Path, data: UnitDataModule, code: Mapping[str, Any]) -> list[
         f"{code['n']} diffusion models, the members, on {len(data.images):,} pictures of {shape}{beside}{steps}.",
         f"The pictures are {code['N']:,} units; a unit is {unit}. Each unit was seen by {code['h']} members and by no "
         "other, so that a unit is taken out by leaving these out: nothing is trained again.",
-        *_started(config),
+        *_learnt(config),
     ]
 
 
-def _started(config: Mapping[str, Any]) -> list[str]:
-    """Where members start when it is not from noise: what the start owes to a unit is part of no answer."""
-    unet = config.get("unet", {})
-    if not str(unet.get("_target_")).endswith(".pretrained"):
-        return []
-    return [
-        f"Members start from a base, {unet.get('path')}. Answers are of what training on these pictures has added: "
-        "what the base itself may owe to them no member is without."
-    ]
+def _learnt(config: Mapping[str, Any]) -> list[str]:
+    """Where members start when it is not from noise, as what the start owes to a unit is part of no answer; what of
+    them was trained, and under what they are asked, when that is not all and nothing."""
+    unet, said = config.get("unet", {}), []
+    if str(unet.get("_target_")).endswith(".pretrained"):
+        said += [
+            f"Members start from a base, {unet.get('path')}. Answers are of what training on these pictures has added: "
+            "what the base itself may owe to them no member is without."
+        ]
+    if lora := config.get("training", {}).get("lora"):
+        said += [f"Each is an adapter (LoRA of rank {lora['rank']}) of one network, which stays as it is."]
+    if conditions := config.get("conditions"):
+        said += [f"Each has learnt pictures by their labels and is asked under one, guidance {conditions['guidance']}."]
+    return said
 
 
 def _likeness(root: Path) -> str:
