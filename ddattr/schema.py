@@ -118,19 +118,20 @@ class _Kind:
         inner = get_args(annotation)[0] if self.listed else annotation
         annotated = get_origin(inner) is Annotated
         self.type = get_args(inner)[0] if annotated else inner
+        self.types = _union(self.type)  # several in a list of either
         self.bounds = [_Bound(extra) for extra in get_args(inner)[1:]] if annotated else []
 
     @property
     def known(self) -> bool:
         """Whether a config's value can be held against it."""
-        return self.type in (*PLAIN, NoneType) or get_origin(self.type) is Literal
+        return all(one in (*PLAIN, NoneType) or get_origin(one) is Literal for one in self.types)
 
     @property
     def name(self) -> str:
         """In words."""
         if get_origin(self.type) is Literal:
             return f"one of {', '.join(map(str, get_args(self.type)))}"
-        name = "null" if self.type is NoneType else self.type.__name__
+        name = " or ".join("null" if one is NoneType else one.__name__ for one in self.types)
         return f"a list of {name}" if self.listed else name
 
     def fits(self, value: Any) -> bool:
@@ -142,7 +143,7 @@ class _Kind:
     def _is_one(self, value: Any) -> bool:
         if get_origin(self.type) is Literal:
             return value in get_args(self.type)
-        return type(value) is self.type or (self.type is float and type(value) is int)
+        return any(type(value) is one or (one is float and type(value) is int) for one in self.types)
 
 
 class _Bound:

@@ -246,7 +246,7 @@ def test_pictures_like_the_data_have_each_label_as_often_as_the_data(count):
             {"queries": ["5", "cat"]},
             r"^conditions: queries=cat, expected labels .* 2, 5, 7, or null\. Set conditions\.qu",
         ),
-        ({"queries": []}, r"^conditions: queries=nothing, expected labels"),
+        ({"queries": []}, r"^conditions: queries=\[\], expected one label or more\. Set conditions\.queries"),
         (
             {"queries": [None], "dropout": 0.0},
             r"^conditions: queries=null, .* and no null, which conditions\.dropout=0",
@@ -473,6 +473,8 @@ def test_every_member_has_an_embedding_of_each_label_and_of_none(make_run):
             ["needs a null", "conditions.guidance=1"],
         ),
         (["conditions=classes", "conditions.queries=[cat]"], ["queries=cat", "0, 1, 2", "Set conditions.queries"]),
+        (["conditions=classes", "conditions.queries=cat"], ["a list of str or int or null. Set 'conditions.queries=["]),
+        (["conditions=classes", "conditions.queries=[]"], ["queries=[], expected one label or more"]),
         (["conditions=classes", "+unet.num_class_embeds=4"], ["key unet.num_class_embeds is not for the config"]),
     ],
 )

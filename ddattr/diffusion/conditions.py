@@ -72,7 +72,7 @@ class Classes:
         named: Callable[[int], str],
         dropout: Annotated[float, Interval(ge=0, le=1)] = 0.1,
         guidance: Annotated[float, Ge(0)] = 1.0,
-        queries: Sequence[Any] | None = None,
+        queries: Sequence[str | int | None] | None = None,
     ):
         if labels is None or (labels < 0).any():
             few = "no picture" if labels is None else f"{int((labels >= 0).sum())} of {len(labels)} pictures"
@@ -127,7 +127,9 @@ class Classes:
         known = {label: number for number, label in enumerate(self.names)} | (
             {} if not self.dropout else {None: self.null}
         )
-        for one in wanted or ["nothing"]:
+        if not wanted:
+            raise ValueError(f"{group}: {name}=[], expected one label or more. Set {key}, or leave it out.")
+        for one in wanted:
             if (one if one is None else str(one)) not in known:
                 listed = [*self.names[:12], *(["..."] if len(self.names) > 12 else [])]
                 null = "or null" if self.dropout else "and no null, which conditions.dropout=0 trains nothing on"
