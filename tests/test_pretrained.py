@@ -183,6 +183,17 @@ def test_a_folder_that_holds_no_such_network_is_refused_in_a_line(base, tmp_path
         pretrained.pretrained(str(base), **SHAPE)
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_config_that_is_no_json_of_diffusers_is_refused_by_its_name(base, content):
+    for place, read in (
+        ("scheduler/scheduler_config.json", pretrained.process),
+        ("unet/config.json", pretrained.digest),
+    ):
+        (base / place).write_text(content)
+        with pytest.raises(ValueError, match=rf"{place} is damaged, expected the JSON that diffusers writes"):
+            read(str(base))
+
+
 def test_a_scheduler_whose_noise_is_not_of_betas_is_refused(tmp_path):
     base = saved(tmp_path / "base", FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match=r"is of a FlowMatchEulerDiscreteScheduler, expected a scheduler with betas"):

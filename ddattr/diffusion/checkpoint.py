@@ -1,6 +1,5 @@
 """A network that somebody else has trained: a folder of diffusers or a safetensors file, and whether it fits."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddattr.diffusion.adapters import Adapted
+from ddattr.diffusion.pretrained import read_config
 from ddattr.diffusion.process import Process
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -72,15 +72,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"adopt: {path} is damaged, expected the JSON that diffusers writes. Save it again.")
-    return content
+    return read_config(path, "adopt") if path.is_file() else None
 
 
 def fit(network: nn.Module, found: Checkpoint, process: Process) -> None:

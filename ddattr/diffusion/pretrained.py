@@ -31,7 +31,7 @@ def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_chan
         ValueError: it holds no UNet2DModel, pickled weights, weights that do not fit, or a model of other pictures.
     """
     place = unet_folder(path)
-    _check_shape(path, json.loads((place / "config.json").read_text()), sample_size, in_channels, out_channels)
+    _check_shape(path, read_config(place / "config.json", "unet"), sample_size, in_channels, out_channels)
     network, found = UNet.from_pretrained(
         place,
         torch_dtype=torch.float32,
@@ -63,7 +63,7 @@ def process(path: str) -> Process:
             f"diffusion: {path} holds no scheduler/scheduler_config.json, expected that of a pipeline. Set "
             "diffusion=linear and the keys of diffusion.scheduler that the base was trained with."
         )
-    config = json.loads(place.read_text())
+    config = read_config(place, "diffusion")
     name = config.get("_class_name")
     if (
         not (name in KarrasDiffusionSchedulers.__members__ and hasattr(diffusers, name))
@@ -121,7 +121,7 @@ def unet_folder(path: str) -> Path:
     root = _fetched(path)
     place = root / "unet" if (root / "unet").is_dir() else root
     config = place / "config.json"
-    name = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    name = read_config(config, "unet").get("_class_name") if config.is_file() else None
     if name != "UNet2DModel":
         found = "no config.json" if name is None and not config.is_file() else f"a config.json of {name}"
         raise ValueError(
@@ -137,6 +137,23 @@ def unet_folder(path: str) -> Path:
             )
         raise ValueError(f"unet: {place} holds no {_WEIGHTS}.safetensors. Set unet.path to a folder that does.")
     return place
+
+
+def read_config(path: Path, group: str) -> dict[str, Any]:
+    """A config as diffusers keeps it.
+
+    Args:
+        group: what refuses one that is not.
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{group}: {path} is damaged, expected the JSON that diffusers writes. Save it again.")
+    return content
 
 
 def _scheduler_file(path: str) -> Path | None:
