@@ -194,6 +194,13 @@ def test_a_config_that_is_no_json_of_diffusers_is_refused_by_its_name(base, cont
             read(str(base))
 
 
+def test_weights_that_are_cut_short_are_refused_by_their_folder(base):
+    (weights,) = (base / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"^unet: the weights in {base}/unet cannot be read: .* Take the folder from"):
+        pretrained.pretrained(str(base), **SHAPE)
+
+
 def test_a_scheduler_whose_noise_is_not_of_betas_is_refused(tmp_path):
     base = saved(tmp_path / "base", FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match=r"is of a FlowMatchEulerDiscreteScheduler, expected a scheduler with betas"):

@@ -12,6 +12,7 @@ import diffusers
 import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from safetensors import SafetensorError
 
 from ddattr.diffusion.process import READ, Process
 from ddattr.diffusion.unet import UNet
@@ -28,19 +29,27 @@ def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_chan
         sample_size: (H, W) of the data's pictures; with their channels, what the model has to be of.
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it holds no UNet2DModel, pickled weights, weights that do not fit, or a model of other pictures.
+        ValueError: it holds no UNet2DModel, pickled or damaged weights, others than its own, or a model of other
+            pictures.
     """
     place = unet_folder(path)
     _check_shape(path, read_config(place / "config.json", "unet"), sample_size, in_channels, out_channels)
-    network, found = UNet.from_pretrained(
-        place,
-        torch_dtype=torch.float32,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,
-        ignore_mismatched_sizes=True,  # they are refused below, with others
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    try:
+        network, found = UNet.from_pretrained(
+            place,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            ignore_mismatched_sizes=True,  # they are refused below, with others
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(
+            f"unet: the weights in {place} cannot be read: {said}. Take the folder from where it is whole, or set "
+            "unet.path to another."
+        ) from None
     wrong = [*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if wrong:
         raise ValueError(
