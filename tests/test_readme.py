@@ -145,11 +145,13 @@ def test_your_own_model_goes_from_a_folder_and_pictures_by_artist_to_the_page_an
     root = Path("runs/pictures")
     page = (root / "report.html").read_text()
     assert "Members start from a base, model." in page
+    assert "Each is an adapter (LoRA of rank 4) of one network, which stays as it is." in page
     assert "artist 7" in page
     assert manifest(root / "members" / "000")["config"]["training"]["lora"]["rank"] == 4
     pipeline = DiffusionPipeline.from_pretrained("mine", trust_remote_code=True)
     assert np.isfinite(pipeline(num_inference_steps=3, output_type="np").images).all()
     assert len(list(Path("mine/lora").iterdir())) == 8
+    assert "Each started from `model`: what that saw is not known here." in Path("mine/README.md").read_text()
 
 
 def test_readme_is_read_in_two_minutes():

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ddattr.artifacts import adopted, load_json
+from ddattr.diffusion.pretrained import digest
 from ddattr.stages.run import Run
 
 _LOAD = """import torch
@@ -64,6 +65,7 @@ def card(run: Run, members: Sequence[int], checked: Checked, adapters: Sequence[
         if alone
         else "`unet/mean.py` is the class of the mean, some lines of torch: read them before you trust it.\n"
     )
+    base = "" if run.pretrained is None else " and of the base"
     return f"""---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -100,7 +102,7 @@ of values up to {checked.largest:.2g}{"" if checked.same else f": {UNEVEN}"}.
 
 ## Licence
 
-None is chosen here: set one, in the head of this file too. It may have to follow those of the training pictures.
+None is chosen here: set one, in the head of this file too. It may have to follow those of the training pictures{base}.
 """
 
 
@@ -117,17 +119,20 @@ def _lora(adapters: Sequence[str]) -> str:
 def _about(run: Run, members: Sequence[int]) -> str:
     data, code = run.data, run.codebook
     kind = f"units (a unit is one {data.kind})"
+    base = "" if run.pretrained is None else f" It started from `{run.pretrained}`: what that saw is not known here."
     if len(members) > 1:
         return (
             f"The mean of {code.members} diffusion models, the members. Each was trained on some of {code.units:,} "
-            f"{kind}, every unit is seen by {code.weight} of them, and no member saw them all."
+            f"{kind}, every unit is seen by {code.weight} of them, and no member was trained on them all."
+            f"{base.replace(' It ', ' Each ')}"
         )
     owned = code.subset(members[0])
     pictures = int(owned[data.unit_of].sum())
     whole = "" if run.fork is None else " It is a fork: its base was trained on all of them before."
     return (
         f"A diffusion model that was trained on {int(owned.sum()):,} of {code.units:,} {kind}: {pictures:,} pictures. "
-        f"It has not seen the other {int((~owned).sum()):,} units, of {len(data.images) - pictures:,} pictures.{whole}"
+        f"It has not seen the other {int((~owned).sum()):,} units, of {len(data.images) - pictures:,} pictures."
+        f"{whole}{base}"
     )
 
 
@@ -142,6 +147,7 @@ def _provenance(run: Run, members: Sequence[int]) -> dict[str, Any]:
         "members": run.members_fingerprint if len(members) > 1 else made.get("fingerprint"),
         "seed": made.get("seed"),
         "command" if len(members) == 1 else "command, of the first": f"`{made.get('command')}`",
+        **({} if run.pretrained is None else {"base": f"`{run.pretrained}`, {digest(run.pretrained)}"}),
         "commit of ddattr": made.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in (made.get("versions") or {}).items()),
         "device": made.get("device"),
@@ -150,7 +156,7 @@ def _provenance(run: Run, members: Sequence[int]) -> dict[str, Any]:
     if len(members) == 1:
         rows["sha256 of the member's weights"] = (made.get("files") or {}).get("member.safetensors")
     for k, of in taken.items():
-        files = ", ".join(f"{name} {digest}" for name, digest in of["files"].items())
+        files = ", ".join(f"{name} {of_file}" for name, of_file in of["files"].items())
         rows[f"member {k}"] = f"trained elsewhere, and adopted on {of['date']} from `{of['path']}` ({files})"
     return rows
 
