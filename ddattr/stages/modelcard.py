@@ -119,20 +119,20 @@ def _lora(adapters: Sequence[str]) -> str:
 def _about(run: Run, members: Sequence[int]) -> str:
     data, code = run.data, run.codebook
     kind = f"units (a unit is one {data.kind})"
-    base = "" if run.pretrained is None else f" It started from `{run.pretrained}`: what that saw is not known here."
+    one = "Each" if len(members) > 1 else "It"
+    before = "" if run.fork is None else f" {one} is a fork: its base was trained on all of them before."
+    if run.pretrained is not None:
+        before += f" {one} started from `{run.pretrained}`: what that saw is not known here."
     if len(members) > 1:
         return (
             f"The mean of {code.members} diffusion models, the members. Each was trained on some of {code.units:,} "
-            f"{kind}, every unit is seen by {code.weight} of them, and no member was trained on them all."
-            f"{base.replace(' It ', ' Each ')}"
+            f"{kind}, every unit is seen by {code.weight} of them, and none was trained on them all.{before}"
         )
     owned = code.subset(members[0])
     pictures = int(owned[data.unit_of].sum())
-    whole = "" if run.fork is None else " It is a fork: its base was trained on all of them before."
     return (
         f"A diffusion model that was trained on {int(owned.sum()):,} of {code.units:,} {kind}: {pictures:,} pictures. "
-        f"It has not seen the other {int((~owned).sum()):,} units, of {len(data.images) - pictures:,} pictures."
-        f"{whole}{base}"
+        f"It has not seen the other {int((~owned).sum()):,} units, of {len(data.images) - pictures:,} pictures.{before}"
     )
 
 
