@@ -46,6 +46,7 @@ PAGES = {  # in the order in which a newcomer needs them
             "member",
             "codebook.members",
             "codebook.weight",
+            "unet",
             "training",
             "conditions",
             "trainer",
