@@ -131,7 +131,7 @@ class _Kind:
         """In words."""
         if get_origin(self.type) is Literal:
             return f"one of {', '.join(map(str, get_args(self.type)))}"
-        name = " or ".join("null" if one is NoneType else one.__name__ for one in self.types)
+        name = "/".join("null" if one is NoneType else one.__name__ for one in self.types)
         return f"a list of {name}" if self.listed else name
 
     def fits(self, value: Any) -> bool:

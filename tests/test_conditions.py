@@ -473,7 +473,10 @@ def test_every_member_has_an_embedding_of_each_label_and_of_none(make_run):
             ["needs a null", "conditions.guidance=1"],
         ),
         (["conditions=classes", "conditions.queries=[cat]"], ["queries=cat", "0, 1, 2", "Set conditions.queries"]),
-        (["conditions=classes", "conditions.queries=cat"], ["a list of str or int or null. Set 'conditions.queries=["]),
+        (
+            ["conditions=classes", "conditions.queries=cat"],
+            ["expected a list of str/int/null", "conditions.queries=["],
+        ),
         (["conditions=classes", "conditions.queries=[]"], ["queries=[], expected one label or more"]),
         (["conditions=classes", "+unet.num_class_embeds=4"], ["key unet.num_class_embeds is not for the config"]),
     ],

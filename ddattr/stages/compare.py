@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from ddattr.artifacts import Artifact, load_json, save_table
 from ddattr.attribution.queries import default_folder
+from ddattr.codebook import RANDOM
 from ddattr.stages.run import Run
-from ddattr.stages.saved import NAME, filled
+from ddattr.stages.saved import NAME
 from ddattr.tracking import sizes
 from ddattr.tracking.comparison import ESTIMATES, best_estimate, compare, growth
 from ddattr.tracking.ensembles import ensembles, lines
@@ -74,11 +75,11 @@ def alike(roots: Sequence[Path], sampled: bool = False) -> bool:
 
 def _made_of(config: Any, of_one: set[str]) -> Any:
     """What members and their attribution depend on, less what is of one run."""
-    known = filled(config)
     made = {
-        key: known.get(key) for key in ("data", "codebook", "diffusion", "unet", "conditions", "training", "sampler")
+        key: config.get(key) for key in ("data", "codebook", "diffusion", "unet", "conditions", "training", "sampler")
     }
-    return _without(made | {key: known.get(key) for key in ("attribution", "significance")}, of_one)
+    made["codebook"] = {"design": RANDOM} | (made["codebook"] or {})  # of before there was another
+    return _without(made | {key: config.get(key) for key in ("attribution", "significance")}, of_one)
 
 
 def _without(part: Any, of_one: set[str]) -> Any:

@@ -134,23 +134,15 @@ def vetted(path: Path, text: str, trusted: Collection[str] = ()) -> dict[str, An
         raise ValueError(f"{path}: {error}") from None
     for key in sorted(set(config["trainer"]) - _trainer_keys()):
         raise ValueError(f"{path}: key trainer.{key} is of no saved config. Give it with each call: +trainer.{key}=...")
-    config = filled(config)
+    if config["data"]["_target_"].endswith("UnitDataModule"):
+        config["data"].setdefault("similarity", "pixels")  # of before there was a choice
+    if config["codebook"]["_target_"].endswith("codebook.encode"):
+        config["codebook"].setdefault("design", "random")  # of before words could be orthogonal
     if config["significance"]["_target_"].endswith("TestSettings"):
         config["significance"].pop("draws", None)  # of before the p of sets was in closed form
     if config["tracking"].get("mode") == "online":  # a folder sends nothing: whoever calls may
         config["tracking"]["mode"] = "offline"
     return config
-
-
-def filled(config: dict[str, Any]) -> dict[str, Any]:
-    """A kept config with the keys that it is from before, as they then were."""
-    found = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
-    data, codebook = found.get("data") or {}, found.get("codebook") or {}
-    if str(data.get("_target_")).endswith("UnitDataModule"):
-        data.setdefault("similarity", "pixels")
-    if str(codebook.get("_target_")).endswith("codebook.encode"):
-        codebook.setdefault("design", "random")
-    return found
 
 
 def checked_name(name: Any) -> str:
