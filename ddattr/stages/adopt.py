@@ -1,10 +1,10 @@
 """`ddattr adopt FOLDER member=3 path=CHECKPOINT`: takes a network that your own script has trained as that member.
 
 `ddattr subsets` lists what each member trains on. The checkpoint is a folder of diffusers, of a network or of a
-pipeline, or a safetensors file; where members are adapters, that of an adapter, with the alpha of `training.lora`. It
-fits where names and shapes are those of `unet`, and where a folder says more, its network and its schedule are the
-run's. That it saw its own units and no other, only you know: a member that was adopted is marked so wherever members
-are listed.
+pipeline, or a safetensors file; where members are adapters, that of an adapter, with the alpha of `training.lora`: a
+file of ddattr's own says of which base and alpha it is, and is refused where these are not the run's. It fits where
+names and shapes are those of `unet`, and where a folder says more, its network and its schedule are the run's. That it
+saw its own units and no other, only you know: a member that was adopted is marked so wherever members are listed.
 """
 
 from datetime import UTC, datetime
