@@ -73,7 +73,7 @@ def process(path: str) -> Process:
             "diffusion=linear and the keys of diffusion.scheduler that the base was trained with."
         )
     config = read_config(place, "diffusion")
-    name = config.get("_class_name")
+    name = str(config.get("_class_name"))
     if (
         not (name in KarrasDiffusionSchedulers.__members__ and hasattr(diffusers, name))
         or "beta_schedule" not in config
