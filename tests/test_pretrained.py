@@ -221,7 +221,9 @@ def test_an_id_of_the_hub_is_fetched_without_code_or_pickles(base, monkeypatch):
     hub = run(base, "unet.path=some/model")
     assert hub.members_fingerprint == of.members_fingerprint
     assert [name for name, _ in asked] == ["some/model"]
-    assert all(pattern.endswith((".json", ".safetensors*")) for _, patterns in asked for pattern in patterns)
+    assert all(
+        pattern.endswith((".json", ".safetensors*", "/merges.txt")) for _, patterns in asked for pattern in patterns
+    )
     with pytest.raises(FileNotFoundError, match=r"path=no/model is no folder, and .* 404: Repository Not Found"):
         _ = run(base, "unet.path=no/model").process
 

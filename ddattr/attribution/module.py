@@ -18,7 +18,7 @@ from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.conditions import Classes
+from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.noise import Stream, generator
 from ddattr.diffusion.process import Process, ReverseStep
 from ddattr.ensemble.ensemble import Ensemble
@@ -70,7 +70,7 @@ class AttributionModule(L.LightningModule):
         check: int = 2,
         refine: int = 3,
         asked: Asked | None = None,
-        conditions: Classes | None = None,
+        conditions: Conditions | None = None,
     ):
         super().__init__()
         _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
@@ -179,7 +179,7 @@ class AttributionModule(L.LightningModule):
         return [f"{name}, {condition}" for name, condition in zip(names, conditions, strict=True)]
 
 
-def _own(seeds: range, conditions: Classes | None) -> Asked:
+def _own(seeds: range, conditions: Conditions | None) -> Asked:
     """The run's own queries."""
     condition = None if conditions is None else conditions.of_seeds(seeds, conditions.queries, "conditions.queries")
     return Asked(torch.arange(seeds.start, seeds.stop), condition=condition)

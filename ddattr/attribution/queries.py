@@ -25,7 +25,7 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.decode import picture
 from ddattr.data.pictures import scaled
 from ddattr.data.sources.folder import File, found
-from ddattr.diffusion.conditions import Classes
+from ddattr.diffusion.captions import Conditions
 
 DEFAULT = "default"
 _NAME = re.compile(r"\w[\w.=+-]{0,79}")
@@ -42,6 +42,12 @@ def query_sets(root: Path) -> dict[str, Path]:
     made = {path.parent.name: path.parent for path in sorted((root / "attribution").glob("*/manifest.json"))}
     own = default_folder(root)
     return ({DEFAULT: own} if (own / "manifest.json").exists() else {}) | made
+
+
+def shown_in(folder: Path) -> Path:
+    """The file of a set's pictures as people see them: decoded ones, where members make latents."""
+    decoded = folder / "shown.safetensors"
+    return decoded if decoded.is_file() else folder / "queries.safetensors"
 
 
 def located(root: Path, need: str) -> Path:
@@ -156,11 +162,11 @@ class QuerySet:
         stem = f"seeds-{seeds[0]}-{seeds[-1]}" if seeds else re.sub(r"[^\w.=+-]", "_", self.files[0].path.stem)[:40]
         return f"{stem if _NAME.fullmatch(stem) else 'pictures'}-{fingerprint(self.content)[:8]}"
 
-    def asked(self, data: UnitDataModule, seed: int, conditions: Classes | None = None) -> Asked | None:
+    def asked(self, data: UnitDataModule, seed: int, conditions: Conditions | None = None) -> Asked | None:
         """Its queries; None for the run's own, which the group `attribution` numbers.
 
         Args:
-            data: whose pictures these are made like.
+            data: as members see it, whose pictures these are made like.
             seed: of the inversions' noise.
             conditions: what members are conditioned on; None where on nothing.
         Raises:
@@ -177,7 +183,7 @@ class QuerySet:
             seeds, order = self.seeds or (), _sorted(self.seeds or ())
             condition = None if conditions is None else conditions.of_seeds(seeds, self.conditions)[order]
             return Asked(torch.tensor(sorted(seeds)), condition=condition)
-        pictures = torch.stack([_decoded(file.path, data) for file in self.files])
+        pictures = data.seen(torch.stack([_decoded(file.path, data) for file in self.files]))
         names = [file.name for file in self.files]
         wanted = [None] if self.conditions is None else self.conditions
         condition = None if conditions is None else conditions.in_turn(wanted, len(names))

@@ -32,6 +32,7 @@ class Scored:
         self.seeds = seeds
         self.factual = factual
         self.images = data.unit_images
+        self.pixels = data.shown(factual), data.pictures.unit_images
         self.distance = data.distance(factual)
         self.settings = settings
         self.codewords = codebook.codewords(torch.arange(codebook.units))
@@ -43,7 +44,7 @@ class Scored:
     def compare(self) -> None:
         """What takes no model: similarity of pixels, and no information."""
         random = baselines.random(len(self.images), self.seeds.tolist(), self.settings.seed)
-        self.scores["pixel"] = {"similarity": baselines.pixel(self.factual, self.images)}
+        self.scores["pixel"] = {"similarity": baselines.pixel(*self.pixels)}
         self.scores["random"] = {"similarity": random}
 
     def estimate(self, method: str, answers: Float[Tensor, "n units q"]) -> Estimate:

@@ -211,11 +211,12 @@ def _set_rows(
 def _queries(seeds: Tensor, factual: Tensor, data: UnitDataModule, names: Sequence[str] | None) -> pd.DataFrame:
     """The label of every query's nearest pictures, whether it is like any, and its name."""
     labels: list[int | str] = [-1] * len(factual)
+    shown, images = data.shown(factual), data.pictures.images
     if data.labels is not None:
-        near = torch.cat([baselines.pixel(factual, block) for block in blocks(data.images)])
+        near = torch.cat([baselines.pixel(shown, block) for block in blocks(images)])
         of_nearest = data.labels[near.topk(min(10, len(near)), 0).indices].mode(0).values.tolist()
         labels = of_nearest if data.source.label_names is None else [data.set_name("label", of) for of in of_nearest]
-    distance, unlike = unusual(factual.clamp(-1, 1), data.images, data.held_out.images[data.held_out_units < 0])
+    distance, unlike = unusual(shown.clamp(-1, 1), images, data.pictures.held_out.images[data.held_out_units < 0])
     return pd.DataFrame(
         {
             "query": seeds.numpy(),

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -22,6 +24,15 @@ from ddattr.data.source import Source
 
 OWN = "features"  # of the run's own extractor
 _ENOUGH = 10  # folders or labels; with fewer units some members would be left without any
+
+
+@runtime_checkable
+class Code(Protocol):
+    """Pictures as latents, and back: (batch, C, H, W) and (batch, d, y, x)."""
+
+    def encode(self, pictures: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
 
 
 class UnitDataModule(L.LightningDataModule):
@@ -75,6 +86,8 @@ class UnitDataModule(L.LightningDataModule):
         restore: alike.Restore | None = None,
     ):
         super().__init__()
+        self.pictures = self
+        self.code: Code | None = None
         if source.broken and on_error == "raise":
             (name, why), count = source.broken[0], len(source.broken)
             more = f" (and {count - 1} more)" if count > 1 else ""
@@ -111,6 +124,32 @@ class UnitDataModule(L.LightningDataModule):
         if self.groups is not None:
             self.unit_of = grouping.with_groups(self.unit_of, self.groups)
 
+    def encoded(
+        self, code: Code, images: Float[Tensor, "images d y x"], held_out: Float[Tensor, "held d y x"]
+    ) -> "UnitDataModule":
+        """The same units for members that see latents: whatever takes data takes this.
+
+        `images`, `held_out`, `unit_images` and `shape` are of latents from here on. What says which pictures are alike
+        goes by pictures, and `pictures` is the data as people see them.
+
+        Args:
+            images, held_out: what `code` makes of the pictures, which may have been kept.
+        """
+        view = copy(self)
+        view.code, view.images = code, images
+        view.kept, view.held_out = self.kept._replace(images=images), self.held_out._replace(images=held_out)
+        for name in ("unit_images", "similarity"):
+            vars(view).pop(name, None)
+        return view
+
+    def seen(self, pictures: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch d y x"]:
+        """Pictures as members see them."""
+        return pictures if self.code is None else self.code.encode(pictures)
+
+    def shown(self, made: Float[Tensor, "batch d y x"]) -> Float[Tensor, "batch c h w"]:
+        """What members make, as pictures; not clipped."""
+        return made if self.code is None else self.code.decode(made)
+
     def _grouped(self, pictures: Source) -> Int[Tensor, "images"]:
         """Units of pictures by `kind`."""
         if self.kind == "image":
@@ -136,20 +175,20 @@ class UnitDataModule(L.LightningDataModule):
     @property
     def frame(self) -> Frame:
         """What a file is made into to be a picture like these."""
-        channels, height, width = self.shape
+        channels, height, width = self.pictures.shape
         return self.source.frame or Frame(height, width, channels)
 
     @property
     def is_small(self) -> bool:
         """Whether pictures are compared by pixels when nobody says by what."""
-        return alike.is_small(self.shape)
+        return alike.is_small(self.pictures.shape)
 
     @property
     def compared_by(self) -> str:
         """`pixels`, `features` of the run's own extractor, or the file of a module."""
         if self._similarity is not None:
             return self._similarity
-        return "pixels" if alike.is_small(self.shape) or self._extractor is None else OWN
+        return "pixels" if alike.is_small(self.pictures.shape) or self._extractor is None else OWN
 
     @property
     def compared_name(self) -> str:
@@ -160,6 +199,8 @@ class UnitDataModule(L.LightningDataModule):
     @cached_property
     def similarity(self) -> Similarity:
         """By what pictures are alike."""
+        if self.code is not None:
+            return replace(self.pictures.similarity, shown=lambda made: self.shown(made).clamp(-1, 1))
         if self.compared_by == "pixels":
             return PIXELS
         if self.compared_by != OWN:
@@ -171,6 +212,8 @@ class UnitDataModule(L.LightningDataModule):
     @cached_property
     def unit_points(self) -> Float[Tensor, "units d"]:
         """Every unit where its pictures are on average, in pixels or features."""
+        if self.code is not None:
+            return self.pictures.unit_points
         if self.similarity is PIXELS:
             return self.unit_images.flatten(1)
         return alike.means(self.similarity.points(self.images), self.unit_of)
@@ -237,6 +280,8 @@ class UnitDataModule(L.LightningDataModule):
     def partitions(self) -> dict[str, Int[Tensor, "units"]]:
         """Sets scored after the fact: for every unit the label, the cluster, and the value of every column of `sets`,
         that most of its pictures have; as numbers, which `set_name` has words for."""
+        if self.code is not None:
+            return self.pictures.partitions()
         sets = {}
         if self.labels is not None and self.kind != "label":
             sets["label"] = grouping.majority(self.labels, self.unit_of)

@@ -16,6 +16,10 @@ _SMALL = 16  # side below which pixels are the default
 _EXACT = "donot_use_mm_for_euclid_dist"  # duplicates must have a distance of 0
 
 
+def _clipped(pictures: Tensor) -> Tensor:
+    return pictures.clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class Similarity:
     """The Euclidean distance of points that pictures are embedded as.
@@ -23,22 +27,24 @@ class Similarity:
     Args:
         name: in words, for tables: `pixels`, `features of the run's extractor`, `features of FILE`.
         embed: (batch, C, H, W) in [-1, 1] -> (batch, d).
+        shown: what members make, or see, as pictures in [-1, 1]: clipped, and decoded before that where it is latents.
     """
 
     name: str
     embed: Callable[[Tensor], Tensor]
+    shown: Callable[[Tensor], Tensor] = _clipped
 
     @torch.no_grad()
     def points(self, images: Images) -> Float[Tensor, "images d"]:
         """Of all pictures, some at a time."""
-        return torch.cat([self.embed(block) for block in blocks(images)])
+        return torch.cat([self.embed(self.shown(block)) for block in blocks(images)])
 
     @torch.no_grad()
     def distance(
         self, points: Float[Tensor, "units d"], pictures: Float[Tensor, "q c h w"]
     ) -> Float[Tensor, "units q"]:
-        """From points to pictures, clipped as they are shown."""
-        return torch.cdist(points, self.embed(pictures.clamp(-1, 1)), compute_mode=_EXACT)
+        """From points to pictures, as they are shown."""
+        return torch.cdist(points, self.embed(self.shown(pictures)), compute_mode=_EXACT)
 
 
 PIXELS = Similarity("pixels", lambda pictures: pictures.flatten(1))

@@ -99,10 +99,8 @@ class Classes:
         return torch.where(dropped, self.null, self.labels[images])
 
     def like_data(self, count: int) -> Int[Tensor, "count"]:
-        """Class numbers of pictures that compare with the data as a whole, each as often as there: of pictures by
-        multiples of the golden section, so that any stretch of them is spread over all."""
-        rows = (torch.arange(count, dtype=torch.float64) * _GOLDEN).frac() * len(self.labels)
-        return self.labels[rows.long()]
+        """Class numbers of pictures that compare with the data as a whole, each as often as there."""
+        return self.labels[spread(count, len(self.labels))]
 
     def of_seeds(
         self, seeds: Sequence[int], wanted: Sequence[Any] | None = None, key: str = "queries.conditions"
@@ -168,3 +166,8 @@ class Classes:
             f"{len(lacking)} members have no picture of a label that they are asked under (member {member} none of "
             f"{', '.join(labels[:4])}{many}): what they say there, no picture of theirs has taught them."
         ]
+
+
+def spread(count: int, pictures: int) -> Int[Tensor, "count"]:
+    """Places of pictures by multiples of the golden section: any stretch of them is spread over all."""
+    return ((torch.arange(count, dtype=torch.float64) * _GOLDEN).frac() * pictures).long()

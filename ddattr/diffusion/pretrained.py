@@ -10,7 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from safetensors import SafetensorError
 
@@ -18,6 +18,8 @@ from ddattr.diffusion.process import READ, Process
 from ddattr.diffusion.unet import UNet
 
 _WEIGHTS = "diffusion_pytorch_model"
+_NEEDED = ["*config.json", f"*{_WEIGHTS}.safetensors*", "text_encoder/model.safetensors*"]
+_NEEDED += ["tokenizer/*.json", "tokenizer/merges.txt"]
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -34,8 +36,17 @@ def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_chan
     """
     place = unet_folder(path)
     _check_shape(path, read_config(place / "config.json", "unet"), sample_size, in_channels, out_channels)
+    return opened(UNet, place).train()
+
+
+def opened(kind: type[ModelMixin], place: Path) -> Any:
+    """A model of diffusers with its weights, in float32.
+
+    Raises:
+        ValueError: weights that are damaged, or not of its config.
+    """
     try:
-        network, found = UNet.from_pretrained(
+        network, found = kind.from_pretrained(
             place,
             torch_dtype=torch.float32,
             use_safetensors=True,
@@ -56,7 +67,7 @@ def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_chan
             f"unet: the weights in {place} are not of its config.json: {len(wrong)} differ, as {wrong[0]}. "
             "Save the model again with diffusers, or set unet.path to another."
         )
-    return network.train()
+    return network
 
 
 def process(path: str) -> Process:
@@ -66,7 +77,7 @@ def process(path: str) -> Process:
         FileNotFoundError: no such folder, or no scheduler in it.
         ValueError: a scheduler whose noise is not of betas, or that `Process` refuses.
     """
-    place = _scheduler_file(path)
+    place = scheduler_file(path)
     if place is None:
         raise FileNotFoundError(
             f"diffusion: {path} holds no scheduler/scheduler_config.json, expected that of a pipeline. Set "
@@ -94,7 +105,7 @@ def check_process(path: str, given: Process) -> None:
     Raises:
         ValueError: names what differs.
     """
-    if _scheduler_file(path) is None:
+    if scheduler_file(path) is None:
         return
     own, other = process(path).scheduler.config, given.scheduler.config
     keys = [key for key in sorted(READ - {"timestep_spacing", "steps_offset"}) if own.get(key) != other.get(key)]
@@ -111,7 +122,7 @@ def digest(path: str) -> str:
 
     They are the same wherever the folder lies.
     """
-    place, scheduler = unet_folder(path), _scheduler_file(path)
+    place, scheduler = unet_folder(path), scheduler_file(path)
     files = [place / "config.json", *sorted(place.glob(f"{_WEIGHTS}*.safetensors*"))]
     whole = hashlib.sha256()
     for file in [*files, *([] if scheduler is None else [scheduler])]:
@@ -127,24 +138,17 @@ def unet_folder(path: str) -> Path:
         FileNotFoundError: no such folder.
         ValueError: it holds no UNet2DModel, or pickled weights.
     """
-    root = _fetched(path)
+    root = fetched(path)
     place = root / "unet" if (root / "unet").is_dir() else root
-    config = place / "config.json"
-    name = read_config(config, "unet").get("_class_name") if config.is_file() else None
-    if name != "UNet2DModel":
-        found = "no config.json" if name is None and not config.is_file() else f"a config.json of {name}"
+    found = _kind(place)
+    if found != "UNet2DModel":
+        text = " For a pipeline of text to image, set unet=text." if found == "UNet2DConditionModel" else ""
         raise ValueError(
-            f"unet: {place} holds {found}, expected that of a UNet2DModel, as save_pretrained of diffusers writes it. "
-            "Set unet.path to the folder of such a model, or of a pipeline with unet/."
+            f"unet: {place} holds {f'a config.json of {found}' if found else 'no config.json'}, expected that of a "
+            "UNet2DModel, as save_pretrained of diffusers writes it. Set unet.path to the folder of such a model, or "
+            f"of a pipeline with unet/.{text}"
         )
-    if not any((place / f"{_WEIGHTS}.safetensors{end}").is_file() for end in ("", ".index.json")):
-        if pickled := next((file for end in ("bin", "pt", "pth", "ckpt") for file in place.glob(f"*.{end}")), None):
-            convert = f"UNet2DModel.from_pretrained('{place}').save_pretrained('{place}')"
-            raise ValueError(
-                f"unet: {pickled} is pickled, and could run anything when it is read; expected {_WEIGHTS}.safetensors. "
-                f'If you trust it, convert it: python -c "from diffusers import UNet2DModel; {convert}"'
-            )
-        raise ValueError(f"unet: {place} holds no {_WEIGHTS}.safetensors. Set unet.path to a folder that does.")
+    _check_weights(place, "diffusers", "UNet2DModel", _WEIGHTS)
     return place
 
 
@@ -165,14 +169,55 @@ def read_config(path: Path, group: str) -> dict[str, Any]:
     return content
 
 
-def _scheduler_file(path: str) -> Path | None:
+def model_folder(path: str, part: str, kind: str, weights: str = _WEIGHTS) -> Path:
+    """Where a part of a pipeline lies: config.json and weights in safetensors.
+
+    Args:
+        kind: the class that its config names, of diffusers, or, where `weights` is `model`, of transformers.
+    Raises:
+        FileNotFoundError: no such folder, or the pipeline has no such part.
+        ValueError: it is of another kind, or its weights are pickled.
+    """
+    place = fetched(path) / part
+    if not (place / "config.json").is_file():
+        raise FileNotFoundError(
+            f"unet: {path} holds no {part}/config.json, expected a pipeline with unet/, vae/, text_encoder/, "
+            "tokenizer/ and scheduler/. Set unet.path."
+        )
+    if (found := _kind(place)) != kind:
+        raise ValueError(f"unet: {place} is of a {found}, expected a {kind}. Set unet.path to another pipeline.")
+    _check_weights(place, "transformers" if weights == "model" else "diffusers", kind, weights)
+    return place
+
+
+def _kind(place: Path) -> str | None:
+    """The class that a model's config names; None without one."""
+    if not (file := place / "config.json").is_file():
+        return None
+    config = read_config(file, "unet")
+    return config.get("_class_name") or (config.get("architectures") or ["nothing known"])[0]
+
+
+def _check_weights(place: Path, library: str, kind: str, weights: str) -> None:
+    if any((place / f"{weights}.safetensors{end}").is_file() for end in ("", ".index.json")):
+        return
+    if pickled := next((file for end in ("bin", "pt", "pth", "ckpt") for file in place.glob(f"*.{end}")), None):
+        convert = f"{kind}.from_pretrained('{place}').save_pretrained('{place}')"
+        raise ValueError(
+            f"unet: {pickled} is pickled, and could run anything when it is read; expected {weights}.safetensors. "
+            f'If you trust it, convert it: python -c "from {library} import {kind}; {convert}"'
+        )
+    raise ValueError(f"unet: {place} holds no {weights}.safetensors. Set unet.path to a folder that does.")
+
+
+def scheduler_file(path: str) -> Path | None:
     """A pipeline's scheduler config; of older ones it lies beside the model's."""
-    root = _fetched(path)
+    root = fetched(path)
     places = (root / "scheduler" / "scheduler_config.json", root / "scheduler_config.json")
     return next((place for place in places if place.is_file()), None)
 
 
-def _fetched(path: str) -> Path:
+def fetched(path: str) -> Path:
     """The folder, or that of an id of the hub, which is fetched."""
     if Path(path).is_dir():
         return Path(path)
@@ -187,7 +232,7 @@ def _of_hub(path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        kept = snapshot_download(path, allow_patterns=["*config.json", f"*{_WEIGHTS}.safetensors*"])
+        kept = snapshot_download(path, allow_patterns=_NEEDED)
     except Exception as error:  # the hub's own kinds, and those of what it is reached by
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise FileNotFoundError(

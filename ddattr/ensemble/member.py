@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ddattr.artifacts import atomic
 from ddattr.data.pictures import Images
 from ddattr.diffusion.adapters import Lora
-from ddattr.diffusion.conditions import Classes
+from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
 
@@ -90,7 +90,7 @@ class MemberModule(L.LightningModule):
         fork: Fork | None = None,
         base: Mapping[str, Tensor] | None = None,
         lora: Lora | None = None,
-        conditions: Classes | None = None,
+        conditions: Conditions | None = None,
     ):
         super().__init__()
         self.flips = False

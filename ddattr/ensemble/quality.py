@@ -103,6 +103,8 @@ class EnsembleQuality(L.Callback):
         extractor_steps: of the extractor's training.
         while_training: whether a member's FID is computed at every validation.
         under: the condition of every picture drawn, where members take any.
+        shape: of what members make, latents perhaps; None is that of the images.
+        shown: what they make, as pictures; distances on the same tapes are of what they make.
     """
 
     def __init__(
@@ -119,6 +121,8 @@ class EnsembleQuality(L.Callback):
         extractor_steps: int = 400,
         while_training: bool = False,
         under: Given | None = None,
+        shape: Sequence[int] | None = None,
+        shown: Callable[[Tensor], Tensor] = lambda made: made,
     ):
         if pictures < 2 or batch < 1 or orders < 1:
             raise ValueError(
@@ -131,7 +135,8 @@ class EnsembleQuality(L.Callback):
         self.data = images
         self.seed = seed
         self.reverse = reverse
-        self.shape = tuple(images.shape[1:])
+        self.shape = tuple(images.shape[1:] if shape is None else shape)
+        self.show = shown
         self.seeds = range(pictures)
         self.batch = batch
         self.while_training = while_training
@@ -150,7 +155,7 @@ class EnsembleQuality(L.Callback):
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         rows, pictures = self.rows, outputs.cpu()
-        self._features.append(torch.stack([self.extractor(row.clamp(-1, 1)) for row in pictures]))
+        self._features.append(torch.stack([self.extractor(self.show(row).clamp(-1, 1)) for row in pictures]))
         pairs = [(row, rows.whole) for row in rows.growing.values()]
         pairs += [(rows.growing[key], row) for key, row in rows.halves.items()]
         self._pictures.append(pictures[[rows.whole]])
@@ -162,6 +167,7 @@ class EnsembleQuality(L.Callback):
             parts = [gathered(part, pl_module.all_gather, len(self.seeds), trainer.world_size) for part in parts]
         features, distances, (pictures,) = parts
         self._tabulate(features, distances)
+        pictures = self.show(pictures)
         found = unlikeness(pictures.clamp(-1, 1), self.data, self.seed)
         self.likeness = pd.DataFrame([(found, len(pictures))], columns=["unlikeness", "images"])
         evenly = torch.linspace(0, len(self.data) - 1, min(_SHOWN, len(self.data))).round().long()
@@ -215,5 +221,5 @@ class EnsembleQuality(L.Callback):
             return
         alone = Ensemble([deepcopy(pl_module.network)]).given(self.under)  # an ensemble freezes its networks
         pictures = alone.pictures(torch.ones(1, 1), self.seeds, self.reverse, self.shape, pl_module.device)[0]
-        score = frechet(self.real, self.extractor(pictures.cpu().clamp(-1, 1)))
+        score = frechet(self.real, self.extractor(self.show(pictures.cpu()).clamp(-1, 1)))
         pl_module.log("val/fid", score, prog_bar=True, batch_size=len(self.seeds))

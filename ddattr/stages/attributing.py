@@ -4,14 +4,18 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ddattr.artifacts import Artifact, fingerprint, first_process, save_table, save_tensors
 from ddattr.attribution.asked import Asked
+from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.module import AttributionModule
 from ddattr.attribution.queries import QuerySet
 from ddattr.attribution.shards import Shards
 from ddattr.attribution.tables import Tables
+from ddattr.codebook import Codebook, contrast
+from ddattr.data.datamodule import UnitDataModule
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels
@@ -33,7 +37,7 @@ def attribute(run: Run, queries: QuerySet) -> bool:
     if artifact.done():
         run.check_members(artifact)
     else:
-        asked = queries.asked(run.data, run.seed, run.conditions)  # before anything is written
+        asked = queries.asked(run.seen, run.seed, run.conditions)  # before anything is written
         made = _make(run, artifact, asked) if run.config.part is None else _make_part(run, artifact, asked)
     if first_process() and artifact.done():
         shutil.rmtree(artifact.folder / "shards", ignore_errors=True)  # a part that is late makes none again
@@ -70,7 +74,7 @@ def _module(run: Run, artifact: Artifact, asked: Asked | None, part: bool = Fals
         process=run.process,
         reverse=run.reverse,
         codebook=run.codebook,
-        data=run.data,
+        data=run.seen,
         settings=run.significance,
         shards=Shards(folder, part, artifact.done),
         seed=run.seed,
@@ -88,18 +92,41 @@ def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
         run.predict(trainer, module, len(module.batches), "attribution.batch", keeps=asked is None)
         if trainer.is_global_zero:
             assert module.tables is not None  # which the end of predict makes
-            write(artifact.folder, module.tensors, module.tables)
+            write(artifact.folder, module.tensors, module.tables, run.seen, run.codebook)
             if "jacobian" in module.tensors:
                 log_panels(loggers, "attribution/panels", panels(run.root, artifact.folder, SHOWN))
             lineage.log(run, loggers, artifact, lineage.members(run))
 
 
-def write(folder: Path, tensors: dict[str, Tensor], tables: Tables) -> None:
-    """Tensors and tables under the names that others rely on; what takes a tape is left out where there was none."""
+def write(folder: Path, tensors: dict[str, Tensor], tables: Tables, data: UnitDataModule, codebook: Codebook) -> None:
+    """Tensors and tables under the names that others rely on; what takes a tape is left out where there was none.
+
+    Of members that see latents all tensors are of these, and shown.safetensors has their pictures, decoded to be shown.
+    """
     for name in ("jacobian", "denoised"):
         if name in tensors:
             save_tensors(folder / f"{name}.safetensors", {name: tensors[name]})
     kept = ("seeds", "factual", "refined_units", "refined_images", "refined")
-    save_tensors(folder / "queries.safetensors", {name: tensors[name] for name in kept if name in tensors})
+    stored = {name: tensors[name] for name in kept if name in tensors}
+    save_tensors(folder / "queries.safetensors", stored)
+    if data.code is not None:
+        response = tensors.get("jacobian")
+        save_tensors(folder / "shown.safetensors", _shown(stored, response, data, codebook))
     for name, table in tables.files().items():
         save_table(folder / name, table)
+
+
+def _shown(
+    stored: dict[str, Tensor], response: Tensor | None, data: UnitDataModule, codebook: Codebook
+) -> dict[str, Tensor]:
+    """The same as pictures, of units those that they have; and `first`, pictures without each to first order."""
+    factual = stored["factual"]
+    made = {"seeds": stored["seeds"], "factual": data.shown(factual)}
+    if "refined" not in stored or response is None:
+        return made
+    units, moved = stored["refined_units"], stored["refined"]
+    by_query = [first_order(response[:, [q]], contrast(codebook.codewords(of)))[:, 0] for q, of in enumerate(units.T)]
+    first = factual + torch.stack(by_query, 1)
+    for name, latents in {"refined": moved, "first": first}.items():
+        made[name] = data.shown(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+    return made | {"refined_units": units, "refined_images": data.pictures.unit_images[units]}

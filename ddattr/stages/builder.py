@@ -28,6 +28,8 @@ from ddattr.stages.saved import checked_name
 _PRETRAINED = {
     "unet": "ddattr.diffusion.pretrained.pretrained",
     "diffusion": "ddattr.diffusion.pretrained.process",
+    "text": "ddattr.diffusion.text.unet",
+    "captions": "ddattr.diffusion.captions.Captions",
 }
 
 
@@ -92,6 +94,15 @@ class Builder:
     @cached_property
     def conditions(self):
         """What members are conditioned on; None where on nothing."""
+        prompts = self.config.conditions is not None and self.config.conditions._target_ == _PRETRAINED["captions"]
+        if prompts != self.of_text:
+            raise ValueError(
+                "conditions: captions, but unet takes no prompts. Set unet=text, or leave out conditions."
+                if prompts
+                else "conditions: no captions, but unet=text takes prompts. Set conditions=captions."
+            )
+        if prompts:
+            return self.build("conditions", columns=self._columns(), texts=self._texts)
         if self.config.conditions is None:
             return None
         if self.pretrained is not None or self.lora is not None:
@@ -101,6 +112,55 @@ class Builder:
                 "Set conditions=null, or another unet and training."
             )
         return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
+
+    def _columns(self) -> dict[str, list[str]]:
+        """Text of every picture that members may see, by column."""
+        data, found = self.data, {}
+        if data.labels is not None:
+            found["label"] = [data.set_name("label", value) for value in data.labels.tolist()]
+        if data.kept.table is not None:
+            found |= {str(name): data.kept.table[name].astype(str).tolist() for name in data.kept.table}
+        return found
+
+    @cached_property
+    def _texts(self):
+        from ddattr.diffusion.text import Texts
+
+        return Texts(self.config.unet.path)
+
+    @cached_property
+    def latents(self):
+        """The code that members see pictures in; None where they see pictures.
+
+        Raises:
+            FileNotFoundError, ValueError: a pipeline without a VAE, or pictures that it does not take.
+        """
+        if not self.of_text:
+            return None
+        from ddattr.diffusion.text import latents
+
+        if self.data.flips:
+            raise ValueError(
+                "data: flips=true, but unet=text sees latents, and a mirrored one is of no picture. Set "
+                "data.flips=false."
+            )
+        return latents(self.config.unet.path, self.data.shape, self.device)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what members see: of pictures, or of their latents."""
+        return self.data.shape if self.latents is None else self.latents.shape
+
+    @property
+    def of_text(self) -> bool:
+        """Whether members make pictures of text."""
+        return self.config.unet._target_ == _PRETRAINED["text"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the trainer would run a network."""
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if found is None or self.config.trainer.accelerator == "cpu" else found
 
     @cached_property
     def codebook(self):
@@ -123,7 +183,8 @@ class Builder:
     @property
     def pretrained(self) -> str | None:
         """The folder, or the hub's id, of the network that all trainings start from; None where it is drawn."""
-        return self.config.unet.path if self.config.unet._target_ == _PRETRAINED["unet"] else None
+        known = (_PRETRAINED["unet"], _PRETRAINED["text"])
+        return self.config.unet.path if self.config.unet._target_ in known else None
 
     @cached_property
     def reverse(self):
@@ -183,6 +244,7 @@ class Builder:
             reverse=self.reverse,
             seed=self.seed,
             under=None if known is None else known.given(known.like_data(self.config.quality.pictures)),
+            **({} if self.latents is None else {"shape": self.shape, "shown": self.latents.decode}),
         )
 
     def check(self) -> None:
@@ -193,8 +255,9 @@ class Builder:
         quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
         network = self.network(None).eval()
         with torch.no_grad(), refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"):
-            class_of = [] if self.conditions is None else [torch.zeros(1, dtype=torch.long)]
-            network(torch.zeros(1, *self.data.shape), torch.zeros(1, dtype=torch.long), *class_of)
+            first = torch.zeros(1, dtype=torch.long)
+            under = [] if self.conditions is None else [self.conditions.given(first).condition]
+            network(torch.zeros(1, *self.shape), first, *under)
         self.significance.check_units(self.codebook.units)
         self.trainer([])
 
@@ -227,8 +290,11 @@ class Builder:
             return self._network()
 
     def _network(self):
-        channels, *size = self.data.shape
-        if self.conditions is not None:
+        channels, *size = self.shape
+        if self.of_text:
+            _ = self.conditions  # refused where it is of no prompts
+            classes = {}
+        elif self.conditions is not None:
             classes = {"num_class_embeds": self.conditions.null + 1}
         elif (count := self.config.unet.get("num_class_embeds")) is None:
             classes = {}

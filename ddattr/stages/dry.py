@@ -136,6 +136,8 @@ def _begun(run: Run) -> Steps:
     yield Step(run.codebook_artifact)
     if run.data.compared_by == "features":
         yield Step(run.features_artifact(run.data.images, run.data.labels))
+    if run.latents is not None:
+        yield Step(run.latents_artifact)
 
 
 def _replays(run: Run) -> None:
@@ -168,7 +170,7 @@ def _attribute(run: Run) -> Steps:
     if artifact.done():
         run.check_members(artifact)
     else:
-        run.queries.asked(run.data, run.seed, run.conditions)
+        run.queries.asked(run.seen, run.seed, run.conditions)
     yield Step(artifact, lambda: _replays(run), _busy(run))
 
 

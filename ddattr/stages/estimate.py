@@ -39,8 +39,8 @@ def estimate(run: Run) -> Estimate:
     """Times the network where the trainer would run it, in calls of the sizes that the stages make. Members of
     this run that were trained on the same device say what training takes, as their mean."""
     training, attribution, quality = (run.config[key] for key in ("training", "attribution", "quality"))
-    device, fork, n, steps = device_of(run), run.fork, run.codebook.members, len(run.reverse)
-    queries, pixels = attribution.queries, torch.Size(run.data.shape).numel()
+    device, fork, n, steps = run.device, run.fork, run.codebook.members, len(run.reverse)
+    queries, pixels = attribution.queries, torch.Size(run.shape).numel()
     network = run.network(0).to(device)
     parameters = sum(p.numel() for p in network.parameters())
     shared = 0 if run.lora is None else run.shared.parameters
@@ -81,7 +81,7 @@ class _Looks:
     the Jacobian, `tangent`; of a step of one query's exact Jacobian, `exact`."""
 
     def __init__(self, run: Run, network: torch.nn.Module):
-        attribution, device = run.config.attribution, device_of(run)
+        attribution, device = run.config.attribution, run.device
         n, together = run.codebook.members, min(attribution.queries, attribution.batch)
         ensemble, zeros = Ensemble([network] * n), torch.zeros(1, dtype=torch.long)
 
@@ -90,8 +90,8 @@ class _Looks:
             known = run.conditions
             return ensemble.given(None if known is None else known.given(zeros.expand(x.shape[-4])))
 
-        x = torch.zeros(together, *run.data.shape, device=device)
-        many = torch.zeros(min(ensemble.batch, _most(run)), *run.data.shape, device=device)
+        x = torch.zeros(together, *run.shape, device=device)
+        many = torch.zeros(min(ensemble.batch, _most(run)), *run.shape, device=device)
         tangents = attribution.jacobian.tangents
 
         def pushed(x: torch.Tensor) -> float:
@@ -106,15 +106,9 @@ class _Looks:
         self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
 
 
-def device_of(run: Run) -> torch.device:
-    """Where the trainer would run it."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None or run.config.trainer.accelerator == "cpu" else found
-
-
 def _paid(run: Run) -> list[float]:
     """Seconds that each member took which was done at one go, on this device, as `_seconds` are."""
-    keys = ("wall_seconds",) if device_of(run).type != "cpu" else ("wall_seconds", "cpu_seconds")
+    keys = ("wall_seconds",) if run.device.type != "cpu" else ("wall_seconds", "cpu_seconds")
     artifacts = [run.member_artifact(k) for k in range(run.codebook.members)]
     manifests = [artifact.manifest or {} for artifact in artifacts if artifact.done()]
     manifests = [manifest for manifest in manifests if "adopted" not in manifest]
@@ -125,15 +119,16 @@ def _paid(run: Run) -> list[float]:
 def _training_step(run: Run, network) -> float:
     """Seconds of a step of training, by one of as many pictures as are timed."""
     batch = run.config.training.batch
-    images = torch.zeros(min(batch, _most(run)), *run.data.shape, device=device_of(run))
+    images = torch.zeros(min(batch, _most(run)), *run.shape, device=run.device)
     times = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    classes = [] if run.conditions is None else [torch.zeros_like(times)]
+    first = torch.zeros(len(images), dtype=torch.long)
+    under = [] if run.conditions is None else [run.conditions.given(first).condition.to(images.device)]
     optimizer = torch.optim.AdamW(network.parameters())
     average = torch.optim.swa_utils.AveragedModel(network)
 
     def step() -> None:
         optimizer.zero_grad()
-        run.process.loss(network, images, images, times, *classes).mean().backward()
+        run.process.loss(network, images, images, times, *under).mean().backward()
         optimizer.step()
         average.update_parameters(network)
 
@@ -141,7 +136,7 @@ def _training_step(run: Run, network) -> float:
 
 
 def _most(run: Run) -> int:
-    return max(1, _TIMED // torch.Size(run.data.shape).numel())
+    return max(1, _TIMED // torch.Size(run.shape).numel())
 
 
 def _seconds(call, device: torch.device) -> float:

@@ -107,7 +107,7 @@ def adapter_files(networks: list[torch.nn.Module], members: list[int]) -> dict[s
 
 def _checked(run: Run, networks: list[torch.nn.Module], folder: Path, eta: float) -> Checked:
     """One picture by ddattr, and by what was written, in plain diffusers."""
-    tape, weights = noise_tape([run.seed], len(run.reverse), run.data.shape), torch.ones(1, len(networks))
+    tape, weights = noise_tape([run.seed], len(run.reverse), run.shape), torch.ones(1, len(networks))
     ours = Ensemble(networks).replay(weights / len(networks), tape, run.reverse)[0]
     theirs = replayed(loaded(folder), tape, eta)
     return Checked(run.seed, (ours - theirs).abs().max().item(), ours.abs().max().item())

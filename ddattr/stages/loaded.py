@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ddattr.artifacts import Artifact, load_table, load_tensors
 from ddattr.attribution.methods import SUPPORT, TESTED
-from ddattr.attribution.queries import DEFAULT, QuerySet, query_sets
+from ddattr.attribution.queries import DEFAULT, QuerySet, query_sets, shown_in
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.conditions import Classes
+from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
@@ -63,8 +63,8 @@ class Attributed:
 
     @cached_property
     def pictures(self) -> dict[int, Float[Tensor, "*image"]]:
-        """What the whole ensemble made, or what was given, by query."""
-        stored = load_tensors(self._artifact.require().verified("queries.safetensors"))
+        """What the whole ensemble made, or what was given, by query; decoded, where members make latents."""
+        stored = load_tensors(self._artifact.require().verified(shown_in(self.folder).name))
         return dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
 
     @cached_property
@@ -128,7 +128,12 @@ class Loaded:
         return self._run.data
 
     @property
-    def conditions(self) -> Classes | None:
+    def seen(self) -> UnitDataModule:
+        """The same as members see it: itself, or latents, which `seen.shown` decodes."""
+        return self._run.seen
+
+    @property
+    def conditions(self) -> Conditions | None:
         """What members are conditioned on, for `ensemble.given(conditions.given(...))`; None where on nothing."""
         return self._run.conditions
 
@@ -154,7 +159,7 @@ class Loaded:
 
     def tape(self, seeds: Sequence[int]) -> Float[Tensor, "tape q *image"]:
         """The noise of generations, of this run's length and shape; a query's is that of its seed."""
-        return noise_tape(seeds, len(self.reverse), self.data.shape)
+        return noise_tape(seeds, len(self.reverse), self._run.shape)
 
     def attribute(
         self,

@@ -59,7 +59,7 @@ def card(run: Run, members: Sequence[int], checked: Checked, adapters: Sequence[
         steps=steps,
         eta=f", eta={eta:g}" if 0 < eta < 1 else "",
     )
-    replay = _REPLAY.format(shape=tuple(run.data.shape), steps=steps, eta=f"{eta:g}", seed=checked.seed)
+    replay = _REPLAY.format(shape=tuple(run.shape), steps=steps, eta=f"{eta:g}", seed=checked.seed)
     trust = (
         ""
         if alone
@@ -86,7 +86,7 @@ tags: [ddattr, diffusion, data-attribution]
 {load}
 ```
 
-{trust}Values are in [-1, 1], {" x ".join(map(str, run.data.shape))}. Steps are the run's own; another number makes
+{trust}Values are in [-1, 1], {" x ".join(map(str, run.shape))}. Steps are the run's own; another number makes
 other pictures.
 {_lora(adapters)}
 ## The same picture again

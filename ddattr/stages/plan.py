@@ -199,7 +199,8 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
     known = run.conditions
     if known is None:
         return []
-    return [("conditions", f"{known.null} labels, dropout {known.dropout:g}, guidance {known.guidance:g}")]
+    of = "prompts" if run.of_text else "labels"
+    return [("conditions", f"{known.null} {of}, dropout {known.dropout:g}, guidance {known.guidance:g}")]
 
 
 def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:

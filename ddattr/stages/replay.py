@@ -129,6 +129,8 @@ def _making(run: Run, place: str, made: Mapping[str, Any]) -> Making:
         return Making(run.codebook_artifact, run.write_codebook)
     if kind == "features":
         return Making(run.features_artifact(run.data.images, run.data.labels), run.write_codebook)
+    if kind == "latents" and run.latents is not None:
+        return Making(run.latents_artifact, run.write_codebook)
     if kind == "base" and run.fork is not None:
         return Making(run.base_artifact, lambda: train_base(run))
     if kind == "members" and name.isdigit():

@@ -21,7 +21,7 @@ from ddattr.artifacts import (
 from ddattr.attribution.queries import DEFAULT, QuerySet, default_folder, query_sets
 from ddattr.codebook import RANDOM
 from ddattr.data.near import COMPARED
-from ddattr.data.pictures import content_of
+from ddattr.data.pictures import blocks, content_of
 from ddattr.data.tables import near_table, unit_table
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
@@ -79,14 +79,45 @@ class Run(Builder):
         if self.pretrained is not None:  # what it holds counts, and not where it lies
             from ddattr.diffusion.pretrained import digest
 
-            config["unet"]["path"] = digest(self.pretrained)
+            config["unet"]["path"] = self._text_digest() if self.of_text else digest(self.pretrained)
         if self.lora is None:
             config["training"].pop("lora", None)
         if self.conditions is not None:
-            config["conditions"] = {"dropout": self.conditions.dropout, "labels": self.data.labels_fingerprint}
+            learned = {"captions": self.conditions.digest} if self.of_text else {"labels": self.data.labels_fingerprint}
+            config["conditions"] = {"dropout": self.conditions.dropout, **learned}
         if self.precision != "32-true":
             config["trainer"] = {"precision": self.precision}
         return config
+
+    def _text_digest(self) -> str:
+        from ddattr.diffusion.text import digest
+
+        return digest(self.config.unet.path)
+
+    @cached_property
+    def latents_artifact(self) -> Artifact:
+        """Latents of all pictures, held-out ones too: made once, of the pictures and the VAE alone."""
+        from ddattr.diffusion.text import vae_digest
+
+        content = hashlib.sha256(content_of(self.data.images) + content_of(self.data.held_out.images))
+        config = {"data": content.hexdigest()[:16], "vae": vae_digest(self.config.unet.path)}
+        return Artifact(self.root / "latents", config, remedy=self.command("train", "member=0"))
+
+    @cached_property
+    def seen(self):
+        """The data as members see it: pictures, or their latents."""
+        if self.latents is None:
+            return self.data
+        artifact = self.latents_artifact
+        made = load_tensors(artifact.verified("latents.safetensors")) if artifact.done() else self._encoded()
+        return self.data.encoded(self.latents, made["images"], made["held_out"])
+
+    def _encoded(self) -> dict[str, Any]:
+        import torch
+
+        given = {"images": self.data.images, "held_out": self.data.held_out.images}
+        parts = {name: [self.latents.encode(block) for block in blocks(images)] for name, images in given.items()}
+        return {name: torch.cat(part) for name, part in parts.items()}
 
     @cached_property
     def base_artifact(self) -> Artifact:
@@ -328,6 +359,9 @@ class Run(Builder):
             features, embed = self.features_artifact(self.data.images, self.data.labels), self.data.similarity.embed
             path = features.folder / "extractor.safetensors"
             features.make(self.seed, lambda: save_tensors(path, embed.state_dict()))
+        if self.latents is not None:
+            latents = self.latents_artifact
+            latents.make(self.seed, lambda: save_tensors(latents.folder / "latents.safetensors", self._encoded()))
 
     def write_units(self) -> None:
         """units.parquet, unless it is there: a run that an older version began has none."""

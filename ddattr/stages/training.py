@@ -115,7 +115,7 @@ def module(
         network=network,
         process=run.process,
         owned=units[run.data.unit_of],
-        shape=run.data.shape,
+        shape=run.shape,
         member=member,
         seed=seed,
         base=base,
@@ -141,7 +141,7 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
         _finish(folder, module)
         return
     _status(folder, "running", begun.get("step", 0) if resume else 0, fingerprint=fingerprint)
-    run.data.epoch_steps = module.epoch_steps
+    run.seen.epoch_steps = module.epoch_steps
     callbacks: list[L.Callback] = [
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         progress,
@@ -166,7 +166,7 @@ def train(run: Run, module: MemberModule, artifact: Artifact, title: str, logger
                 f"trainer: {trainer.world_size} devices for training.batch={module.draws.batch}, expected a divisor of "
                 "it: each takes an equal part. Set trainer.devices or training.batch."
             )
-        trainer.fit(module, datamodule=run.data, ckpt_path=checkpoint if resume else None)
+        trainer.fit(module, datamodule=run.seen, ckpt_path=checkpoint if resume else None)
         if trainer.global_step < module.steps:
             raise KeyboardInterrupt
     except BaseException as error:

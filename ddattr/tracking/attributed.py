@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ddattr.artifacts import load_table, load_tensors
-from ddattr.attribution.queries import default_folder, query_sets
+from ddattr.attribution.queries import default_folder, query_sets, shown_in
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.pictures import drawn
 from ddattr.tracking.units import unit_names
@@ -46,7 +46,7 @@ def attributed(root: Path) -> list[Attributed]:
 
 def _attributed(root: Path, name: str, folder: Path) -> Attributed:
     table, unit, called = passing(folder), unit_names(root), query_names(folder)
-    stored = load_tensors(folder / "queries.safetensors")
+    stored = load_tensors(shown_in(folder))
     pictures = dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
     owing = [
         Owing(called[query], drawn(pictures[query]), [(unit(row.unit), _said(row)) for row in rows.itertuples()])

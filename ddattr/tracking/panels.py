@@ -8,6 +8,7 @@ import torch
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.attribution.queries import shown_in
 from ddattr.codebook import Codebook, contrast
 
 
@@ -22,7 +23,7 @@ def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[st
     Args:
         queries: the first so many; None shows all.
     """
-    tensors = load_tensors(folder / "queries.safetensors")
+    tensors = load_tensors(shown_in(folder))
     jacobian = load_tensors(folder / "jacobian.safetensors")["jacobian"]
     code = load_json(root / "codebook" / "codebook.json") or {}
     codebook = Codebook.of_record(code)
@@ -40,7 +41,11 @@ def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[st
         for place, unit in enumerate(tensors["refined_units"][:, q].tolist()):
             measure = "pull" if place < best else "norm"
             factual, exact = tensors["factual"][q], tensors["refined"][place, q]
-            weights = contrast(codebook.codewords(torch.tensor([unit])))
+            if "first" in tensors:  # decoded, where members make latents
+                first = tensors["first"][place, q]
+            else:
+                weights = contrast(codebook.codewords(torch.tensor([unit])))
+                first = factual + first_order(jacobian[:, q : q + 1], weights)[0, 0]
             found, test = scores.loc[(seed, measure, unit)], tests.loc[(seed, measure, unit)]
             rows.append(
                 {
@@ -55,7 +60,7 @@ def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[st
                     "factual": factual,
                     "unit_image": tensors["refined_images"][place, q],
                     "exact": exact,
-                    "jvp": factual + first_order(jacobian[:, q : q + 1], weights)[0, 0],
+                    "jvp": first,
                     "displacement": exact - factual,
                 }
             )

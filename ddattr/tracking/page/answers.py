@@ -11,7 +11,7 @@ from torch import Tensor
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED, shown
-from ddattr.attribution.queries import query_sets
+from ddattr.attribution.queries import query_sets, shown_in
 from ddattr.codebook import Codebook, contrast
 from ddattr.tracking.attributed import query_names
 
@@ -21,7 +21,8 @@ _SHORT = {"p_value": "p", "q_value": "q"}
 class Answers:
     """A query set's folder, read.
 
-    A set of given pictures has no Jacobian and no exact counterfactuals, and older runs have no nulls.
+    A set of given pictures has no Jacobian and no exact counterfactuals, and older runs have no nulls. Of members that
+    make latents pictures are decoded ones, and the Jacobian, which is of latents, is not read.
 
     Args:
         folder: attribution/<query set>/.
@@ -31,7 +32,7 @@ class Answers:
     def __init__(self, folder: Path, codebook: Codebook):
         self.folder = folder
         self.codebook = codebook
-        tensors = load_tensors(folder / "queries.safetensors")
+        tensors = load_tensors(shown_in(folder))
         self.names: list[int] = tensors["seeds"].tolist()
         self.factual: Tensor = tensors["factual"]
         self._refined = {name: tensors[name] for name in ("refined_units", "refined") if name in tensors}
@@ -101,7 +102,12 @@ class Answers:
     @cached_property
     def _jacobian(self) -> Tensor | None:
         path = self.folder / "jacobian.safetensors"
-        return load_tensors(path)["jacobian"] if path.exists() else None
+        return load_tensors(path)["jacobian"] if path.exists() and not self.decoded else None
+
+    @property
+    def decoded(self) -> bool:
+        """Whether members make latents: what moves one by so much moves no picture by as much, to first order."""
+        return shown_in(self.folder).name == "shown.safetensors"
 
     def first_order(self, place: int, codewords: Bool[Tensor, "some n"]) -> Float[Tensor, "some c h w"] | None:
         """Displacements of the query at a place when what holds each codeword is removed; None without a Jacobian."""

@@ -30,17 +30,20 @@ class Without(NamedTuple):
 def without(answers: Answers, place: int, units: list[int]) -> Without | None:
     """The query at a place without units; of several, the sum of their first orders, as their score is the sum.
 
-    None where the query has no Jacobian, no units are known, or no member went without all of them: so far from the
-    ensemble the first order says nothing.
+    None where the query has neither a Jacobian nor a replay without the unit, no units are known, or no member went
+    without all of them: so far from the ensemble the first order says nothing.
     """
     codebook, which = answers.codebook, torch.tensor(units, dtype=torch.long)
     if not units or not codebook.survivors(which).any():
         return None
     first = answers.first_order(place, codebook.codewords(which))
-    if first is None:
-        return None
     exact = answers.exact(place).get(units[0]) if len(units) == 1 else None
-    moved, how = (first.sum(0), "first") if exact is None else (exact, "exact")
+    if exact is not None:
+        moved, how = exact, "exact"
+    elif first is not None:
+        moved, how = first.sum(0), "first"
+    else:
+        return None
     size = change(answers.factual[place], moved).item()
     return Without(moved, how, size, _by_lot(answers, place, len(units)))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.attribution.queries import DEFAULT, default_folder
+from ddattr.attribution.queries import DEFAULT, default_folder, shown_in
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
@@ -27,6 +27,7 @@ _UNITS = {
     "near": "a picture with its near-duplicates",
 }
 _PAIRS = 3  # that are shown at once
+_OF_TEXT = ".text.unet"
 _COLOURS = {1: "grey", 3: "RGB"}
 
 
@@ -92,15 +93,23 @@ def _learnt(config: Mapping[str, Any]) -> list[str]:
     """Where members start when it is not from noise, as what the start owes to a unit is part of no answer; what of
     them was trained, and under what they are asked, when that is not all and nothing."""
     unet, said = config.get("unet", {}), []
-    if str(unet.get("_target_")).endswith(".pretrained"):
+    target = str(unet.get("_target_"))
+    if target.endswith((".pretrained", _OF_TEXT)):
         said += [
             f"Members start from a base, {unet.get('path')}. Answers are of what training on these pictures has added: "
             "what the base itself may owe to them no member is without."
         ]
+    if target.endswith(_OF_TEXT):
+        said += [
+            "Members see latents of the pictures, under prompts. Scores, displacements and tests are of latents; "
+            "pictures are decoded to be shown, and to say which are alike. A picture without a unit is shown where "
+            "that was replayed exactly."
+        ]
     if lora := config.get("training", {}).get("lora"):
         said += [f"Each is an adapter (LoRA of rank {lora['rank']}) of one network, which stays as it is."]
     if conditions := config.get("conditions"):
-        said += [f"Each has learnt pictures by their labels and is asked under one, guidance {conditions['guidance']}."]
+        by = "captions" if target.endswith(_OF_TEXT) else "labels"
+        said += [f"Each has learnt pictures by their {by} and is asked under one, guidance {conditions['guidance']}."]
     return said
 
 
@@ -137,7 +146,7 @@ def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
     if table.empty:
         return []
     stored, called, unit, nearest = (
-        load_tensors(folder / "queries.safetensors"),
+        load_tensors(shown_in(folder)),
         query_names(folder),
         unit_names(root),
         Nearest(data),
