@@ -502,7 +502,7 @@ def test_a_conditioned_run_goes_the_whole_way(ddattr, tmp_path):
     assert load_json(root / "attribution" / "default" / "manifest.json")["config"]["guidance"] == 2
     said = ddattr("attribute", "run", "queries.seeds=[7,5]", "queries.conditions=[4,1]", "queries.name=other")
     assert said.status == 0
-    assert load_table(root / "attribution" / "other" / "queries.csv").condition.tolist() == ["1", "4"]
+    assert load_table(root / "attribution" / "other" / "queries.csv").condition.astype(str).tolist() == ["1", "4"]
     refused(ddattr("attribute", "run", "conditions.guidance=1.0"), "guidance")
 
 
