@@ -78,7 +78,7 @@ def made(
         "rotating_error": torch.full((queries,), torch.nan),
     }
     found = Made(root, data, codebook)
-    _write(found.folder, tensors, replayed.tabulate(tensors, torch.arange(4), codebook, data, SETTINGS))
+    _write(found, found.folder, tensors, replayed.tabulate(tensors, torch.arange(4), codebook, data, SETTINGS))
     _rest(found)
     return found
 
@@ -89,11 +89,13 @@ def given_pictures(run: Made, names: list[str]) -> None:
     given = {name: tensors[name] for name in ("seeds", "factual", "denoised")}
     tables = denoised.tabulate(given, run.codebook, run.data, SETTINGS, names)
     asked = shlex.join([f"queries.pictures=[{','.join(names)}]", "seed=0"])
-    _write(run.root / "attribution" / "mine", given, tables, f"ddattr attribute runs/made {asked}")
+    _write(run, run.root / "attribution" / "mine", given, tables, f"ddattr attribute runs/made {asked}")
 
 
-def _write(folder: Path, tensors: dict[str, torch.Tensor], tables: Tables, command: str = "ddattr attribute") -> None:
-    write(folder, tensors, tables)
+def _write(
+    run: Made, folder: Path, tensors: dict[str, torch.Tensor], tables: Tables, command: str = "ddattr attribute"
+) -> None:
+    write(folder, tensors, tables, run.data, run.codebook)
     save_json(folder / "manifest.json", {"command": command, "fingerprint": "0123456789abcdef"})
 
 

@@ -53,7 +53,7 @@ BAD = {
     "misspelt key": (["plan", "sed=1"], ["key sed is unknown, expected one of experiment, name", "Did you mean seed?"]),
     "misspelt key in a group": (
         ["plan", "codebook.member=24"],
-        ["codebook.member is unknown, expected one of members, weight, seed. Did you mean codebook.members?"],
+        ["codebook.member is unknown, expected one of members, weight, seed, design. Did you mean codebook.members?"],
     ),
     "misspelt key before the verb": (["codebook.member=3", "plan"], ["Did you mean codebook.members?"]),
     "misspelt key in a misspelt group": (["plan", "trainig.stpes=1"], ["trainig.stpes", "mean training.steps?"]),
