@@ -30,7 +30,8 @@ GROUPS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glo
 OWN = "experiment/own"  # whose nulls a rule fills in: test_rule
 EXPERIMENTS = [name.partition("/")[2] for name in GROUPS if name.startswith("experiment/") and name != OWN]
 IDX = ("paper_mnist", "fashion", "fashion_small")  # experiments on files that do not come with the product
-FETCHED = (*IDX, "emoji", "emoji_32", "emoji_faces")  # emoji are built of made pictures in test_fetching
+# emoji are built of made pictures in test_fetching
+FETCHED = (*IDX, "emoji", "emoji_32", "emoji_faces", "emoji_base", "emoji_artists")
 SWEEPS = sorted((CONF.parent / "sweeps").glob("*.yaml"))
 
 

@@ -162,6 +162,15 @@ def test_faces_are_the_emoji_that_are_faces(registry, tmp_path):
     assert set(Run(composed("experiment=emoji_faces", *places, *some)).data.kept.table["subcategory"]) == {"heart"}
 
 
+def test_a_base_sees_one_artist_and_its_adapters_the_others(registry, tmp_path):
+    emoji(str(tmp_path / "emoji"))
+    places = f"data.source.path={tmp_path / 'emoji'}", f"data.source.cache={tmp_path / 'cache'}", "data.holdout=0"
+    base = Run(composed("experiment=emoji_base", *places)).data
+    others = Run(composed("experiment=emoji_artists", *places, "data.only.subcategory=[hand-fingers-open]")).data
+    assert set(base.kept.table["artist"]) == {"noto"}
+    assert set(others.kept.table["artist"]) == {"openmoji", "twemoji"}
+
+
 def test_skin_tones_come_when_asked_for(registry, tmp_path):
     emoji(str(tmp_path / "emoji"), artists=["noto", "twemoji"], tones=True)
     table = pd.read_csv(tmp_path / "emoji" / "pictures.csv", keep_default_na=False)
