@@ -142,6 +142,7 @@ def test_overrides_arrive_and_the_suggested_command_brings_them_back(members, we
         "members": members,
         "weight": weight,
         "seed": seed,
+        "design": "random",
     }
     assert (config["seed"], config["data"]["seed"]) == (seed, seed)
     assert (config["training"]["steps"], config["training"]["draws"]) == (steps, draws)

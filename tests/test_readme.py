@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
 
 
 AFTER_VALIDATION = ("validate", "retrain", "compare")
-ELSEWHERE = ("sync", "adopt")  # test_sync has a server for it, test_adopt a member
+ELSEWHERE = ("sync", "adopt", "export", "subsets")  # their own tests type them: the run here is shared, and stays
 
 
 @pytest.mark.parametrize("argv", [c for c in commands() if c[0] not in AFTER_VALIDATION + ELSEWHERE], ids=" ".join)
