@@ -74,8 +74,11 @@ def test_an_estimate_goes_with_steps_and_members(run, monkeypatch):
     assert more.seconds["attribute"] - beside == pytest.approx(doubled)
 
 
-def test_looks_are_of_a_picture_and_directions_of_one_in_all_directions(run, monkeypatch):
-    """Were every call a second: of all queries, of as many as a call takes, of them in n directions, of one in n."""
+@pytest.mark.parametrize(("check", "beside"), [(0, 1), (1, 1), (2, 1), (4, 2)])
+def test_looks_are_of_a_picture_and_directions_of_one_in_all_directions(make_run, monkeypatch, check, beside):
+    """Were every call a second: of all queries, of as many as a call takes, of them in n directions, of those that are
+    checked beside each other, of 4 queries in batches of 2."""
+    run = make_run(f"attribution.check={check}", "trainer.accelerator=cpu")
 
     def second(call, device: torch.device) -> float:
         call()
@@ -84,5 +87,5 @@ def test_looks_are_of_a_picture_and_directions_of_one_in_all_directions(run, mon
     monkeypatch.setattr(estimate, "_seconds", second)
     looks, n = estimate._Looks(run, run.network(0)), run.codebook.members
     together = min(run.config.attribution.queries, run.config.attribution.batch)
-    assert (looks.few, looks.tangent, looks.exact) == (1 / together, 1 / together / n, n)
+    assert (looks.few, looks.tangent, looks.exact) == (1 / together, 1 / together / n, n / beside)
     assert 0 < looks.many < looks.few

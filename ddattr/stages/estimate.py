@@ -78,7 +78,8 @@ def estimate(run: Run) -> Estimate:
 
 class _Looks:
     """Seconds a picture that a network looks at: among `few`, as queries are together; among `many`. Of a direction of
-    the Jacobian, `tangent`; of a step of one query's exact Jacobian, `exact`."""
+    the Jacobian, `tangent`; of a step of a query's exact Jacobian, `exact`,
+    beside those of its batch that have one too."""
 
     def __init__(self, run: Run, network: torch.nn.Module):
         attribution, device = run.config.attribution, run.device
@@ -102,7 +103,8 @@ class _Looks:
         with forward_mode(ensemble):  # where networks take another path
             self.few = _seconds(lambda: of(x).member(0, x, 0), device) / together
             propagate(of(x[:1]), 0, x[:1], 0, x.new_zeros(1, 1, *x.shape[1:]), 1)  # imports what differentiates
-            self.tangent, self.exact = pushed(x) / together / n, pushed(x[:1]) * n
+            checked = max(1, attribution.check * together // attribution.queries)
+            self.tangent, self.exact = pushed(x) / together / n, pushed(x[:checked]) / checked * n
         self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
 
 
