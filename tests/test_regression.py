@@ -181,8 +181,8 @@ def additive(code: Codebook, effect: float, seed: int) -> tuple[Estimator, torch
 
 
 def compared(units: int, members: int, effect: float, simulations: int) -> dict[str, np.ndarray]:
-    """Of random and of orthogonal words, of the same effects, (simulations, 3): correlation of estimates with the truth,
-    share of positive effects with p <= 0.05, share of units with q <= 0.05."""
+    """Of random and of orthogonal words, (simulations, 3): correlation of estimates with the truth, which both share;
+    share of positive effects with p <= 0.05; share of units with q <= 0.05."""
     rows: dict[str, list] = {"random": [], "orthogonal": []}
     for seed in range(simulations):
         for design, found in rows.items():
@@ -199,8 +199,8 @@ def compared(units: int, members: int, effect: float, simulations: int) -> dict[
 @pytest.mark.slow
 @pytest.mark.parametrize(("units", "effect"), [(60, 0.3), (30, 0.3), (60, 1.0), (30, 1.0)])
 def test_orthogonal_words_say_more_than_random_ones_discounted(units, effect):
-    """At n = 64, equal cost; -s prints the table. Effects of 0.3 are too small for q to pass: there no fewer are found, by
-    4 standard errors of the paired difference (a false alarm in 15,000 were there none); of 1.0 more are."""
+    """At n = 64, equal cost; -s prints the table. Effects of 0.3 are too small for q to pass: there no fewer are found,
+    by 4 standard errors of the paired difference (a false alarm in 15,000 were there none); of 1.0 more are."""
     found = compared(units, 64, effect, 100)
     for design, rows in found.items():
         correlation, passing, units_found = rows.mean(0)
