@@ -113,7 +113,7 @@ def test_the_command_compares_again_only_what_changed(own, ddattr, make_run_fold
     argv = ["compare", "experiment=digits_small", f"root={own}", f"against=[{other}]", "tracking=none"]
     said = ddattr(*argv)
     assert said.status == 0, said.err
-    assert "digits_small, n=12, 720 steps: Spearman with retraining, first order " in said.out
+    assert "digits_small, n=12, 480 steps: Spearman with retraining, first order " in said.out
     assert "other, n=12, 1,200 steps: Spearman with retraining, first order " in said.out
     assert "compare: already done" in ddattr(*argv).out
     save_json(other / "validation" / "manifest.json", {"fingerprint": "made again"})

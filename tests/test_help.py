@@ -72,7 +72,7 @@ def test_the_page_shows_what_overrides_make_of_the_keys(ddattr, argv, monkeypatc
         "member=3  ",
         "training=forked  ",
         "or default, lora\n",
-        "training.steps=60\n",
+        "training.steps=40\n",
         "training.fork.steps=160\n",
         "tracking=offline  ",
         "or none, online\n",

@@ -172,7 +172,7 @@ def test_members_have_their_curve_and_their_status(reproduced):
         table = load_table(folder / "metrics.csv")
         assert {"step", "train/loss", "val/loss_unseen"} <= set(table)
         assert table.step.is_monotonic_increasing
-        assert load_json(folder / "status.json") == {"state": "done", "step": 60}
+        assert load_json(folder / "status.json") == {"state": "done", "step": 40}
 
 
 def test_the_codebook_says_who_trains_on_what(reproduced):
