@@ -71,6 +71,7 @@ BAD = {
         ["sampler=ddi is unknown, expected one of ddim, ddpm. Did you mean sampler=ddim?"],
     ),
     "option like no other": (["plan", "sampler=x"], ["sampler=x is unknown, expected one of ddim, ddpm. Set sampler."]),
+    "group without an option": (["plan", "conditions=null"], ["a group is set to null", "'~KEY'"]),
     "misspelt experiment": (
         ["plan", "experiment=digit"],
         ["experiment=digit is unknown, expected one of clusters_removed", "Did you mean experiment=digits?"],

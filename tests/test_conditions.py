@@ -238,7 +238,7 @@ def test_pictures_like_the_data_have_each_label_as_often_as_the_data(count):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"labels": None}, r"^conditions: no picture of the data has a label, expected all\..*conditions=null"),
+        ({"labels": None}, r"^conditions: no picture of the data has a label, expected all\..*leave out conditions"),
         ({"labels": torch.tensor([1, -1, 0])}, r"^conditions: 2 of 3 pictures of the data has a label, expected all"),
         ({"dropout": 0.0, "guidance": 2.0}, r"^conditions: guidance=2 needs a null .* Set conditions\.guidance=1"),
         ({"dropout": 0.0, "guidance": 0.0}, r"^conditions: guidance=0 needs a null condition"),
@@ -487,7 +487,7 @@ def test_a_plan_under_conditions_that_cannot_be_is_refused_in_one_line(ddattr, a
 
 def test_data_without_labels_have_no_classes(ddattr):
     source = ["data.source._target_=conftest.shapes", "codebook.members=6", "codebook.weight=2", "data.units=image"]
-    refused(ddattr("plan", *source, "conditions=classes"), "no picture of the data has a label", "conditions=null")
+    refused(ddattr("plan", *source, "conditions=classes"), "no picture of the data has a label", "leave out conditions")
 
 
 @pytest.mark.slow

@@ -36,6 +36,8 @@ def refusal(error: BaseException) -> str | None:
         return f"config: {one_line(error)}"
     if isinstance(error, FileNotFoundError | ValueError) and raised_here(error):
         return one_line(error)
+    if str(error).startswith("Config group override must be a string"):  # a plain ValueError of Hydra's
+        return "config: a group is set to null (KEY=null), expected one of its names. Leave it out, or type '~KEY'."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. {_REMEDIES.get(error.errno or 0, _REMEDY)}"
     return None

@@ -77,8 +77,8 @@ class Classes:
         if labels is None or (labels < 0).any():
             few = "no picture" if labels is None else f"{int((labels >= 0).sum())} of {len(labels)} pictures"
             raise ValueError(
-                f"conditions: {few} of the data has a label, expected all. Take data with labels, or set "
-                "conditions=null."
+                f"conditions: {few} of the data has a label, expected all. Take data with labels, or leave out "
+                "conditions."
             )
         self.values = labels.unique()
         self.names = [named(value) for value in self.values.tolist()]

@@ -109,7 +109,7 @@ class Builder:
             own = "training=lora" if self.lora is not None else "unet=pretrained"
             raise ValueError(
                 f"conditions: {own}, whose base has no embedding of these labels, expected members trained whole. "
-                "Set conditions=null, or another unet and training."
+                "Leave out conditions, or take another unet and training."
             )
         return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
 
