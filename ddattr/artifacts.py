@@ -2,6 +2,9 @@
 
 A folder is done when its manifest.json exists, and only then; the manifest is written last. Writes go to a temporary
 name in the same folder, are flushed to disk, and renamed.
+
+`ddattr status` and `verify` look at manifests: torch and pandas, which take seconds to import, are imported where a
+tensor or a table is read or written, or something is made.
 """
 
 import errno
@@ -14,16 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ddattr.locks import check_lock, held, locked
-from ddattr.meter import Expense
-from ddattr.provenance import provenance
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
 
 _ABOUT = {"manifest.json", "status.json", "last.ckpt"}  # of an artifact, or of its making, and no part of it
 _ASIDE = {"wandb", "shards"}
@@ -160,6 +162,8 @@ class Artifact:
         Raises:
             ValueError: it was made with another config.
         """
+        from ddattr.meter import Expense
+
         if self.done():
             return False
         if not first_process():
@@ -201,6 +205,8 @@ class Artifact:
         return {path.name: digest(path) for path in paths if path.is_file()}
 
     def _describe(self, seed: int, cost: Mapping[str, float | None]) -> dict[str, Any]:
+        from ddattr.provenance import provenance
+
         files = self.files()
         return {
             "fingerprint": self.fingerprint,
@@ -302,23 +308,27 @@ def written(path: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], about: Mapping[str, Any] | None = None) -> None:
     """Tensors as safetensors.
 
     Args:
         about: what the file says of them, plain containers. It is one entry: the library keeps several in no order.
     """
+    from safetensors.torch import save_file
+
     metadata = None if about is None else {"ddattr": json.dumps(about, sort_keys=True)}
     with atomic(path) as part:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> "dict[str, torch.Tensor]":
     """Tensors of a safetensors file.
 
     Raises:
         FileNotFoundError, ValueError: it is missing; it is truncated or foreign.
     """
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Delete its folder and make it again.")
     try:
@@ -340,7 +350,7 @@ def load_about(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}). Delete its folder and make it again.") from None
 
 
-def save_table(path: Path, table: pd.DataFrame) -> None:
+def save_table(path: Path, table: "pandas.DataFrame") -> None:
     """A table, as CSV or Parquet by the path's ending."""
     with atomic(path) as part:
         if path.suffix == ".parquet":
@@ -349,8 +359,10 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
             table.to_csv(part, index=False, float_format="%.8g")
 
 
-def load_table(path: Path) -> pd.DataFrame:
+def load_table(path: Path) -> "pandas.DataFrame":
     """A table, from CSV or Parquet by the path's ending."""
+    import pandas as pd
+
     return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
 
 

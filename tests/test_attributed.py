@@ -8,7 +8,7 @@ import pytest
 from conftest import SMALL, composed
 
 from ddattr.artifacts import save_table
-from ddattr.attribution.queries import default_folder
+from ddattr.attribution.places import default_folder
 from ddattr.stages.run import Run
 from ddattr.tracking.attributed import NO_SHARES, attributed
 from ddattr.tracking.report import summary, write_report

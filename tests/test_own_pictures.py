@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ddattr.artifacts import load_table
-from ddattr.attribution.queries import query_sets
+from ddattr.attribution.places import query_sets
 
 README = Path(__file__).parent.parent / "README.md"
 FOLDERS = {"north": ("circle", "square"), "south": ("circle", "square"), "west": ("circle", "triangle")}

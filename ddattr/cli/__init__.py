@@ -238,10 +238,10 @@ class _WithoutPreamble(io.TextIOBase):
 def job(config: DictConfig) -> None:
     """One job of the app: a verb on a composed config. Runs in a sweep's worker as well."""
     with noted():
-        from ddattr.stages.run import Run
+        from ddattr.stages.recorded import opened
 
         stage = importlib.import_module(f"ddattr.stages.{config.stage}")
-        stage.run(Run(config, HydraConfig.get().overrides.task))
+        stage.run(opened(config, HydraConfig.get().overrides.task))
 
 
 def dry_job(config: DictConfig, made: set[Path]) -> None:

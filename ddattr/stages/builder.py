@@ -2,13 +2,11 @@
 
 import logging
 import os
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,38 +20,22 @@ from omegaconf.errors import OmegaConfBaseException
 from ddattr.artifacts import first_process
 from ddattr.attribution.queries import QuerySet
 from ddattr.schema import check_keys, raised_here
-from ddattr.stages.rule import named, open_keys, ruled
-from ddattr.stages.saved import checked_name
-
-_PRETRAINED = {
-    "unet": "ddattr.diffusion.pretrained.pretrained",
-    "diffusion": "ddattr.diffusion.pretrained.process",
-    "text": "ddattr.diffusion.text.unet",
-    "captions": "ddattr.diffusion.captions.Captions",
-}
+from ddattr.stages.folder import PRETRAINED, Folder
+from ddattr.stages.rule import open_keys, ruled
 
 
-class Builder:
+class Builder(Folder):
     """Builds, once and when asked, everything that a stage needs.
 
     Args:
         config: composed by Hydra.
         overrides: those that it was composed with, for the commands that errors suggest.
     Raises:
-        ValueError: a config key that nothing reads or of a value that nothing takes; a run without a usable name.
+        ValueError: as `Folder`; a config key that nothing reads or of a value that nothing takes.
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str] = ()):
-        self.config = config
-        self.seed = config.seed
-        named(config)
-        self.name = checked_name(config.name)
-        self.root = checked_root(config.root)
-        self.folder = None if config.run is None else str(config.run)
-        per_call = ("stage=", "run=", "member=", "unit=", "part=", "artifact=", "output=", "path=")
-        self.overrides = [o for o in overrides if not o.startswith(per_call)]
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed}, expected an integer from 0 to 2^63 - 1. Set seed.")
+        super().__init__(config, overrides)
         self.rule = ruled(config, self.data) if open_keys(config) else ""
         check_keys(config)
         if config.stage not in ("attribute", "replay", "load") and not self.queries.own:
@@ -61,7 +43,6 @@ class Builder:
                 "queries: pictures or seeds, which `attribute` asks and no other verb does. Leave them out, or run: "
                 + self.command("attribute")
             )
-        _check_part(config.part, config.stage)
 
     def build(self, group: str, **arguments: Any) -> Any:
         """What a config group's `_target_` makes of its keys and of arguments that no config holds.
@@ -94,7 +75,7 @@ class Builder:
     @cached_property
     def conditions(self):
         """What members are conditioned on; None where on nothing."""
-        prompts = self.config.conditions is not None and self.config.conditions._target_ == _PRETRAINED["captions"]
+        prompts = self.config.conditions is not None and self.config.conditions._target_ == PRETRAINED["captions"]
         if prompts != self.of_text:
             raise ValueError(
                 "conditions: captions, but unet takes no prompts. Set unet=text, or leave out conditions."
@@ -152,11 +133,6 @@ class Builder:
         return self.data.shape if self.latents is None else self.latents.shape
 
     @property
-    def of_text(self) -> bool:
-        """Whether members make pictures of text."""
-        return self.config.unet._target_ == _PRETRAINED["text"]
-
-    @property
     def device(self) -> torch.device:
         """Where the trainer would run a network."""
         found = torch.accelerator.current_accelerator(check_available=True)
@@ -171,7 +147,7 @@ class Builder:
         from ddattr.diffusion.pretrained import check_process
 
         path = self.pretrained
-        if self.config.diffusion._target_ == _PRETRAINED["diffusion"]:
+        if self.config.diffusion._target_ == PRETRAINED["diffusion"]:
             if path is None:
                 raise ValueError("diffusion: pretrained, but no network is. Set unet=pretrained, or diffusion=linear.")
             return self.build("diffusion", path=path)
@@ -179,12 +155,6 @@ class Builder:
         if path is not None:
             check_process(path, process)
         return process
-
-    @property
-    def pretrained(self) -> str | None:
-        """The folder, or the hub's id, of the network that all trainings start from; None where it is drawn."""
-        known = (_PRETRAINED["unet"], _PRETRAINED["text"])
-        return self.config.unet.path if self.config.unet._target_ in known else None
 
     @cached_property
     def reverse(self):
@@ -343,66 +313,12 @@ class Builder:
             )
         return trainer
 
-    @property
-    def precision(self) -> str:
-        """Of training; replays are float32 always.
-
-        Raises:
-            ValueError: one of another type of weights, or one whose gradients have to be scaled.
-        """
-        precision = str(self.config.trainer.get("precision", "32-true"))
-        precision = {"32": "32-true"}.get(precision, precision)
-        if precision not in (known := ("32-true", "bf16-mixed")):
-            raise ValueError(f"trainer: precision={precision}, expected {' or '.join(known)}. Set trainer.precision.")
-        return precision
-
-    def plain(self, key: str) -> Any:
-        """A config subtree as plain containers, resolved."""
-        node = self.config[key]
-        if not OmegaConf.is_config(node):
-            return node
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-
-    def resolved(self) -> dict[str, Any]:
-        """The whole config as plain containers."""
-        return OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-
-    def words(self, verb: str, *overrides: str) -> list[str]:
-        """The command line of a verb for this run: the folder, where it is one's that its config was taken from."""
-        folder = [] if self.folder is None else [self.folder]
-        return [verb, *folder, *overrides, *self.overrides]
-
-    def command(self, verb: str, *overrides: str) -> str:
-        """The same, as it is typed."""
-        return shlex.join(["ddattr", *self.words(verb, *overrides)])
-
 
 def _cluster() -> list[Any]:
     """In a job of Slurm: else Lightning would take tasks for its own processes, and requeue as submitit does."""
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     return [LightningEnvironment()] if "SLURM_JOB_ID" in os.environ else []
-
-
-def _check_part(part: Any, stage: str) -> None:
-    """Raises ValueError when a part is no number, or none of a verb whose work is shared."""
-    if part is None:
-        return
-    if stage not in ("attribute", "retrain"):
-        raise ValueError(f"part={part}: `attribute` and `retrain` have parts, and {stage} has none. Leave out part=.")
-    if not isinstance(part, int) or isinstance(part, bool) or part < 0:
-        raise ValueError(f"part={part}, expected an integer from 0. Set part.")
-
-
-def checked_root(root: Any) -> Path:
-    """The run's folder.
-
-    Raises:
-        ValueError: an empty one, which would be wherever the command was given.
-    """
-    if not str(root or "").strip():
-        raise ValueError(f"root={root}, expected a folder. Set root, or leave it at runs/<name>.")
-    return Path(str(root))
 
 
 @contextmanager

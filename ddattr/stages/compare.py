@@ -12,7 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ddattr.artifacts import Artifact, load_json, save_table
-from ddattr.attribution.queries import default_folder
+from ddattr.attribution.places import default_folder
 from ddattr.codebook import RANDOM
 from ddattr.stages.run import Run
 from ddattr.stages.saved import NAME

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ddattr.artifacts import Artifact, load_table, load_tensors
 from ddattr.attribution.methods import SUPPORT, TESTED
-from ddattr.attribution.queries import DEFAULT, QuerySet, query_sets, shown_in
+from ddattr.attribution.places import DEFAULT, query_sets, shown_in
+from ddattr.attribution.queries import QuerySet
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.captions import Conditions

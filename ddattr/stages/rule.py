@@ -8,8 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ddattr.codebook import FREEDOM, ORTHOGONAL, encode, smallest, smallest_orthogonal
-
 _NETWORKS = {12: (16, 32), 20: (32, 64), 32: (64, 128), 1 << 30: (64, 128, 256)}  # by the largest side that they suit
 _STEPS = {12: 800, 20: 2000, 32: 4000, 1 << 30: 8000}  # of 2,000 pictures; others by the root of their number
 _BATCH = {32: 64, 1 << 30: 32}  # pictures of a step, for 4 GB
@@ -68,6 +66,8 @@ def ruled(config: DictConfig, data: Any) -> str:
 def _members(units: int, config: DictConfig) -> int:
     """Fewer where some would see no unit; where any number leaves some out, that which the codebook refuses. Of
     orthogonal words, as many as leave a t-test its degrees of freedom."""
+    from ddattr.codebook import FREEDOM, ORTHOGONAL, encode, smallest, smallest_orthogonal  # and torch, for this alone
+
     if config.codebook.get("design") == ORTHOGONAL:
         return smallest_orthogonal(max(units, _MEMBERS - 1 - FREEDOM), FREEDOM) or _MEMBERS
     most = max(_MEMBERS, smallest(units, _LEVEL))

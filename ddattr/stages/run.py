@@ -1,25 +1,21 @@
-"""A run: the artifacts of its folder, and what is loaded from them."""
+"""A run: what its config builds, what its stages write, and what is loaded from there."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from ddattr.artifacts import (
     Artifact,
-    fingerprint,
     first_process,
     load_about,
-    load_json,
     load_tensors,
     save_json,
     save_table,
     save_tensors,
     save_text,
 )
-from ddattr.attribution.queries import DEFAULT, QuerySet, default_folder, query_sets
-from ddattr.codebook import RANDOM
+from ddattr.attribution.queries import QuerySet
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import blocks, content_of
 from ddattr.data.tables import near_table, unit_table
@@ -46,55 +42,6 @@ class Run(Builder):
         return restored(load_tensors(artifact.verified("extractor.safetensors")), images.shape[2:])
 
     @cached_property
-    def codebook_artifact(self) -> Artifact:
-        code, data = self.codebook, self.data
-        config = {
-            "n": code.members,
-            "h": code.weight,
-            "seed": code.seed,
-            "N": code.units,
-            "unit": data.kind,
-            "data": data.fingerprint,
-        }
-        if code.design != RANDOM:  # what older runs say nothing of
-            config["design"] = code.design
-        beside = ("units.parquet", "near_duplicates.parquet")
-        return Artifact(self.root / "codebook", config, remedy=self.command("train", "member=0"), beside=beside)
-
-    def member_artifact(self, member: int) -> Artifact:
-        self.codebook.check_member(member)
-        config = self._training() | {"member": member}
-        parents = {"codebook": self.codebook_artifact.fingerprint}
-        if self.fork is not None:
-            config["training"]["fork"] = self.plain("training")["fork"]
-            parents["base"] = self.base_artifact.fingerprint
-        folder = self.root / "members" / f"{member:03d}"
-        return Artifact(folder, config, parents, self.command("train", f"member={member}"))
-
-    def _training(self) -> dict[str, Any]:
-        """The config that a network trained whole depends on."""
-        config = {key: self.plain(key) for key in ("seed", "diffusion", "unet", "training")}
-        del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
-        config["training"].pop("fork", None)
-        if self.pretrained is not None:  # what it holds counts, and not where it lies
-            from ddattr.diffusion.pretrained import digest
-
-            config["unet"]["path"] = self._text_digest() if self.of_text else digest(self.pretrained)
-        if self.lora is None:
-            config["training"].pop("lora", None)
-        if self.conditions is not None:
-            learned = {"captions": self.conditions.digest} if self.of_text else {"labels": self.data.labels_fingerprint}
-            config["conditions"] = {"dropout": self.conditions.dropout, **learned}
-        if self.precision != "32-true":
-            config["trainer"] = {"precision": self.precision}
-        return config
-
-    def _text_digest(self) -> str:
-        from ddattr.diffusion.text import digest
-
-        return digest(self.config.unet.path)
-
-    @cached_property
     def latents_artifact(self) -> Artifact:
         """Latents of all pictures, held-out ones too: made once, of the pictures and the VAE alone."""
         from ddattr.diffusion.text import vae_digest
@@ -119,64 +66,6 @@ class Run(Builder):
         parts = {name: [self.latents.encode(block) for block in blocks(images)] for name, images in given.items()}
         return {name: torch.cat(part) for name, part in parts.items()}
 
-    @cached_property
-    def base_artifact(self) -> Artifact:
-        """What members are forks of: the ground truth's model of all units, trained for itself."""
-        return self._whole(self.root / "base", range(self.codebook.units), self.command("train", "member=0"))
-
-    def retrained_artifact(self, training) -> Artifact:
-        """A model of the ground truth: never a fork."""
-        folder = self.root / "validation" / "retraining" / training.name
-        units = training.units.nonzero()[:, 0].tolist()
-        return self._whole(folder, units, self.command("retrain"), training.member, training.replicate)
-
-    def _whole(
-        self, folder: Path, units: Sequence[int], remedy: str, member: int | None = None, replicate: int = 0
-    ) -> Artifact:
-        config = self._training() | {
-            "units": fingerprint(list(units)),
-            "replicate": replicate,
-            "draws_of": member if self.config.training.draws == "independent" else None,
-        }
-        return Artifact(folder, config, {"data": self.data.fingerprint}, remedy)
-
-    @cached_property
-    def members_fingerprint(self) -> str:
-        return fingerprint([self.member_artifact(k).fingerprint for k in range(self.codebook.members)])
-
-    @cached_property
-    def quality_artifact(self) -> Artifact:
-        config = {key: self.plain(key) for key in ("seed", "quality")} | self._sampling | self._guidance
-        config["labels"] = self.data.labels_fingerprint
-        return Artifact(self.root / "quality", config, {"members": self.members_fingerprint}, self.command("evaluate"))
-
-    @property
-    def _sampling(self) -> dict[str, Any]:
-        """The config that replays depend on."""
-        spacing = self.process.respaced(self.config.sampler.steps)
-        return {"sampler": self.plain("sampler")} | ({} if spacing is None else {"timestep_spacing": spacing})
-
-    @property
-    def _guidance(self) -> dict[str, Any]:
-        """The config that all answers of conditioned members depend on."""
-        return {} if self.conditions is None else {"guidance": self.conditions.guidance}
-
-    @cached_property
-    def attribution_artifact(self) -> Artifact:
-        """The run's own query set."""
-        config = self._attribution({"attribution": self.plain("attribution")} | self._sampling)
-        if self.conditions is not None:
-            config["conditions"] = self.plain("conditions")["queries"]
-        return Artifact(
-            default_folder(self.root),
-            config,
-            {"members": self.members_fingerprint},
-            self.command("attribute"),
-            "Other queries are a set of their own: set queries.seeds or queries.pictures. Else choose another name= or "
-            "root=, or delete that folder.",
-            title="attribution",
-        )
-
     def query_set_artifact(self, queries: QuerySet) -> Artifact:
         """A query set, the run's own or another, whose folder is named as it is.
 
@@ -199,64 +88,6 @@ class Run(Builder):
             "Set queries.name to another, or delete that folder.",
         )
 
-    @property
-    def query_sets(self) -> dict[str, Artifact]:
-        """Query sets that are done or begun, by name, the run's own first; others must be of this run's members."""
-        found = {DEFAULT: self.attribution_artifact}
-        for folder in sorted((self.root / "attribution").glob("*/")):
-            if folder.name not in (DEFAULT, "shards"):  # in which an older run kept parts of its own
-                config = (load_json(folder / "manifest.json") or {}).get("config", {})
-                parents, otherwise = {"members": self.members_fingerprint}, "Delete that folder, and ask again."
-                found[folder.name] = Artifact(folder, config, parents, self.command("attribute"), otherwise)
-        return found
-
-    def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The config of a query set: what all have, and its own."""
-        config = {"seed": self.seed, "significance": self.plain("significance"), **config, **self._guidance}
-        config |= {"labels": self.data.labels_fingerprint, "clusters": self.config.data.clusters}
-        if self.data.compared_by != "pixels":
-            config["similarity"] = self.data.compared_name
-        if self.data.sets:
-            config["sets"] = list(self.data.sets)
-        return config
-
-    @cached_property
-    def scores_artifact(self) -> Artifact:
-        from ddattr.validation.scores import SCORED
-
-        keys = ("held_out_queries", "draws", "peers", "tuning_subsets", "lds_subsets")  # those for tuning come last
-        validation = self.plain("validation")
-        config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}, "methods": SCORED}
-        parents = {"attribution": self.attribution_artifact.fingerprint, "quality": self.quality_artifact.fingerprint}
-        return Artifact(self.root / "validation" / "scores", config, parents, self.command("validate"))
-
-    @cached_property
-    def validation_artifact(self) -> Artifact:
-        from ddattr.validation.tables import TABLED
-
-        config = {"seed": self.seed, "validation": self.plain("validation"), "tables": TABLED}
-        if self.data.planted_fingerprint != "none":
-            config["planted"] = self.data.planted_fingerprint  # queries that no parent depends on
-        parents = {"scores": self.scores_artifact.fingerprint}
-        return Artifact(
-            self.root / "validation",
-            config,
-            parents,
-            self.command("validate"),
-            "Choose another name= or root=, or delete its manifest.json and its folder scores/: trained models are "
-            "kept.",
-        )
-
-    @property
-    def figures_artifact(self) -> Artifact:
-        """The report, which is made again when there is another query set."""
-        parents = {"quality": self.quality_artifact.fingerprint, "attribution": self.attribution_artifact.fingerprint}
-        for name, folder in query_sets(self.root).items():
-            if name != DEFAULT:
-                parents[f"attribution/{name}"] = (load_json(folder / "manifest.json") or {}).get("fingerprint", "")
-        config, remedy, beside = {"name": self.name}, self.command("report"), ("report.html", "costs.csv")
-        return Artifact(self.root / "figures", config, parents, remedy, view=True, beside=beside)
-
     def save_config(self) -> None:
         """Keeps the config in the folder, where it differs from what is kept: `ddattr VERB FOLDER` takes it from there.
 
@@ -275,13 +106,6 @@ class Run(Builder):
             self.save_config()
         return made
 
-    @property
-    def members_read(self) -> dict[str, str]:
-        """Digests of the members' weights, by their folders, as their manifests say; of those that are done."""
-        folders = [self.member_artifact(k).folder for k in range(self.codebook.members)]
-        kept = {folder: (load_json(folder / "manifest.json") or {}).get("files") or {} for folder in folders}
-        return {f"members/{f.name}": files["member.safetensors"] for f, files in kept.items() if files}
-
     def check_members(self, artifact: Artifact) -> None:
         """Refuses an artifact that was made of other members than lie here, though of the same config.
 
@@ -294,10 +118,6 @@ class Run(Builder):
                 f"{artifact.title}: {artifact.folder} was made of another {changed[0]} than lies there now. Put that "
                 "one back, or delete that folder and make it again."
             )
-
-    def missing_members(self) -> list[int]:
-        """Members that are not done."""
-        return [k for k in range(self.codebook.members) if not self.member_artifact(k).done()]
 
     def require_members(self) -> None:
         """Refuses to go on without all members.

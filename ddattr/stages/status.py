@@ -14,16 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from ddattr.artifacts import Artifact, adopted, load_json, load_table
-from ddattr.attribution.queries import DEFAULT
+from ddattr.attribution.places import DEFAULT
 from ddattr.locks import holder
-from ddattr.stages.run import Run
+from ddattr.stages.folder import Folder
 from ddattr.tracking.ledger import said
 
 _KILLED = "Killed: no process holds its lock. Started again, it goes on from its last checkpoint."
 _UNFINISHED, _TROUBLE = 3, 4
 
 
-def run(run: Run) -> None:
+def run(run: Folder) -> None:
     """Prints a line for the members and one for every stage, what each has cost, then the next command.
 
     Raises:
@@ -85,12 +85,12 @@ def _asked(artifact: Artifact) -> str:
     return f", {len(load_table(path))} queries" if path.is_file() else ""
 
 
-def stages(run: Run) -> dict[str, Artifact]:
+def stages(run: Folder) -> dict[str, Artifact]:
     """The artifacts of `reproduce` after the members, by the verb that makes each, in order."""
     return {"evaluate": run.quality_artifact, "attribute": run.attribution_artifact, "report": run.figures_artifact}
 
 
-def following(run: Run) -> str:
+def following(run: Folder) -> str:
     """The command that goes on."""
     if run.missing_members():
         return run.command("train", "-m", f"member=range(0,{run.codebook.members})")

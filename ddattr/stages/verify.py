@@ -13,14 +13,14 @@ from typing import Any
 
 from ddattr.archive import File, files
 from ddattr.artifacts import checksum, fingerprint, own_files, same_digest
-from ddattr.stages.run import Run
+from ddattr.stages.folder import Folder
 from ddattr.stages.saved import NAME, named, vetted, whole
 
 _WHOLE = ("ok", "unfinished", "missing", "out of date")
 _OF_OTHERS = ("comparison", "ensembles", "sizes")  # whose parents are other runs, which may lie anywhere
 
 
-def run(run: Run) -> None:
+def run(run: Folder) -> None:
     """Prints a line for every artifact.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ddattr.artifacts import load_table, load_tensors
-from ddattr.attribution.queries import default_folder, query_sets, shown_in
+from ddattr.attribution.places import default_folder, query_sets, shown_in
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.pictures import drawn
 from ddattr.tracking.units import unit_names

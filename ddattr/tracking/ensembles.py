@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddattr.artifacts import load_table
-from ddattr.attribution.queries import default_folder
+from ddattr.attribution.places import default_folder
 from ddattr.tracking.findings import metrics
 
 COLUMNS = ["statistic", "runs", "mean", "sd", "low", "high"]

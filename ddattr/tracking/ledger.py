@@ -1,11 +1,16 @@
 """The ledger: what every stage of a run has cost, from the manifests of what it made."""
 
+from collections.abc import Iterable
+from functools import partial
+from math import fsum
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from ddattr.artifacts import adopted, load_json
-from ddattr.attribution.queries import query_sets
+from ddattr.attribution.places import query_sets
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def folders(root: Path) -> dict[str, list[Path]]:
@@ -21,7 +26,7 @@ def folders(root: Path) -> dict[str, list[Path]]:
     }
 
 
-def ledger(root: Path) -> pd.DataFrame:
+def ledger(root: Path) -> "pandas.DataFrame":
     """A row for every stage that has made something.
 
     `artifacts` counts these. Sums over them: `wall_seconds` and `cpu_seconds` of the processes that made them,
@@ -29,35 +34,49 @@ def ledger(root: Path) -> pd.DataFrame:
     were made, so work side by side counts each time). Maxima: `memory_mb` and `device_memory_mb` of a process. NaN
     where none of them says: an older version made them, or the machine does not tell.
     """
+    import pandas as pd  # not for `status`, which is not to be waited for
+
+    return pd.DataFrame(_rows(root))
+
+
+def _rows(root: Path) -> list[dict[str, Any]]:
+    """The ledger in plain containers; None where it has NaN."""
     rows = []
     for stage, parts in folders(root).items():
-        made = pd.DataFrame([found for folder in parts if (found := load_json(folder / "manifest.json"))])
-        if made.empty:
+        made = [found for folder in parts if (found := load_json(folder / "manifest.json"))]
+        if not made:
             continue
-        wanted = ("wall_seconds", "cpu_seconds", "earlier_seconds", "disk_bytes", "energy_j")
-        total = {key: made[key].astype(float).sum(min_count=1) for key in wanted if key in made}
-        most = {key: made[key].astype(float).max() for key in ("peak_memory_mb", "device_memory_mb") if key in made}
+        of = partial(_told, made)
+        disk = _sum(of("disk_bytes"))
         rows.append(
             {
                 "stage": stage,
                 "artifacts": len(made),
-                "wall_seconds": total.get("wall_seconds"),
-                "cpu_seconds": total.get("cpu_seconds"),
-                "earlier_seconds": total.get("earlier_seconds"),
-                "memory_mb": most.get("peak_memory_mb"),
-                "device_memory_mb": most.get("device_memory_mb"),
-                "disk_mb": total["disk_bytes"] / 1e6 if "disk_bytes" in total else None,
-                "energy_j": total.get("energy_j"),
-                "device": "; ".join(sorted(set(made.get("device", pd.Series(dtype=str)).dropna()))),
+                "wall_seconds": _sum(of("wall_seconds")),
+                "cpu_seconds": _sum(of("cpu_seconds")),
+                "earlier_seconds": _sum(of("earlier_seconds")),
+                "memory_mb": max(of("peak_memory_mb"), default=None),
+                "device_memory_mb": max(of("device_memory_mb"), default=None),
+                "disk_mb": None if disk is None else disk / 1e6,
+                "energy_j": _sum(of("energy_j")),
+                "device": "; ".join(sorted({manifest["device"] for manifest in made if manifest.get("device")})),
             }
         )
-    return pd.DataFrame(rows)
+    return rows
+
+
+def _told(manifests: Iterable[dict[str, Any]], key: str) -> list[float]:
+    return [float(manifest[key]) for manifest in manifests if manifest.get(key) is not None]
+
+
+def _sum(values: list[float]) -> float | None:
+    return fsum(values) if values else None
 
 
 def said(root: Path) -> list[str]:
     """The ledger in lines, one a stage: what is not known is left out."""
     lines, elsewhere = [], len(adopted(root))
-    for row in ledger(root).to_dict("records"):
+    for row in _rows(root):
         many = f"{row['stage']} ({row['artifacts']})" if row["artifacts"] > 1 else row["stage"]
         if row["stage"] == "members" and elsewhere:
             many = f"members ({row['artifacts']}, of which {elsewhere} trained elsewhere, at an unknown cost) "
@@ -70,7 +89,7 @@ def said(root: Path) -> list[str]:
             (row["disk_mb"], "disk {} MB", lambda mb: f"{mb:,.1f}"),
             (row["energy_j"], "energy {} Wh", lambda joules: f"{joules / 3600:,.1f}"),
         ]
-        parts = [text.format(shown(value)) for value, text, shown in known if pd.notna(value)]
+        parts = [text.format(shown(value)) for value, text, shown in known if value is not None]
         lines.append(f"{many:<20}{', '.join(parts)}")
     return lines
 

@@ -8,7 +8,7 @@ import torch
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED
-from ddattr.attribution.queries import shown_in
+from ddattr.attribution.places import shown_in
 from ddattr.codebook import Codebook, contrast
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.methods import TESTED
-from ddattr.attribution.queries import query_sets
+from ddattr.attribution.places import query_sets
 from ddattr.tracking.figures.words import q_of
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ddattr.artifacts import adopted, load_json, load_table, save_text
-from ddattr.attribution.queries import DEFAULT, default_folder
+from ddattr.attribution.places import DEFAULT, default_folder
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE

@@ -25,7 +25,6 @@ from ddattr.validation.metrics import lds
 from ddattr.validation.peers import Peers
 from ddattr.validation.truth import Truth
 
-SCORED = 7  # raised whenever `validate` would score otherwise, so that older scores are refused
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
 Features = Mapping[str, tuple[Tensor, Tensor]]  # of the units and of the pictures, by kind
 

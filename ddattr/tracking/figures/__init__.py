@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import save_table
-from ddattr.attribution.queries import located
+from ddattr.attribution.places import located
 from ddattr.tracking.figures.style import STYLE, save_figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
 from ddattr.attribution.methods import METHODS, label_of
-from ddattr.attribution.queries import located
+from ddattr.attribution.places import located
 from ddattr.tracking.figures.forest import reach, reference
 from ddattr.tracking.figures.style import BLUE, RED, SKY, WIDTH, zero
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ddattr.artifacts import load_table
-from ddattr.attribution.queries import default_folder
+from ddattr.attribution.places import default_folder
 from ddattr.tracking.figures.style import WIDTH, show_picture
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.panels import panels

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED, shown
-from ddattr.attribution.queries import query_sets, shown_in
+from ddattr.attribution.places import query_sets, shown_in
 from ddattr.codebook import Codebook, contrast
 from ddattr.tracking.attributed import query_names
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ddattr.artifacts import load_json, load_table
-from ddattr.attribution.queries import DEFAULT
+from ddattr.attribution.places import DEFAULT
 from ddattr.codebook import RANDOM
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.tracking.page.answers import Answers

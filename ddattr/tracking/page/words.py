@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.attribution.queries import DEFAULT, default_folder, shown_in
+from ddattr.attribution.places import DEFAULT, default_folder, shown_in
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE

@@ -12,8 +12,6 @@ import pandas as pd
 
 from ddattr.validation.study import Phase, Study
 
-TABLED = 6  # raised whenever `validate` would write other tables of the same scores
-
 
 def made(study: Study, phase: Phase) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every table of a phase, by the name of its file, as soon as it is made."""
