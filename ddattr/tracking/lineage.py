@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import wandb
-
 from ddattr.artifacts import Artifact
-from ddattr.tracking.wandb import RunLogger
+from ddattr.tracking.wandb import RunLogger, client
 
 
 class Node(NamedTuple):
@@ -51,11 +49,11 @@ def log_lineage(loggers: Sequence[RunLogger], made: Node, read: Sequence[Node]) 
                 )
 
 
-def _drawn(group: str, one: Node) -> wandb.Artifact:
+def _drawn(group: str, one: Node) -> Any:
     """W&B's artifact: its version is the digest of these references, so of the bits that they name."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{group}-{one.place}")[:128]
     about = {"fingerprint": one.fingerprint, "config": dict(one.config)}
-    artifact = wandb.Artifact(name, type=one.place.partition("/")[0], metadata=about)
+    artifact = client().Artifact(name, type=one.place.partition("/")[0], metadata=about)
     for file, digest in {"fingerprint": one.fingerprint, **one.files}.items():
         artifact.add_reference(f"ddattr:{one.place}/{file}#{digest}", name=file, checksum=False)
     return artifact

@@ -23,13 +23,19 @@ os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # to take the rest of it at
 os.environ.setdefault("WANDB_HTTP_TIMEOUT", "15")  # and to let a table in
 
 import numpy as np
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
 from ddattr.artifacts import first_process
 
 MODES = ("offline", "online", "disabled")
+
+
+def client() -> Any:
+    """W&B's client, imported by what tracks and by nothing else: an untracked run does not wait for it."""
+    import wandb
+
+    return wandb
 
 
 class RunLogger(WandbLogger):
@@ -80,7 +86,7 @@ class RunLogger(WandbLogger):
         self.trouble = self.trouble or _given_up(Path(run.settings.log_internal))
         if self.trouble:
             with suppress(Exception):
-                wandb.teardown()  # else a client's process that has died would be asked again at exit
+                client().teardown()  # else a client's process that has died would be asked again at exit
             _say(f"W&B did not take all of {run.name} ({self.trouble})", run)
 
 
@@ -115,9 +121,9 @@ class Tracking:
             yield []
             return
         folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(console="off", x_disable_stats=True, disable_git=True, finish_timeout_raises=True)
+        settings = client().Settings(console="off", x_disable_stats=True, disable_git=True, finish_timeout_raises=True)
         begin = partial(
-            wandb.init,
+            client().init,
             project=self.project,
             entity=self.entity,
             group=group,
@@ -147,7 +153,7 @@ class Tracking:
         try:
             return begin(mode=self.mode)
         except Exception as error:
-            wandb.teardown()  # its process still holds the run's id
+            client().teardown()  # its process still holds the run's id
             run = begin(mode="offline")  # raises again what is no fault of the server's
             _say(f"W&B did not let {run.name} begin, so it is logged offline ({_words(error)})", run)
             return run
@@ -187,7 +193,7 @@ def _given_up_after(seconds: float) -> Iterator[None]:
 
     def end() -> None:
         with suppress(Exception):  # of another version of the client: then it is waited for
-            wandb.setup()._connection._proc._process.terminate()  # type: ignore[union-attr]
+            client().setup()._connection._proc._process.terminate()  # type: ignore[union-attr]
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -228,7 +234,7 @@ def _has_key() -> bool:
     """Whether W&B's client would find a key without asking: in the environment, or in the netrc of `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or client().Settings().base_url).hostname or ""
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
@@ -241,7 +247,7 @@ def log_panels(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, 
         return
     for logger in loggers:
         if isinstance(logger, RunLogger):
-            table = wandb.Table(columns=list(rows[0]))
+            table = client().Table(columns=list(rows[0]))
             for row in rows:
                 table.add_data(*[_picture(cell) if isinstance(cell, Tensor) else cell for cell in row.values()])
             with logger.sparing():
@@ -253,10 +259,10 @@ def log_figures(loggers: Sequence[Logger], paths: Sequence[Path]) -> None:
     for logger in loggers:
         if isinstance(logger, RunLogger):
             with logger.sparing():
-                logger.experiment.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
+                logger.experiment.log({f"figures/{path.stem}": client().Image(str(path)) for path in paths})
 
 
-def _picture(picture: Tensor) -> wandb.Image:
+def _picture(picture: Tensor) -> Any:
     pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    return wandb.Image(pixels.repeat(8, axis=0).repeat(8, axis=1))
+    return client().Image(pixels.repeat(8, axis=0).repeat(8, axis=1))
