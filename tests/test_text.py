@@ -20,6 +20,7 @@ from ddattr.diffusion import text
 from ddattr.diffusion.adapters import Adapted, Base, Lora
 from ddattr.diffusion.captions import Captions
 from ddattr.diffusion.noise import Stream, noise_tape, seeded_torch
+from ddattr.diffusion.prompts import Texts
 from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages import train
@@ -133,7 +134,7 @@ def run(given: list[str], *more: str) -> Run:
 
 
 def captions(pipeline: Path, **options) -> Captions:
-    return Captions({"caption": CAPTIONS, "kind": ["cat", "cat", "dog"]}, text.Texts(str(pipeline)), **options)
+    return Captions({"caption": CAPTIONS, "kind": ["cat", "cat", "dog"]}, Texts(str(pipeline)), **options)
 
 
 def pictures(count: int = 3) -> torch.Tensor:
@@ -248,7 +249,7 @@ def test_a_pipeline_without_a_part_is_refused(pipeline, tmp_path, part):
     lacking = shutil.copytree(pipeline, tmp_path / "lacking")
     shutil.rmtree(lacking / part)
     with pytest.raises(FileNotFoundError, match=part):
-        text.latents(str(lacking), SHAPE), text.Texts(str(lacking))
+        text.latents(str(lacking), SHAPE), Texts(str(lacking))
 
 
 @pytest.mark.parametrize(("part", "name"), [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
@@ -256,13 +257,13 @@ def test_pickled_weights_are_refused(pipeline, tmp_path, part, name):
     pickled = shutil.copytree(pipeline, tmp_path / "pickled")
     (pickled / part / f"{name}.safetensors").rename(pickled / part / f"{name}.bin")
     with pytest.raises(ValueError, match=rf"is pickled.*expected {name}\.safetensors"):
-        text.unet(str(pickled), (8, 8), 4, 4), text.Texts(str(pickled))
+        text.unet(str(pickled), (8, 8), 4, 4), Texts(str(pickled))
 
 
 def test_without_transformers_the_extra_is_named(pipeline, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'ddattr\[text\]'"):
-        text.Texts(str(pipeline))
+        Texts(str(pipeline))
 
 
 def test_members_see_latents_and_people_pictures(given):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.diffusion.conditions import Classes, Given, spread
-from ddattr.diffusion.text import Texts
+from ddattr.diffusion.prompts import Texts
 
 
 class Captions:

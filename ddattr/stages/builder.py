@@ -105,7 +105,7 @@ class Builder(Folder):
 
     @cached_property
     def _texts(self):
-        from ddattr.diffusion.text import Texts
+        from ddattr.diffusion.prompts import Texts
 
         return Texts(self.config.unet.path)
 
