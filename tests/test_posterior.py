@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 from scipy.optimize import isotonic_regression
+from sklearn.isotonic import IsotonicRegression
 
-from ddattr.attribution.posterior import posterior
+from ddattr.attribution.posterior import _falling, posterior
 
 
 def drawn(units=1000, queries=3, slope=3.0, spread=2.0, seed=0):
@@ -117,6 +118,18 @@ def test_mean_and_variance_are_those_that_agree_with_each_other(seed):
         variance = isotonic_regression((z - mean) ** 2 - 1, increasing=False).x.clip(0)
     expected = torch.from_numpy(mean + variance / (1 + variance) * (z - mean))
     assert 0.5 < slope_of((posterior(score, deviation, distance) / deviation)[order, 0], expected) <= 1
+
+
+def test_a_fit_among_ties_is_scikit_learn_s():
+    """Places that several units have, and weights: to the bit where there are no ties."""
+    g = torch.Generator().manual_seed(0)
+    for places in (7, 200):
+        place = torch.randint(places, (200,), generator=g) if places == 7 else torch.randperm(200, generator=g)
+        values, weight = (torch.rand(200, generator=g, dtype=torch.float64) for _ in range(2))
+        fit = IsotonicRegression(increasing=False).fit_transform(place.double(), values, sample_weight=weight)
+        found, expected = _falling(place.unique(return_inverse=True)[1], values, weight), torch.from_numpy(fit)
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+        assert places == 7 or torch.equal(found, expected)
 
 
 def test_without_influence_it_expects_next_to_nothing():

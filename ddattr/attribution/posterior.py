@@ -16,7 +16,7 @@ have neither the ranks (0.40 for 0.46) nor this.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _ROUNDS = 20  # the variance weighs the mean until the two agree: 400 rounds move no score by 1e-5 of its deviation
@@ -46,12 +46,12 @@ def posterior(
 
 
 def _shrunk(z: Float[Tensor, "units"], distance: Float[Tensor, "units"]) -> Float[Tensor, "units"]:
-    order = torch.unique(distance, return_inverse=True)[1].double()  # scikit-learn takes distances close by for ties
+    place = torch.unique(distance, return_inverse=True)[1]  # equal where distances are
     variance = torch.zeros_like(z)
     for _ in range(_ROUNDS):
         weight = 1 / (1 + variance)
-        mean = _falling(order, z, weight)
-        variance = _falling(order, (z - mean).square() - 1, torch.ones_like(z)).clamp_min(0)
+        mean = _falling(place, z, weight)
+        variance = _falling(place, (z - mean).square() - 1, torch.ones_like(z)).clamp_min(0)
     guess = mean + variance / (1 + variance) * (z - mean)
     return _slope(z, guess, _divergence(z, mean, weight, variance)) * guess
 
@@ -89,10 +89,13 @@ def _over_block(fit: Tensor, values: Tensor) -> Tensor:
     return torch.zeros_like(values).index_add_(0, block, values)[block]
 
 
-def _falling(order: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """The weighted least squares fit of `values` among all that never rise."""
-    from sklearn.isotonic import IsotonicRegression  # slow to import, and little needs it
+def _falling(place: Int[Tensor, "units"], values: Tensor, weight: Tensor) -> Tensor:
+    """The weighted least squares fit of `values` among all that never rise with the place, 0 being the first.
 
-    fit = IsotonicRegression(increasing=False)
-    found = fit.fit_transform(order.cpu().numpy(), values.cpu().numpy(), sample_weight=weight.cpu().numpy())
-    return torch.from_numpy(found).to(values)
+    Units at one place have one value: their mean counts as much as all of them.
+    """
+    from scipy.optimize import isotonic_regression  # slow to import, and little needs it
+
+    at, total = place.bincount(weight.double()), place.bincount((weight * values).double())
+    fit = isotonic_regression((total / at).numpy(), weights=at.numpy(), increasing=False)
+    return torch.from_numpy(fit.x.copy()).to(values)[place]  # which scipy has from behind
