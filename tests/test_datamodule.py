@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ddattr.data import datamodule
 from ddattr.data import units as grouping
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import Pictures
@@ -190,6 +191,22 @@ def test_bytes_have_the_units_that_their_floats_have(source):
         assert torch.equal(one.unit_images, other.unit_images)
         assert (one.duplicates, one.labelled_twice) == (other.duplicates, other.labelled_twice)
     assert UnitDataModule(Source(held, labels), "label").labelled_twice == 4
+
+
+@pytest.mark.parametrize("kind", ["image", "cluster", "label"])
+def test_units_pictures_that_are_made_where_they_are_needed_change_nothing(source, kind, monkeypatch):
+    pixels = ((source.images + 1) * 127.5).round().byte()
+    mapped = Source(
+        Pictures(torch.cat([pixels, pixels[:4]]).numpy()), torch.cat([source.labels, source.labels[:4] + 1])
+    )
+    held = UnitDataModule(mapped, kind, 7)
+    assert isinstance(held.unit_pictures, torch.Tensor)
+    monkeypatch.setattr(datamodule, "_HELD", 0)
+    other = UnitDataModule(mapped, kind, 7)
+    assert not isinstance(other.unit_pictures, torch.Tensor)
+    assert torch.equal(other.unit_pictures[:], held.unit_pictures)
+    assert torch.equal(other.distance(source.images[:3]), held.distance(source.images[:3]))
+    assert all(torch.equal(of, held.partitions()[name]) for name, of in other.partitions().items())
 
 
 @pytest.mark.parametrize("labels", [[-5, -5, 7, 7, 7], [0, 1, 2, 3, 4]])

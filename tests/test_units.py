@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddattr.data import units as grouping
+from ddattr.data.pictures import Pictures
 from ddattr.data.sources.digits import digits
 from ddattr.data.sources.first import first
 
@@ -104,6 +106,15 @@ def test_the_mean_picture_of_a_unit_is_the_mean_of_its_pictures():
 def test_the_mean_of_one_picture_is_that_picture():
     images = first(digits(), 20).images
     assert torch.equal(grouping.means(images, torch.arange(20)), images)
+
+
+@pytest.mark.parametrize("index", [slice(None), slice(1, 3), torch.tensor([[3, 0], [1, 1]]), torch.tensor(2)], ids=str)
+def test_means_that_are_made_where_they_are_indexed_are_the_same(index):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 4, 6), np.uint8)
+    of = torch.from_numpy(np.random.default_rng(1).permutation(np.arange(20) ** 2 // 80))  # units of 9 to 2 pictures
+    means, held = grouping.MeanPictures(Pictures(pixels), of), grouping.means(Pictures(pixels), of)
+    assert (len(means), means.shape) == (5, held.shape)
+    assert torch.equal(means[index], held[index])
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=30))

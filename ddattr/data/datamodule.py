@@ -1,6 +1,7 @@
 """Pictures and units as a LightningDataModule."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -18,11 +19,13 @@ from ddattr.data import similarity as alike
 from ddattr.data import units as grouping
 from ddattr.data.decode import Frame
 from ddattr.data.near import Near, components, near_duplicates, within
-from ddattr.data.pictures import Images, content_of
+from ddattr.data.pictures import Images, Indexed, Pictures, blocks, content_of
 from ddattr.data.similarity import PIXELS, Similarity
 from ddattr.data.source import Source
+from ddattr.data.units import MeanPictures
 
 OWN = "features"  # of the run's own extractor
+_HELD = 1 << 28  # numbers of units' mean pictures that are held: 1 GB
 _ENOUGH = 10  # folders or labels; with fewer units some members would be left without any
 
 
@@ -129,8 +132,8 @@ class UnitDataModule(L.LightningDataModule):
     ) -> "UnitDataModule":
         """The same units for members that see latents: whatever takes data takes this.
 
-        `images`, `held_out`, `unit_images` and `shape` are of latents from here on. What says which pictures are alike
-        goes by pictures, and `pictures` is the data as people see them.
+        `images`, `held_out`, `unit_images`, `unit_pictures` and `shape` are of latents from here on. What says which
+        pictures are alike goes by pictures, and `pictures` is the data as people see them.
 
         Args:
             images, held_out: what `code` makes of the pictures, which may have been kept.
@@ -138,7 +141,7 @@ class UnitDataModule(L.LightningDataModule):
         view = copy(self)
         view.code, view.images = code, images
         view.kept, view.held_out = self.kept._replace(images=images), self.held_out._replace(images=held_out)
-        for name in ("unit_images", "similarity"):
+        for name in ("unit_images", "unit_pictures", "similarity"):
             vars(view).pop(name, None)
         return view
 
@@ -157,7 +160,7 @@ class UnitDataModule(L.LightningDataModule):
         if self.kind == "label":
             return grouping.by_label(pictures.labels)
         if self.kind == "cluster":
-            return grouping.by_cluster(self.similarity.points(pictures.images), self.clusters, self.seed)
+            return grouping.by_cluster(self._points(pictures.images), self.clusters, self.seed)
         if self.kind == "near":
             return grouping.renumbered(components(self._near(pictures.images), len(pictures.images)))
         return grouping.by_column(pictures.table, self.kind, "units")
@@ -220,7 +223,9 @@ class UnitDataModule(L.LightningDataModule):
 
     def distance(self, pictures: Float[Tensor, "q c h w"]) -> Float[Tensor, "units q"]:
         """From every unit to every picture, in pixels or features."""
-        return self.similarity.distance(self.unit_points, pictures)
+        by_pixels, images = self.pictures.similarity is PIXELS, self.pictures.unit_pictures
+        points = (block.flatten(1) for block in blocks(images)) if by_pixels else [self.unit_points]
+        return torch.cat([self.similarity.distance(some, pictures) for some in points])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -260,6 +265,13 @@ class UnitDataModule(L.LightningDataModule):
         return grouping.means(self.images, self.unit_of)
 
     @cached_property
+    def unit_pictures(self) -> Indexed:
+        """The same, to be read in part: of many that are mapped from a file, made where they are indexed."""
+        if isinstance(self.images, Pictures) and self.units * math.prod(self.shape) > _HELD:
+            return MeanPictures(self.images, self.unit_of)
+        return self.unit_images
+
+    @cached_property
     def duplicates(self) -> int:
         """Pictures that are identical to one of another unit."""
         return grouping.duplicates(self.images, self.unit_of)
@@ -287,12 +299,16 @@ class UnitDataModule(L.LightningDataModule):
             sets["label"] = grouping.majority(self.labels, self.unit_of)
         if self.kind == "image":
             clusters = min(self.clusters, len(self.images))
-            cluster = grouping.by_cluster(self.similarity.points(self.images), clusters, self.seed)
+            cluster = grouping.by_cluster(self._points(self.images), clusters, self.seed)
             sets["cluster"] = grouping.majority(cluster, self.unit_of)
         for column in self.sets:
             values = grouping.by_column(self.kept.table, column, "sets")
             sets[column] = grouping.majority(values, self.unit_of)
         return sets
+
+    def _points(self, images: Images) -> Indexed:
+        """Pictures as points; by pixels themselves, which may stay where they are."""
+        return images if self.similarity is PIXELS else self.similarity.points(images)
 
     def set_key(self, name: str) -> str:
         """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; else itself."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,7 +72,17 @@ def at(images: Images, index: Tensor | slice) -> Images:
     return images.at(index) if isinstance(images, Pictures) else images[index]
 
 
-def blocks(images: Images) -> Iterator[Float[Tensor, "block c h w"]]:
+@runtime_checkable
+class Indexed(Protocol):
+    """What pictures are read from, in part: a tensor, or what indexes as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor: ...
+
+
+def blocks(images: Indexed) -> Iterator[Float[Tensor, "block c h w"]]:
     """All pictures in order, as floats, some at a time; of none, one empty block."""
     size = max(1, _BLOCK // max(1, torch.Size(images.shape[1:]).numel()))
     return (images[start : start + size] for start in range(0, max(1, len(images)), size))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddattr.data.pictures import Images, Pictures, blocks
+from ddattr.data.pictures import Images, Indexed, Pictures, blocks
 
 _CLUSTERED = 20_000  # pictures that k-means is fitted to, at most
 
@@ -31,8 +31,8 @@ def by_label(labels: Int[Tensor, "images"] | None) -> Int[Tensor, "images"]:
     return torch.from_numpy(np.unique(labels.numpy(), return_inverse=True)[1]).long()
 
 
-def by_cluster(points: Float[Tensor, "images *point"], clusters: int, seed: int) -> Int[Tensor, "images"]:
-    """One unit a k-means cluster of pictures, or of points that they are embedded as.
+def by_cluster(points: Indexed, clusters: int, seed: int) -> Int[Tensor, "images"]:
+    """One unit a k-means cluster of pictures, or of points that they are embedded as, (images, *point).
 
     Beyond 20,000 pictures, centres are those of 20,000 drawn by seed.
 
@@ -46,13 +46,13 @@ def by_cluster(points: Float[Tensor, "images *point"], clusters: int, seed: int)
         return _number([])
     if not 1 <= clusters <= len(points):
         raise ValueError(f"data: clusters={clusters}, expected 1 to {len(points)} pictures. Set data.clusters.")
-    points = points.flatten(1)
     k_means = KMeans(clusters, n_init=4, random_state=seed % 2**32)
     if len(points) <= _CLUSTERED:
-        return _number(k_means.fit(points.double().numpy()).labels_.tolist())
+        return _number(k_means.fit(points[:].flatten(1).double().numpy()).labels_.tolist())
     drawn = np.random.default_rng(seed).permutation(len(points))[:_CLUSTERED]
-    k_means.fit(points[torch.from_numpy(np.sort(drawn))].double().numpy())
-    return _number([place for part in points.split(_CLUSTERED) for place in k_means.predict(part.double().numpy())])
+    k_means.fit(points[torch.from_numpy(np.sort(drawn))].flatten(1).double().numpy())
+    parts = (points[start : start + _CLUSTERED] for start in range(0, len(points), _CLUSTERED))
+    return _number([place for part in parts for place in k_means.predict(part.flatten(1).double().numpy())])
 
 
 def by_column(table: pd.DataFrame | None, column: str, key: str) -> Int[Tensor, "images"]:
@@ -98,12 +98,43 @@ def duplicates(images: Images, groups: Int[Tensor, "images"]) -> int:
 
 def means(images: Images, units: Int[Tensor, "images"]) -> Float[Tensor, "units c h w"]:
     """Mean picture of every unit."""
-    count, done = int(units.max()) + 1, 0
-    total = torch.zeros(count, *images.shape[1:], dtype=torch.float64)
+    count, done = torch.bincount(units), 0
+    total = torch.zeros(len(count), *images.shape[1:], dtype=torch.float64)
     for block in blocks(images):
         total.index_add_(0, units[done : done + len(block)], block.double())
         done += len(block)
-    return (total / torch.bincount(units).reshape(-1, 1, 1, 1)).float()
+    return (total / count.reshape(-1, 1, 1, 1)).float()
+
+
+class MeanPictures:
+    """What `means` returns, without its memory: the mean pictures of the units that are indexed, from their pictures.
+
+    Args:
+        images: mapped from a file.
+        units: of every one of them.
+    """
+
+    def __init__(self, images: Pictures, units: Int[Tensor, "images"]):
+        self._images = images
+        self._order = units.argsort(stable=True)
+        self._counts = units.bincount()
+        self._ends = self._counts.cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        return (len(self), *self._images.shape[1:])
+
+    def __getitem__(self, index: Tensor | slice) -> Float[Tensor, "... c h w"]:
+        units = torch.arange(len(self))[index]
+        asked, counts = units.reshape(-1), self._counts[units.reshape(-1)]
+        of = torch.arange(len(asked)).repeat_interleave(counts)  # which of the asked units every picture is of
+        back = counts.cumsum(0)[of] - torch.arange(len(of))  # from the end of its pictures
+        found = means(self._images.at(self._order[self._ends[asked][of] - back]), of)
+        return found.reshape(*units.shape, *self.shape[1:])
 
 
 def _number(names: list) -> Tensor:
