@@ -23,6 +23,10 @@ def found():
     return Estimator.of_distance(CODEWORDS, distance).estimate(answers.double())
 
 
+def pairs(found):
+    return lambda units, queries: found.adjusted[:, units, queries]
+
+
 def test_every_phantom_is_in_the_bin_of_its_z(found):
     """numpy's histogram of the scores over their deviation; what lies outside -6 to 6 counts in the outermost bins."""
     answers = found.adjusted[:, :, 0]
@@ -46,7 +50,7 @@ def test_a_null_that_does_not_vary_is_all_at_0():
 def test_rows_are_the_units_that_pass_and_those_of_largest_support(found, level):
     _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted)
     q = benjamini_hochberg(p)
-    table = nulls(found, q, PHANTOMS, SEEDS, level)
+    table = nulls(pairs(found), found.deviation, found.posterior, q, PHANTOMS, SEEDS, level)
     expected = {
         (int(SEEDS[query]), unit)
         for query in range(3)
@@ -62,7 +66,8 @@ def test_rows_are_the_units_that_pass_and_those_of_largest_support(found, level)
 def test_the_histogram_has_the_phantoms_that_p_counts(found):
     """Beyond the bin of the score all, and in it none or some."""
     _, p = Estimator(CODEWORDS, torch.ones(20, 3)).test(found.adjusted)
-    table = nulls(found, benjamini_hochberg(p), PHANTOMS, SEEDS, 0.05)
+    given = pairs(found), found.deviation, found.posterior, benjamini_hochberg(p)
+    table = nulls(*given, PHANTOMS, SEEDS, 0.05)
     for row in table.itertuples():
         query = SEEDS.tolist().index(row.query)
         place = int(found.z[row.unit, query] // WIDTH) + BINS // 2

@@ -400,6 +400,13 @@ def test_the_order_of_queries_changes_no_row(tables, tensors, data):
         pd.testing.assert_frame_equal(one, other, rtol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 5, 12])
+def test_blocks_of_any_size_make_the_tables_of_one(tables, tensors, data, block):
+    again = tabulate(tensors, ABLATED, CODE, data, SETTINGS, block=block)
+    for file, table in tables.files().items():
+        pd.testing.assert_frame_equal(again.files()[file], table, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", THERE)
 def test_tables_survive_their_files(tables, tmp_path, name):
     ((file, table),) = [(file, table) for file, table in tables.files().items() if file.partition(".")[0] == name]

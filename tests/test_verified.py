@@ -8,6 +8,7 @@ import torch
 from ddattr.attribution import verified
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.significance import TestSettings, benjamini_hochberg
+from ddattr.attribution.streamed import Streamed
 from ddattr.attribution.tails import counted, saddlepoint
 from ddattr.attribution.verified import drawn, verification, verification_of_sets
 from ddattr.codebook import Codebook
@@ -68,7 +69,7 @@ def test_all_that_pass_and_a_sample_are_verified(monkeypatch):
     monkeypatch.setattr(verified, "_DRAWS", 300)
     code, adjusted, z, p = judged(64, 28)
     seeds = torch.tensor([5, 6, 7, 9])
-    table = verification(adjusted, z, p, code, seeds, TestSettings(0, verified=10))
+    table = verification(lambda u, q: adjusted[:, u, q], z, p, code, seeds, TestSettings(0, verified=10))
     passing = benjamini_hochberg(p) <= 0.05
     assert 3 <= passing.sum() < 40
     pairs = set(zip(table["query"], table.unit, strict=True))
@@ -77,7 +78,7 @@ def test_all_that_pass_and_a_sample_are_verified(monkeypatch):
     for row in table.itertuples():
         assert row.p_value == p[row.unit, seeds.tolist().index(row.query)]
         assert row.ratio == pytest.approx(row.p_value / row.drawn)
-    none = verification(adjusted, z, p, code, seeds, TestSettings(0, verified=0))
+    none = verification(lambda u, q: adjusted[:, u, q], z, p, code, seeds, TestSettings(0, verified=0))
     assert len(none) == passing.sum()
 
 
@@ -90,7 +91,8 @@ def of_some_sets(level: float):
     sets = sets[:, None].expand(-1, 4, -1)
     names = [f"some:{i}" for i in range(12)]
     _, z, p = estimator.test_sets(answers, sets, code)
-    given = names, sets, answers, z, p, estimator, code, torch.tensor([5, 6, 7, 9]), TestSettings(0, level=level)
+    streamed = Streamed(estimator, lambda units: answers[:, units], 30)
+    given = names, sets, streamed.sets, z, p, code, torch.tensor([5, 6, 7, 9]), TestSettings(0, level=level)
     return p, verification_of_sets(*given)
 
 
@@ -109,4 +111,4 @@ def test_some_sets_that_pass_are_verified():
 
 def test_what_is_counted_needs_no_judge():
     code, adjusted, z, p = judged(18, 8)
-    assert verification(adjusted, z, p, code, torch.arange(4), TestSettings(0)) is None
+    assert verification(lambda u, q: adjusted[:, u, q], z, p, code, torch.arange(4), TestSettings(0)) is None

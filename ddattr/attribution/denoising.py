@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddattr.attribution.influence import similarity
+from ddattr.data.pictures import Indexed, blocks
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -39,12 +40,8 @@ def denoised(
     return (total - total.mean(0)) / len(times)
 
 
-def distinctive(
-    response: Float[Tensor, "n q *image"],
-    unit_images: Float[Tensor, "units *image"],
-    distance: Float[Tensor, "units q"],
-) -> Float[Tensor, "n units q"]:
-    """What every member says along each unit's distinctive direction: its image less what units like the query look
+class Distinctive:
+    """What every member says along units' distinctive directions: a unit's image less what units like the query look
     like, the mean of all units' images by similarity to it.
 
     Its `pull` is how far removing a unit turns the denoising away from what distinguishes this unit from the others
@@ -53,14 +50,39 @@ def distinctive(
     not count. A unit whose image is the mean, as a single one's is, has no such direction: its answers are 0.
 
     Args:
+        response: of the members, (n, q, *image).
+        unit_images: of all units, (units, *image), read some at a time.
         distance: of every unit to every query, in pixels or features.
     """
-    near, images = similarity(distance, _SCALE), unit_images.flatten(1).double()
-    alike = near.T @ images / near.sum(0)[:, None]
-    answers = response.flatten(2).double()
-    along = torch.einsum("nqp,up->nuq", answers, images)
-    along -= torch.einsum("nqp,qp->nq", answers, alike)[:, None]
-    length = torch.cdist(images, alike, compute_mode="donot_use_mm_for_euclid_dist")
-    rounding = 1e-6 * images.norm(dim=1).max()
-    along /= length.where(length > rounding, torch.inf)
-    return along
+
+    def __init__(
+        self, response: Float[Tensor, "n q *image"], unit_images: Indexed, distance: Float[Tensor, "units q"]
+    ) -> None:
+        near, total, longest, done = similarity(distance, _SCALE), torch.zeros(()), torch.zeros(()), 0
+        for block in blocks(unit_images):
+            images = block.flatten(1).double()
+            total = total + near[done : done + len(images)].T @ images
+            longest = torch.maximum(longest, images.norm(dim=1).max())
+            done += len(images)
+        self.unit_images = unit_images
+        self.alike = total / near.sum(0)[:, None]
+        self.rounding = 1e-6 * longest
+        self.response = response.flatten(2).double()
+
+    def __call__(self, units: Int[Tensor, "some"]) -> Float[Tensor, "n some q"]:
+        """Answers of some units."""
+        images = self.unit_images[units].flatten(1).double()
+        along = torch.einsum("nqp,up->nuq", self.response, images)
+        along -= torch.einsum("nqp,qp->nq", self.response, self.alike)[:, None]
+        length = torch.cdist(images, self.alike, compute_mode="donot_use_mm_for_euclid_dist")
+        along /= length.where(length > self.rounding, torch.inf)
+        return along
+
+
+def distinctive(
+    response: Float[Tensor, "n q *image"],
+    unit_images: Float[Tensor, "units *image"],
+    distance: Float[Tensor, "units q"],
+) -> Float[Tensor, "n units q"]:
+    """The same of all units at once."""
+    return Distinctive(response, unit_images, distance)(torch.arange(len(unit_images)))

@@ -6,7 +6,7 @@ discounted by least squares (`gls`), tests the contrast (`significance`), and sa
 Of orthogonal words all effects are estimated at once, and tested by t (`regression`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
 
     def named(self, method: str) -> dict[str, Float[Tensor, "units q"]]:
         """Its three scores by the names that tables have for them."""
-        return {method: self.plain, f"{method}_gls": self.pull, f"{method}_posterior": self.posterior}
+        return named(method, self.plain, self.pull, self.posterior)
 
     @property
     def z(self) -> Float[Tensor, "units q"]:
@@ -88,6 +88,15 @@ class Estimator:
         whole = self.basis is not None and len(members) == self.codewords.shape[1]
         basis = self.basis[:, members] if self.basis is not None and whole else None
         return Estimator(self.codewords[:, members], self.similarity, self.share, usual, basis)
+
+    def at(self, units: Int[Tensor, "some"]) -> "Estimator":
+        """The same for the answers of some units: all others are discounted as before.
+
+        Its scores are those of the whole one; the posterior and tests take all units, and are the whole one's.
+        """
+        part = replace(self, codewords=self.codewords[units], similarity=self.similarity[units], usual=self._usual)
+        vars(part)["gls"] = self.gls.at(units)
+        return part
 
     # -- scores
 
@@ -216,6 +225,11 @@ class Estimator:
         """Squared length of each unit's contrast: the variance of a mean of n - seen of n, over their answers'."""
         n = self.codewords.shape[1]
         return self.seen / (n * (n - self.seen))
+
+
+def named(method: str, plain: Tensor, pull: Tensor, posterior: Tensor) -> dict[str, Float[Tensor, "units q"]]:
+    """An estimate's three scores by the names that tables have for them."""
+    return {method: plain, f"{method}_gls": pull, f"{method}_posterior": posterior}
 
 
 def _by_test(

@@ -11,6 +11,10 @@ does not know which codeword i holds, so that phantoms, under the same S, are st
 Source: Aitken 1936; that a tested effect stays out of its own covariance, Yang et al. 2014 (mixed-model association).
 """
 
+from collections.abc import Iterable
+from copy import copy
+from functools import reduce
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -31,14 +35,21 @@ class LeaveOneOutGLS:
     def __init__(
         self, codewords: Bool[Tensor, "units n"], similarity: Float[Tensor, "units q"], share: float = 0.5
     ) -> None:
-        x = codewords.double()
-        self.x = x - x.mean(1, keepdim=True)
+        self.codewords = codewords
         self.members = codewords.shape[1]
         self.rest = 1 - share
         variance = similarity.double().square()
-        size = torch.einsum("ju,jq->q", self.x.square(), variance) / self.members
-        self.weight = share * variance / size.clamp_min(torch.finfo(x.dtype).tiny)
-        self.covariance = torch.stack([(self.x.T * weight) @ self.x for weight in self.weight.T])
+        blocks = torch.arange(len(codewords)).split(max(1, _BLOCK // self.members))
+        size = _sum(torch.einsum("ju,jq->q", self._x(j).square(), variance[j]) for j in blocks) / self.members
+        self.weight = share * variance / size.clamp_min(torch.finfo(variance.dtype).tiny)
+        self.covariance = _sum(self._products(j) for j in blocks)
+        self.inverses = [self._inverse(covariance) for covariance in self.covariance]
+
+    def at(self, units: Int[Tensor, "some"]) -> "LeaveOneOutGLS":
+        """The same for the answers of some units: what is discounted is all others, as before."""
+        view = copy(self)
+        view.codewords, view.weight = self.codewords[units], self.weight[units]
+        return view
 
     def adjust(self, answers: Float[Tensor, "n units q"]) -> Float[Tensor, "n units q"]:
         """What `pull` and its null take for `answers`: every unit's, with all other units discounted.
@@ -47,10 +58,9 @@ class LeaveOneOutGLS:
         """
         answers = answers - answers[:1]  # what is the same in all members is now exactly 0
         found = torch.empty(answers.shape, dtype=torch.float64)
-        for q, covariance in enumerate(self.covariance):
-            inverse = self._inverse(covariance)
-            for units in torch.arange(len(self.x)).split(max(1, _BLOCK // self.members)):
-                x = self.x[units].T
+        for units in torch.arange(len(self.codewords)).split(max(1, _BLOCK // self.members)):
+            x = self._x(units).T
+            for q, inverse in enumerate(self.inverses):
                 weight = self.weight[units, q]
                 weighed = inverse @ answers[:, units, q].double()
                 solved = inverse @ x
@@ -73,13 +83,28 @@ class LeaveOneOutGLS:
         for q, covariance in enumerate(self.covariance):
             for s, units in enumerate(sets[:, q]):
                 held = units[units >= 0]
-                x = self.x[held]
+                x = self._x(held)
                 inverse = self._inverse(covariance - (x.T * self.weight[held, q]) @ x)
                 found[:, s, q] = inverse @ answers[:, units.clamp_min(0), q].double()
                 found[:, s, q] *= (self.members - 1) / inverse.trace()
         return found
 
+    def _x(self, units: Int[Tensor, "some"]) -> Float[Tensor, "some n"]:
+        """Centred codewords."""
+        x = self.codewords[units].double()
+        return x - x.mean(1, keepdim=True)
+
+    def _products(self, units: Int[Tensor, "some"]) -> Float[Tensor, "q n n"]:
+        """Their part of every query's covariance."""
+        x = self._x(units)
+        return torch.stack([(x.T * weight) @ x for weight in self.weight[units].T])
+
     def _inverse(self, covariance: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
         """(covariance + rest)^-1 on what sums to 0 over members: their mean is no unit's."""
         identity = torch.eye(self.members, dtype=torch.float64)
         return torch.linalg.inv(covariance + self.rest * identity) - 1 / (self.rest * self.members)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """In order, none kept; of one part itself, to the bit."""
+    return reduce(torch.add, parts)

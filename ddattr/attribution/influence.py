@@ -105,12 +105,12 @@ def norm(
         cross: inner products of the members' responses with the offset, and `offset` its squared length, if any.
     Source: Dai & Gifford 2023, arXiv 2306.02174, section 5.
     """
-    w = contrast(codewords).to(gram)
-    block = max(1, (1 << 23) // gram[..., 0].numel())  # units together: 64 MB between the two products
-    square = torch.cat([torch.einsum("un,qnm,um->uq", part, gram, part) for part in w.split(block)])
-    if cross is not None:
-        square = square + 2 * w @ cross.T + (0 if offset is None else offset)
-    return square.clamp_min(0).sqrt()
+    block, squares = max(1, (1 << 23) // gram[..., 0].numel()), []  # units together: 64 MB between the two products
+    for part in codewords.split(block):
+        w = contrast(part).to(gram)
+        square = torch.einsum("un,qnm,um->uq", w, gram, w)
+        squares.append(square if cross is None else square + 2 * w @ cross.T + (0 if offset is None else offset))
+    return torch.cat(squares).clamp_min(0).sqrt()
 
 
 def scores(

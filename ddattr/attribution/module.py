@@ -14,6 +14,7 @@ from ddattr.attribution.asked import Asked
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.loss import loss_draws
 from ddattr.attribution.replay import Replay, inversion_spread
+from ddattr.attribution.scored import BLOCK
 from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
@@ -47,6 +48,7 @@ class AttributionModule(L.LightningModule):
         check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
+        block: units that are scored together: fewer need less memory, and have the same numbers.
         asked: another query set than the run's own.
         conditions: what members are conditioned on; None where on nothing.
     """
@@ -69,11 +71,13 @@ class AttributionModule(L.LightningModule):
         denoisings: int = 50,
         check: int = 2,
         refine: int = 3,
+        block: int = BLOCK,
         asked: Asked | None = None,
         conditions: Conditions | None = None,
     ):
         super().__init__()
-        _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
+        counts = {"refine": refine, "queries": queries, "batch": batch, "block": block, "denoisings": denoisings}
+        _validate(**counts, ablation_units=ablation_units)
         settings.check_units(codebook.units)
         self.ensemble = ensemble
         self.process = process
@@ -91,7 +95,8 @@ class AttributionModule(L.LightningModule):
         self.checked = self.asked.numbers[[i * count // check for i in range(check)]]
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.ablated = torch.from_numpy(order[: min(ablation_units, codebook.units)]).sort().values
-        self.replay = Replay(ensemble, codebook, data, settings, jacobian, self.ablated, min(refine, codebook.units))
+        refined, self.block = min(refine, codebook.units), block
+        self.replay = Replay(ensemble, codebook, data, settings, jacobian, self.ablated, refined, block)
         self.tables: tables.Tables | None = None
         self.tensors: dict[str, Tensor] = {}
 
@@ -155,7 +160,7 @@ class AttributionModule(L.LightningModule):
         if self.shards.part or not self.trainer.is_global_zero:
             return
         self.tensors = self.shards.merged(self.batches)
-        given = (self.codebook, self.data, self.settings, self._names())
+        given = (self.codebook, self.data, self.settings, self._names(), self.block)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
         else:

@@ -1,11 +1,12 @@
 """Nulls to look at: what phantoms' z of a unit are, as a histogram, for the units that a reader will ask about."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ddattr.attribution.estimator import Estimate
 from ddattr.codebook import contrast
 
 BINS, WIDTH = 48, 0.25  # from -6 to 6; what lies outside counts in the outermost bins
@@ -14,18 +15,25 @@ _BLOCK = 1 << 22  # phantoms' z at once
 
 
 def nulls(
-    found: Estimate,
+    adjusted: Callable[[Tensor, Tensor], Tensor],
+    deviation: Float[Tensor, "units q"],
+    support: Float[Tensor, "units q"],
     q_value: Float[Tensor, "units q"],
     phantoms: Bool[Tensor, "phantoms n"],
     seeds: Int[Tensor, "q"],
     level: float,
 ) -> pd.DataFrame:
     """nulls.parquet: a row a query and unit that passes, or is among the 12 of largest support, with its phantoms'
-    `counts`: all, or as many as were drawn."""
+    `counts`: all, or as many as were drawn.
+
+    Args:
+        adjusted: answers that were tested, of pairs of a unit and a query (`Streamed.pairs`).
+        deviation: of the scores under their null.
+    """
     asked = q_value <= level
-    asked.scatter_(0, found.posterior.topk(min(LARGEST, len(asked)), 0).indices, True)
+    asked.scatter_(0, support.topk(min(LARGEST, len(asked)), 0).indices, True)
     queries, units = asked.T.nonzero(as_tuple=True)
-    counts = histograms(found.adjusted[:, units, queries], found.deviation[units, queries], phantoms)
+    counts = histograms(adjusted(units, queries), deviation[units, queries], phantoms)
     return pd.DataFrame({"query": seeds[queries].numpy(), "unit": units.numpy(), "counts": counts.tolist()})
 
 

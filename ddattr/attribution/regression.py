@@ -29,6 +29,8 @@ that reach q <= 0.05 is 0.8 % with three of them (1.7 % with random words), with
 Source: Hotelling 1944; Student 1908; the sum's, Satterthwaite 1946.
 """
 
+from copy import copy
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +49,12 @@ class LeastSquares:
         self.signs = _signs(codewords)
         signs, n = _signs(basis), basis.shape[1]
         self.residual = torch.eye(n, dtype=torch.float64) - 1 / n - signs.T @ signs / n
+
+    def at(self, units: Int[Tensor, "some"]) -> "LeastSquares":
+        """The same for the answers of some units: what is removed is all others' effects, as before."""
+        view = copy(self)
+        view.signs = self.signs[units]
+        return view
 
     def adjust(self, answers: Float[Tensor, "n units q"]) -> Float[Tensor, "n units q"]:
         """Every unit's answers, less their mean and all other units' effects: its own and noise are left."""

@@ -10,10 +10,12 @@ from torch import Tensor
 from ddattr.attribution.agreement import relative_error
 from ddattr.attribution.baselines import last_step
 from ddattr.attribution.counterfactual import ablated
-from ddattr.attribution.denoising import distinctive
+from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections, pull
+from ddattr.attribution.scored import BLOCK
 from ddattr.attribution.significance import TestSettings
+from ddattr.attribution.streamed import Streamed
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.diffusion.process import ReverseStep
@@ -32,6 +34,7 @@ class Replay:
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         ablated: units that are ablated for all queries.
         refine: best units of every query, by p of the tested pull and by norm, that are ablated for it.
+        block: units that are scored together: a matter of memory.
     """
 
     ensemble: Ensemble
@@ -41,6 +44,7 @@ class Replay:
     jacobian: partial
     ablated: Int[Tensor, "ablated"]
     refine: int
+    block: int = BLOCK
 
     def first_order(
         self, tape: Float[Tensor, "tape q *image"], reverse: list[ReverseStep]
@@ -71,7 +75,7 @@ class Replay:
             "ablations": ablated(self.ensemble, codewords[self.ablated], tape, reverse),
             "refined_units": top,
             "refined": ablated(self.ensemble, codewords[top], tape, reverse),
-            "refined_images": self.data.unit_images[top],
+            "refined_images": self.data.unit_pictures[top],
             "rotating_error": self._rotating_error(tape, reverse, response, checked),
         }
 
@@ -79,7 +83,9 @@ class Replay:
         self, picture: Float[Tensor, "q *image"], response: Float[Tensor, "n q *image"]
     ) -> Float[Tensor, "units q"]:
         """First-order pull of every unit."""
-        return pull(projections(response, picture, self.data.unit_images), self._codewords)
+        images, codewords = self.data.unit_pictures, self._codewords
+        blocks = torch.arange(len(codewords)).split(self.block)
+        return torch.cat([pull(projections(response, picture, images[units]), codewords[units]) for units in blocks])
 
     @cached_property
     def _codewords(self) -> Tensor:
@@ -98,17 +104,18 @@ class Replay:
         distance = self.data.distance(picture)
         basis = self.codebook.basis
         estimator = Estimator.of_distance(self._codewords, distance, self.settings.gls_share, basis)
-        answers = distinctive(denoised, self.data.unit_images, distance)
-        by_pull = self._surest(estimator, estimator.gls.adjust(answers))
+        answers = Distinctive(denoised, self.data.unit_pictures, distance)
+        by_pull = self._surest(Streamed(estimator, answers, self.block))
         by_norm = norm(gram(response), self._codewords).topk(self.refine, 0).indices
         return torch.cat([by_pull, by_norm])
 
-    def _surest(self, estimator: Estimator, adjusted: Tensor) -> Int[Tensor, "k q"]:
+    def _surest(self, streamed: Streamed) -> Int[Tensor, "k q"]:
         """Units of smallest p of pull, ties by z. p is asked of the units of largest z only: it is dear."""
-        z = estimator.pull(adjusted) / estimator.deviation(adjusted).clamp_min(1e-12)
+        z = streamed.z()
         likely = z.topk(min(_SHORTLIST * self.refine, len(z)), 0).indices
-        answers = adjusted.gather(1, likely.expand(len(adjusted), -1, -1))
-        _, p = estimator.test(answers, estimator.codewords[likely])
+        queries = torch.arange(z.shape[1]).expand_as(likely)
+        answers = streamed.pairs(likely.flatten(), queries.flatten()).unflatten(1, likely.shape)
+        _, p = streamed.estimator.test(answers, self._codewords[likely])
         return likely.gather(0, p.sort(dim=0, stable=True).indices[: self.refine])
 
 

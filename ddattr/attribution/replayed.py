@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddattr.attribution import agreement, baselines, influence, significance
 from ddattr.attribution.jacobian import instability
-from ddattr.attribution.scored import Scored, influence_rows
+from ddattr.attribution.scored import BLOCK, Scored, influence_rows
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.tables import Tables, of_denoising
 from ddattr.codebook import Codebook
@@ -34,6 +34,7 @@ def tabulate(
     data: UnitDataModule,
     settings: TestSettings,
     names: Sequence[str] | None = None,
+    block: int = BLOCK,
 ) -> Tables:
     """All tables of queries that were replayed.
 
@@ -43,16 +44,17 @@ def tabulate(
             of inverted pictures replay_error and pull_spread (Q,).
         ablated: units that were ablated exactly.
         names: of the queries, in words; None for those of seeds.
+        block: units that are scored together: a matter of memory.
     """
-    seeds, factual, jacobian, images = tensors["seeds"], tensors["factual"], tensors["jacobian"], data.unit_images
-    scored = Scored(seeds, factual, data, codebook, settings)
+    seeds, factual, jacobian, images = tensors["seeds"], tensors["factual"], tensors["jacobian"], data.unit_pictures
+    scored = Scored(seeds, factual, data, codebook, settings, block)
     responses = baselines.responses(tensors, codebook.weight)
     for name, response in responses.items():
-        scored.scores[name] = influence.scores(response, factual, images, scored.codewords)
+        scored.respond(name, response)
     scored.compare()
     radius, norm_null = scored.scores["jvp"]["norm"], influence.norm(influence.gram(jacobian), scored.phantoms)
     scored.tests["jvp", "norm"] = significance.norm_significance(radius, norm_null)
-    scored.estimate("jvp", influence.projections(jacobian, factual, images))
+    scored.estimate("jvp", lambda units: influence.projections(jacobian, factual, images[units]))
     tables = of_denoising(scored, tensors["denoised"], codebook, data, names)
 
     exact = tensors["ablations"] - factual
@@ -76,7 +78,7 @@ def _refined(tensors: dict[str, Tensor], data: UnitDataModule, seeds: Tensor, ab
     for q, seed in enumerate(seeds):
         units = tensors["refined_units"][:, q]
         moved = (tensors["refined"][:, q] - tensors["factual"][q])[:, None]
-        scores = influence.displacement_scores(moved, tensors["factual"][q : q + 1], data.unit_images[units])
+        scores = influence.displacement_scores(moved, tensors["factual"][q : q + 1], data.unit_pictures[units])
         frames += [influence_rows("ablation", measure, of, seed[None], units) for measure, of in scores.items()]
     table = pd.concat(frames, ignore_index=True)
     return table[~table.unit.isin(ablated.tolist())].drop_duplicates(["unit", "query", "measure"])

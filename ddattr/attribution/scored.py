@@ -7,12 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution import baselines, significance
-from ddattr.attribution.estimator import Estimate, Estimator
+from ddattr.attribution import baselines, influence, significance
+from ddattr.attribution.estimator import Estimator, named
+from ddattr.attribution.influence import Response
 from ddattr.attribution.significance import TestSettings
+from ddattr.attribution.streamed import Answers, Found, Streamed
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import blocks
 
+BLOCK = 1 << 14  # units together: of 3 x 32 x 32 pictures 0.4 GB
 Test = tuple[Tensor, Tensor]  # z and p, (units, q) each
 
 
@@ -24,17 +28,25 @@ class Scored:
         factual: their pictures, (q, *image).
         data: the units, and how far they are from pictures.
         settings: of the tests.
+        block: units together.
     """
 
     def __init__(
-        self, seeds: Tensor, factual: Tensor, data: UnitDataModule, codebook: Codebook, settings: TestSettings
+        self,
+        seeds: Tensor,
+        factual: Tensor,
+        data: UnitDataModule,
+        codebook: Codebook,
+        settings: TestSettings,
+        block: int = BLOCK,
     ):
         self.seeds = seeds
         self.factual = factual
-        self.images = data.unit_images
-        self.pixels = data.shown(factual), data.pictures.unit_images
+        self.images = data.unit_pictures
+        self.pixels = data.shown(factual), data.pictures.unit_pictures
         self.distance = data.distance(factual)
         self.settings = settings
+        self.block = block
         self.codewords = codebook.codewords(torch.arange(codebook.units))
         self.phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
         self.estimator = Estimator.of_distance(self.codewords, self.distance, settings.gls_share, codebook.basis)
@@ -44,16 +56,26 @@ class Scored:
     def compare(self) -> None:
         """What takes no model: similarity of pixels, and no information."""
         random = baselines.random(len(self.images), self.seeds.tolist(), self.settings.seed)
-        self.scores["pixel"] = {"similarity": baselines.pixel(*self.pixels)}
+        shown, images = self.pixels
+        self.scores["pixel"] = {"similarity": torch.cat([baselines.pixel(shown, part) for part in blocks(images)])}
         self.scores["random"] = {"similarity": random}
 
-    def estimate(self, method: str, answers: Float[Tensor, "n units q"]) -> Estimate:
+    def respond(self, method: str, response: Response) -> None:
+        """METHOD, a linear one: its pull and its norm."""
+        parts = [
+            influence.scores(response, self.factual, self.images[units], self.codewords[units])
+            for units in torch.arange(len(self.codewords)).split(self.block)
+        ]
+        self.scores[method] = {measure: torch.cat([part[measure] for part in parts]) for measure in parts[0]}
+
+    def estimate(self, method: str, answers: Answers) -> tuple[Found, Streamed]:
         """METHOD, METHOD_gls, which is tested, and METHOD_posterior of what members answer along the units."""
-        found = self.estimator.estimate(answers)
-        for name, pull in found.named(method).items():
+        streamed = Streamed(self.estimator, answers, self.block)
+        found = streamed.found()
+        for name, pull in named(method, found.plain, found.pull, found.posterior).items():
             self.scores[name] = self.scores.get(name, {}) | {"pull": pull}
-        self.tests[f"{method}_gls", "pull"] = self.estimator.test(found.adjusted)
-        return found
+        self.tests[f"{method}_gls", "pull"] = found.z, found.p
+        return found, streamed
 
     def influence(self) -> pd.DataFrame:
         """A row a unit, query, method and measure."""

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from ddattr.attribution import baselines, significance
 from ddattr.attribution.calibration import calibrated
-from ddattr.attribution.denoising import distinctive
-from ddattr.attribution.estimator import Estimator
-from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.nulls import nulls
-from ddattr.attribution.scored import Scored
+from ddattr.attribution.scored import BLOCK, Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
+from ddattr.attribution.streamed import Streamed
 from ddattr.attribution.verified import verification, verification_of_sets
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -76,14 +75,16 @@ def tabulate(
     data: UnitDataModule,
     settings: TestSettings,
     names: Sequence[str] | None = None,
+    block: int = BLOCK,
 ) -> Tables:
     """All tables of pictures that were denoised alone.
 
     Args:
         tensors: seeds (Q,), factual (Q, C, H, W), denoised (n, Q, C, H, W).
         names: of the queries, in words; None for those of seeds.
+        block: units that are scored together: a matter of memory.
     """
-    scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings)
+    scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings, block)
     scored.compare()
     return of_denoising(scored, tensors["denoised"], codebook, data, names)
 
@@ -97,12 +98,11 @@ def of_denoising(
 ) -> Tables:
     """Scores and tests of the denoising, after what was scored before, and the tables of that."""
     seeds, settings = scored.seeds, scored.settings
-    answers = distinctive(denoised, scored.images, scored.distance)
-    found = scored.estimate("denoised", answers)
-    z, p = scored.tests[TESTED, "pull"]
+    found, streamed = scored.estimate("denoised", Distinctive(denoised, scored.images, scored.distance))
+    z, p = found.z, found.p
     q = significance.benjamini_hochberg(p)
-    sets, resolution, judged = _sets(scored.estimator, answers, scored.distance, codebook, data, seeds, settings)
-    units = verification(found.adjusted, z, p, codebook, seeds, settings)
+    sets, resolution, judged = _sets(streamed, scored.distance, codebook, data, seeds, settings)
+    units = verification(streamed.pairs, z, p, codebook, seeds, settings)
     radius = {
         "query": seeds.numpy(),
         "attributable": (q.min(0).values <= settings.level).numpy(),
@@ -111,12 +111,12 @@ def of_denoising(
     }
     strangers = data.held_out.at(data.held_out_units < 0)
     tables = Tables(
-        attributions(z, p, scored.scores[SUPPORT]["pull"], seeds, settings.level),
+        attributions(z, p, found.posterior, seeds, settings.level),
         scored.influence(),
         sets,
         pd.DataFrame(radius),
         _queries(seeds, scored.factual, data, names),
-        nulls(found, q, scored.phantoms, seeds, settings.level),
+        nulls(streamed.pairs, found.deviation, found.posterior, q, scored.phantoms, seeds, settings.level),
         pd.concat([*([] if units is None else [units]), *judged], ignore_index=True),
         calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
     )
@@ -162,8 +162,7 @@ def attributions(
 
 
 def _sets(
-    estimator: Estimator,
-    answers: Tensor,
+    streamed: Streamed,
     distance: Tensor,
     codebook: Codebook,
     data: UnitDataModule,
@@ -174,18 +173,18 @@ def _sets(
     frames, judged = [], []
     for kind, of in data.partitions().items():
         values, sets = sets_of(of, len(seeds))
-        total, z, p = estimator.test_sets(answers, sets, codebook)
+        total, z, p = streamed.test_sets(sets, codebook)
         q = significance.benjamini_hochberg(p)
         names = [f"{kind}:{data.set_name(kind, value)}" for value in values]
         frames.append(_set_rows(names, sets, seeds, total, z, p, q))
-        judged.append(verification_of_sets(names, sets, answers, z, p, estimator, codebook, seeds, settings))
+        judged.append(verification_of_sets(names, sets, streamed.sets, z, p, codebook, seeds, settings))
     sizes, sets = neighbourhoods(-distance, settings.neighbourhoods)
-    total, z, p = estimator.test_sets(answers, sets, codebook)
+    total, z, p = streamed.test_sets(sets, codebook)
     # q: a neighbourhood counts only if all larger ones do, so its q is the largest p from it upwards
     q = p.nan_to_num(0).flip(0).cummax(0).values.flip(0).where(p.isfinite(), torch.nan)
     names = [f"nearest:{size}" for size in sizes]
     frames.append(_set_rows(names, sets, seeds, total, z, p, q))
-    judged.append(verification_of_sets(names, sets, answers, z, p, estimator, codebook, seeds, settings))
+    judged.append(verification_of_sets(names, sets, streamed.sets, z, p, codebook, seeds, settings))
     index = significance.resolution(p, settings.level)
     resolution = torch.where(index >= 0, torch.tensor(sizes)[index], -1)
     return pd.concat(frames, ignore_index=True).assign(similarity=data.compared_name), resolution, judged

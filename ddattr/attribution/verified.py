@@ -5,14 +5,13 @@ back, so that a p of 1e-12 needs no more of them than one of 0.1.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.significance import COUNTED, TestSettings, benjamini_hochberg
 from ddattr.attribution.tails import tilted
 from ddattr.codebook import ORTHOGONAL, Codebook
@@ -24,7 +23,7 @@ _BLOCK = 1 << 22  # draws at once, over tests
 
 
 def verification(
-    answers: Float[Tensor, "n units q"],
+    adjusted: Callable[[Tensor, Tensor], Tensor],
     z: Float[Tensor, "units q"],
     p: Float[Tensor, "units q"],
     codebook: Codebook,
@@ -35,7 +34,7 @@ def verification(
     of that, and the `ratio` of p to it. None where p was counted, and needs no judge, or is a t-test's, and has none.
 
     Args:
-        answers: that were tested.
+        adjusted: answers that were tested, of pairs of a unit and a query (`Streamed.pairs`).
     """
     if codebook.capacity <= COUNTED or codebook.design == ORTHOGONAL:
         return None
@@ -43,7 +42,7 @@ def verification(
     order = generator(settings.seed, Stream.VERIFICATION, step=1).permutation(p.numel())[: settings.verified]
     asked.view(-1)[torch.from_numpy(order)] = True
     queries, units = asked.T.nonzero(as_tuple=True)
-    found, error = drawn(answers[:, None, units, queries], z[units, queries], codebook.weight, settings.seed)
+    found, error = drawn(adjusted(units, queries)[:, None], z[units, queries], codebook.weight, settings.seed)
     table = {"query": seeds[queries], "unit": units, "p_value": p[units, queries], "drawn": found, "error": error}
     frame = pd.DataFrame({name: of.numpy() for name, of in table.items()})
     return frame.assign(ratio=lambda t: t.p_value / t.drawn, set="")
@@ -52,10 +51,9 @@ def verification(
 def verification_of_sets(
     names: Sequence[str],
     sets: Int[Tensor, "sets q size"],
-    answers: Float[Tensor, "n units q"],
+    adjusted: Callable[[Tensor], Tensor],
     z: Float[Tensor, "sets q"],
     p: Float[Tensor, "sets q"],
-    estimator: Estimator,
     codebook: Codebook,
     seeds: Int[Tensor, "q"],
     settings: TestSettings,
@@ -65,7 +63,7 @@ def verification_of_sets(
 
     Args:
         names: of the sets.
-        answers: as `Estimator.test_sets` took them, with `sets`.
+        adjusted: answers of units of some sets, as they were tested (`Streamed.sets`).
     """
     size = (sets >= 0).sum(-1)
     eligible = (p <= settings.level) & (size > 1) & (size <= _LARGEST) & (codebook.design != ORTHOGONAL)
@@ -73,9 +71,10 @@ def verification_of_sets(
     chosen = order[eligible.flatten()[order]][:_SETS].sort().values
     s, q = chosen // p.shape[1], chosen % p.shape[1]
     held = sets[s][..., : int(size.flatten()[chosen].max()) if len(chosen) else 1]
-    adjusted = estimator.gls.adjust_sets(estimator.similarity * answers, held) * (held >= 0)
-    numbers = adjusted[:, torch.arange(len(s)), q].transpose(1, 2)
-    found, error = drawn(numbers, z[s, q], codebook.weight, settings.seed, _FEWER) if len(s) else (z[s, q],) * 2
+    found, error = (z[s, q],) * 2
+    if len(s):
+        numbers = (adjusted(held) * (held >= 0))[:, torch.arange(len(s)), q].transpose(1, 2)
+        found, error = drawn(numbers, z[s, q], codebook.weight, settings.seed, _FEWER)
     table = {"query": seeds[q], "unit": -torch.ones_like(s), "p_value": p[s, q], "drawn": found, "error": error}
     frame = pd.DataFrame({name: of.numpy() for name, of in table.items()})
     return frame.assign(ratio=lambda t: t.p_value / t.drawn, set=[names[int(i)] for i in s])

@@ -129,4 +129,4 @@ def _shown(
     first = factual + torch.stack(by_query, 1)
     for name, latents in {"refined": moved, "first": first}.items():
         made[name] = data.shown(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-    return made | {"refined_units": units, "refined_images": data.pictures.unit_images[units]}
+    return made | {"refined_units": units, "refined_images": data.pictures.unit_pictures[units]}

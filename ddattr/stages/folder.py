@@ -194,7 +194,7 @@ class Folder:
     @cached_property
     def attribution_artifact(self) -> Artifact:
         """The run's own query set."""
-        config = self._attribution({"attribution": self.plain("attribution")} | self._sampling)
+        config = self._attribution({"attribution": self._scoring} | self._sampling)
         if self.conditions is not None:
             config["conditions"] = self.plain("conditions")["queries"]
         return Artifact(
@@ -217,6 +217,12 @@ class Folder:
                 parents, otherwise = {"members": self.members_fingerprint}, "Delete that folder, and ask again."
                 found[folder.name] = Artifact(folder, config, parents, self.command("attribute"), otherwise)
         return found
+
+    @property
+    def _scoring(self) -> dict[str, Any]:
+        """What scores depend on: no matter of memory, nor a table of all units, which older runs do not speak of."""
+        settings = self.plain("attribution")
+        return {key: of for key, of in settings.items() if key != "block" and (key, of) != ("kept", None)}
 
     def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config of a query set: what all have, and its own."""

@@ -74,9 +74,9 @@ class Run(Builder):
         """
         if queries.own:
             return self.attribution_artifact
-        settings = self.plain("attribution")
-        asked = [key for key in settings if key not in ("queries", "first_query", "batch")]
-        settings = {key: settings[key] for key in (asked if queries.replayed else ["denoisings"])}
+        own = ("queries", "first_query", "batch")
+        asked = [key for key in self._scoring if key not in own and (queries.replayed or key in ("denoisings", "kept"))]
+        settings = {key: self._scoring[key] for key in asked}
         config = self._attribution({"attribution": settings, "queries": queries.content})
         if queries.pictures is not None:
             config["frame"] = list(self.data.frame)  # which files are made into, and no data may show all of
