@@ -15,6 +15,7 @@ from pages import Made, given_pictures, made
 from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.data.tables import unit_table
+from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades, small
 from ddattr.tracking.page.words import words
@@ -75,6 +76,13 @@ def test_every_number_of_the_explorer_is_the_tables(run, content):
         sets = run.table("sets.parquet").query("query == @query['query']").set_index("set").loc[query["sets"]["name"]]
         for key, column in {"score": "score", "p": "p_value", "q": "q_value", "z": "z", "size": "size"}.items():
             np.testing.assert_allclose(query["sets"][key], sets[column], rtol=1e-6)
+
+
+def test_ranks_past_those_that_the_table_has_are_not_said(run, content, monkeypatch):
+    monkeypatch.setattr(Answers, "known_ranks", 3)
+    for query, whole in zip(drawn(run)["sets"][0]["queries"], content["sets"][0]["queries"], strict=True):
+        for method, ranks in whole["ranks"].items():
+            assert query["ranks"][method] == [rank if rank <= 3 else None for rank in ranks]
 
 
 def test_what_passes_is_listed_with_the_best_by_every_method(run, content):

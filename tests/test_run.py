@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from omegaconf import open_dict
 
 from ddattr.artifacts import load_json
+from ddattr.attribution.queries import QuerySet
 from ddattr.schema import check_keys
-from ddattr.stages import folder
+from ddattr.stages import folder, validate
 from ddattr.stages.run import Run
 
 
@@ -218,3 +219,18 @@ def test_a_config_that_is_no_longer_struct_is_checked_all_the_same(compose):
         config.traning = {}
     with pytest.raises(ValueError, match="traning is unknown"):
         Run(config)
+
+
+def test_a_block_is_in_no_fingerprint_and_a_table_of_some_units_is_in_one(make_run):
+    """One of all units is in none: older runs do not speak of it."""
+    asked = QuerySet(seeds=[100])
+    for of in (lambda run: run.attribution_artifact, lambda run: run.query_set_artifact(asked)):
+        artifact = of(make_run())
+        assert not {"block", "kept"} & set(artifact.config["attribution"])
+        assert of(make_run("attribution.block=7")).fingerprint == artifact.fingerprint
+        assert of(make_run("attribution.kept=12")).fingerprint != artifact.fingerprint
+
+
+def test_validate_takes_no_table_of_some_units(make_run):
+    with pytest.raises(ValueError, match=r"kept=12, expected null: .* Set attribution.kept"):
+        validate.ready(make_run("attribution.kept=12"))

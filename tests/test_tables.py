@@ -407,6 +407,24 @@ def test_blocks_of_any_size_make_the_tables_of_one(tables, tensors, data, block)
         pd.testing.assert_frame_equal(again.files()[file], table, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kept", [1, 2, 100])
+def test_of_units_that_are_kept_rows_are_those_of_all(tables, tensors, data, kept):
+    """The best by every method that is shown or tested, those that were replayed, and drawn ones; q is among all."""
+    some = tabulate(tensors, ABLATED, CODE, data, SETTINGS, kept=kept)
+    keys = ["method", "measure", "query", "unit"]
+    rows, whole = (table.influence.set_index(keys).sort_index() for table in (some, tables))
+    pd.testing.assert_frame_equal(rows, whole.loc[rows.index])
+    assert len(rows) == len(whole) if kept == 100 else len(rows) < len(whole)
+    for name, table in some.files().items():
+        if name != "influence.parquet":
+            pd.testing.assert_frame_equal(table, tables.files()[name])
+    for method in ("denoised_posterior", "denoised_gls", "jvp", "pixel"):
+        measure = "similarity" if method == "pixel" else "pull"
+        for query in tensors["seeds"].tolist():
+            best = whole.loc[method, measure, query].score.nlargest(kept)
+            assert set(best.index) | set(ABLATED.tolist()) <= set(rows.loc[method, measure, query].index)
+
+
 @pytest.mark.parametrize("name", THERE)
 def test_tables_survive_their_files(tables, tmp_path, name):
     ((file, table),) = [(file, table) for file, table in tables.files().items() if file.partition(".")[0] == name]

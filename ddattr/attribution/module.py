@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Annotated
 
 import lightning as L
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -49,6 +51,9 @@ class AttributionModule(L.LightningModule):
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
         block: units that are scored together: fewer need less memory, and have the same numbers.
+        kept: best units of every query by each method, and as many drawn by seed, that influence.parquet has, beside
+            those that pass and those that are replayed: no fewer than the page lists. None for all units, which
+            `validate` needs.
         asked: another query set than the run's own.
         conditions: what members are conditioned on; None where on nothing.
     """
@@ -71,13 +76,13 @@ class AttributionModule(L.LightningModule):
         denoisings: int = 50,
         check: int = 2,
         refine: int = 3,
-        block: int = BLOCK,
+        block: Annotated[int, Ge(1)] = BLOCK,
+        kept: Annotated[int, Ge(12)] | None = None,
         asked: Asked | None = None,
         conditions: Conditions | None = None,
     ):
         super().__init__()
-        counts = {"refine": refine, "queries": queries, "batch": batch, "block": block, "denoisings": denoisings}
-        _validate(**counts, ablation_units=ablation_units)
+        _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
         settings.check_units(codebook.units)
         self.ensemble = ensemble
         self.process = process
@@ -95,7 +100,7 @@ class AttributionModule(L.LightningModule):
         self.checked = self.asked.numbers[[i * count // check for i in range(check)]]
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
         self.ablated = torch.from_numpy(order[: min(ablation_units, codebook.units)]).sort().values
-        refined, self.block = min(refine, codebook.units), block
+        self.block, self.kept, refined = block, kept, min(refine, codebook.units)
         self.replay = Replay(ensemble, codebook, data, settings, jacobian, self.ablated, refined, block)
         self.tables: tables.Tables | None = None
         self.tensors: dict[str, Tensor] = {}
@@ -160,7 +165,7 @@ class AttributionModule(L.LightningModule):
         if self.shards.part or not self.trainer.is_global_zero:
             return
         self.tensors = self.shards.merged(self.batches)
-        given = (self.codebook, self.data, self.settings, self._names(), self.block)
+        given = (self.codebook, self.data, self.settings, self._names(), self.block, self.kept)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
         else:

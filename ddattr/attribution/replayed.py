@@ -35,6 +35,7 @@ def tabulate(
     settings: TestSettings,
     names: Sequence[str] | None = None,
     block: int = BLOCK,
+    kept: int | None = None,
 ) -> Tables:
     """All tables of queries that were replayed.
 
@@ -45,6 +46,7 @@ def tabulate(
         ablated: units that were ablated exactly.
         names: of the queries, in words; None for those of seeds.
         block: units that are scored together: a matter of memory.
+        kept: as `tables.tabulate` takes it; the units that were ablated are kept in any case.
     """
     seeds, factual, jacobian, images = tensors["seeds"], tensors["factual"], tensors["jacobian"], data.unit_pictures
     scored = Scored(seeds, factual, data, codebook, settings, block)
@@ -55,7 +57,9 @@ def tabulate(
     radius, norm_null = scored.scores["jvp"]["norm"], influence.norm(influence.gram(jacobian), scored.phantoms)
     scored.tests["jvp", "norm"] = significance.norm_significance(radius, norm_null)
     scored.estimate("jvp", lambda units: influence.projections(jacobian, factual, images[units]))
-    tables = of_denoising(scored, tensors["denoised"], codebook, data, names)
+    scored.keep(tensors["refined_units"])
+    scored.keep(ablated[:, None].expand(-1, len(seeds)))
+    tables = of_denoising(scored, tensors["denoised"], codebook, data, names, kept)
 
     exact = tensors["ablations"] - factual
     truth = influence.displacement_scores(exact, factual, images[ablated])

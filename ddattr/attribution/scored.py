@@ -4,17 +4,19 @@ from collections.abc import Mapping
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.estimator import Estimator, named
 from ddattr.attribution.influence import Response
+from ddattr.attribution.methods import shown
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.streamed import Answers, Found, Streamed
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
+from ddattr.diffusion.noise import Stream, generator
 
 BLOCK = 1 << 14  # units together: of 3 x 32 x 32 pictures 0.4 GB
 Test = tuple[Tensor, Tensor]  # z and p, (units, q) each
@@ -50,14 +52,15 @@ class Scored:
         self.codewords = codebook.codewords(torch.arange(codebook.units))
         self.phantoms = codebook.sample_phantoms(settings.phantoms, settings.seed)
         self.estimator = Estimator.of_distance(self.codewords, self.distance, settings.gls_share, codebook.basis)
+        self.kept = torch.zeros(self.distance.shape, dtype=torch.bool)
         self.scores: dict[str, dict[str, Float[Tensor, "units q"]]] = {}
         self.tests: dict[tuple[str, str], Test] = {}
 
     def compare(self) -> None:
         """What takes no model: similarity of pixels, and no information."""
         random = baselines.random(len(self.images), self.seeds.tolist(), self.settings.seed)
-        shown, images = self.pixels
-        self.scores["pixel"] = {"similarity": torch.cat([baselines.pixel(shown, part) for part in blocks(images)])}
+        pictures, images = self.pixels
+        self.scores["pixel"] = {"similarity": torch.cat([baselines.pixel(pictures, part) for part in blocks(images)])}
         self.scores["random"] = {"similarity": random}
 
     def respond(self, method: str, response: Response) -> None:
@@ -77,14 +80,34 @@ class Scored:
         self.tests[f"{method}_gls", "pull"] = found.z, found.p
         return found, streamed
 
-    def influence(self) -> pd.DataFrame:
-        """A row a unit, query, method and measure."""
+    def keep(self, units: Int[Tensor, "some q"]) -> None:
+        """Some units of every query are in `influence`, whatever else is."""
+        self.kept.scatter_(0, units, True)
+
+    def influence(self, best: int | None = None) -> pd.DataFrame:
+        """A row a unit, query, method and measure: of all units; or of those that pass a test or are to be kept, the
+        best by every method that is shown or tested, and as many drawn by seed. q is that among all units."""
+        if best is None:
+            self.kept.fill_(True)
+        else:
+            self._choose(min(best, len(self.kept)))
         rows = [
-            influence_rows(method, measure, score, self.seeds, test=self.tests.get((method, measure)))
+            influence_rows(method, measure, score, self.seeds, None, self.tests.get((method, measure)), self.kept)
             for method, measures in self.scores.items()
             for measure, score in measures.items()
         ]
         return pd.concat(rows, ignore_index=True)
+
+    def _choose(self, best: int) -> None:
+        """What is kept of each query where it is not all."""
+        drawn = generator(self.settings.seed, Stream.VERIFICATION, step=3).permutation(len(self.kept))[:best]
+        self.kept[torch.from_numpy(drawn)] = True
+        ranking = [score for name in shown(self.scores) for score in self.scores[name].values()]
+        for (name, measure), (z, p) in self.tests.items():
+            ranking += [self.scores[name][measure], z]
+            self.kept |= significance.benjamini_hochberg(p) <= self.settings.level
+        for score in ranking:
+            self.keep(score.topk(best, 0).indices)
 
     def at(self, units: Tensor) -> Mapping[str, Mapping[str, Tensor]]:
         """The scores of some units."""
@@ -98,20 +121,26 @@ def influence_rows(
     seeds: Tensor,
     units: Tensor | None = None,
     test: Test | None = None,
+    kept: Bool[Tensor, "units q"] | None = None,
 ) -> pd.DataFrame:
-    """Long table of one method and measure, of all units or of some; z, p and q where it was tested."""
-    count, queries = score.shape
-    units = torch.arange(count) if units is None else units
+    """Long table of one method and measure, of all units or of some; z, p and q where it was tested.
+
+    Args:
+        kept: pairs that have a row; None for all.
+    """
+    units = torch.arange(len(score)) if units is None else units
+    kept = torch.ones_like(score, dtype=torch.bool) if kept is None else kept
     z, p = (torch.full_like(score, torch.nan),) * 2 if test is None else test
+    row, query = kept.nonzero(as_tuple=True)
     return pd.DataFrame(
         {
-            "unit": units.repeat_interleave(queries).numpy(),
-            "query": seeds.repeat(count).numpy(),
+            "unit": units[row].numpy(),
+            "query": seeds[query].numpy(),
             "method": method,
             "measure": measure,
-            "score": score.flatten().numpy(),
-            "z": z.flatten().numpy(),
-            "p_value": p.flatten().numpy(),
-            "q_value": significance.benjamini_hochberg(p).flatten().numpy(),
+            "score": score[kept].numpy(),
+            "z": z[kept].numpy(),
+            "p_value": p[kept].numpy(),
+            "q_value": significance.benjamini_hochberg(p)[kept].numpy(),
         }
     )

@@ -76,6 +76,7 @@ def tabulate(
     settings: TestSettings,
     names: Sequence[str] | None = None,
     block: int = BLOCK,
+    kept: int | None = None,
 ) -> Tables:
     """All tables of pictures that were denoised alone.
 
@@ -83,10 +84,11 @@ def tabulate(
         tensors: seeds (Q,), factual (Q, C, H, W), denoised (n, Q, C, H, W).
         names: of the queries, in words; None for those of seeds.
         block: units that are scored together: a matter of memory.
+        kept: best units of every query by each method, and drawn ones, that `influence` has; None for all units.
     """
     scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings, block)
     scored.compare()
-    return of_denoising(scored, tensors["denoised"], codebook, data, names)
+    return of_denoising(scored, tensors["denoised"], codebook, data, names, kept)
 
 
 def of_denoising(
@@ -95,6 +97,7 @@ def of_denoising(
     codebook: Codebook,
     data: UnitDataModule,
     names: Sequence[str] | None,
+    kept: int | None,
 ) -> Tables:
     """Scores and tests of the denoising, after what was scored before, and the tables of that."""
     seeds, settings = scored.seeds, scored.settings
@@ -112,7 +115,7 @@ def of_denoising(
     strangers = data.held_out.at(data.held_out_units < 0)
     tables = Tables(
         attributions(z, p, found.posterior, seeds, settings.level),
-        scored.influence(),
+        scored.influence(kept),
         sets,
         pd.DataFrame(radius),
         _queries(seeds, scored.factual, data, names),

@@ -42,6 +42,8 @@ def run(run: Run) -> None:
 
 def ready(run: Run) -> None:
     """Refuses what cannot be done, before anything is written."""
+    if (kept := run.config.attribution.get("kept")) is not None:
+        raise ValueError(f"attribution: kept={kept}, expected null: validate scores all units. Set attribution.kept.")
     check(run)
     for artifact in (run.attribution_artifact, run.quality_artifact):  # this for its features
         run.check_members(artifact.require())

@@ -22,7 +22,7 @@ from ddattr.tracking.units import unit_names
 CAPTION = (
     "Figure 5. Queries with a unit that passes the test, surest first: without the unit of smallest q, by the "
     "denoising; and, beside it, without the unit of largest norm, the paper's score, whose choice is not a test of "
-    "significance. Change: exact less factual picture, brown where brighter. influence.parquet has all units."
+    "significance. Change: exact less factual picture, brown where brighter. influence.parquet has more units."
 )
 NEEDS = (
     "attribution/queries.safetensors",

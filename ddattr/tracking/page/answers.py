@@ -50,6 +50,11 @@ class Answers:
         """The q at and below which a unit passes."""
         return float(self.radius.level.iloc[0])
 
+    @property
+    def known_ranks(self) -> int | None:
+        """Ranks up to which influence.parquet has the units of every method; None where it has all."""
+        return self.manifest.get("config", {}).get("attribution", {}).get("kept")
+
     @cached_property
     def methods(self) -> list[str]:
         """Those that the page shows: what ranks, what is tested, and others that figures show, less the random one."""

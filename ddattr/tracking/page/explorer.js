@@ -38,6 +38,11 @@ const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count ==
 
 const passing = (count, noun) => `${plural(count, noun)} pass${count === 1 ? "es" : ""}`;
 
+// Of units that are in the table for another reason than their rank, it is not known.
+function ranked(rank) {
+  return rank == null ? "not among the best" : `rank ${rank.toLocaleString("en")}`;
+}
+
 // Three digits; a minus and not a hyphen; small numbers as powers of ten.
 function number(value, digits = 3) {
   if (value == null) return "–";
@@ -150,7 +155,7 @@ function listedUnits() {
     ...data.named[unit],
     score: asked.scores[key][place],
     support: support[place],
-    about: `rank ${asked.ranks[key][place].toLocaleString("en")}`,
+    about: ranked(asked.ranks[key][place]),
     sized: data.named[unit].of > 1 ? `${plural(data.named[unit].of, "picture")}, ` : "",
     p: asked.p[place],
     q: asked.q[place],
@@ -210,7 +215,7 @@ function showList() {
   const { passing: most, best } = data.sizes;
   at("listed").textContent = units
     ? `${all.length} of ${plural(data.units, "unit")} are listed: those that pass (${most} at most), and the ${best} ` +
-      "best by each method. influence.parquet has all."
+      "best by each method. influence.parquet has more."
     : "A set is scored and tested as one. Every neighbourhood of nearest units is listed; of other kinds those that " +
       `pass, and the ${best} of largest z.`;
 }

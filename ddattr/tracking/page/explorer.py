@@ -93,7 +93,7 @@ class _Gathered:
         query = answers.names[place]
         scores, tests = answers.scores(query), answers.tests(query)
         units = listed.units(scores, tests, answers.level, self.room, card.owed.unit)
-        ranks = scores.rank(ascending=False, method="first").loc[units]
+        ranks, known = scores.rank(ascending=False, method="first").loc[units], answers.known_ranks
         factual, similar = answers.factual[place], pd.Index(near.numpy())
         sets = listed.sets(answers.sets(query), answers.level, self.room)
         for unit in units:
@@ -106,7 +106,10 @@ class _Gathered:
             "units": units,
             **{key: _numbers(tests.loc[units, key]) for key in ("p", "q", "z")},
             "scores": {method: _numbers(scores.loc[units, method]) for method in answers.methods},
-            "ranks": {method: ranks[method].astype(int).tolist() for method in answers.methods},
+            "ranks": {
+                method: [int(rank) if known is None or rank <= known else None for rank in ranks[method]]
+                for method in answers.methods
+            },
             "pictures": [self._pictures(unit, factual, self.room.pictures) for unit in units],
             "nulls": [answers.null(query, unit) for unit in units],
             "sets": {
