@@ -1,0 +1,188 @@
+"""Scoring of more and more pictures, and of codewords alone: processor seconds, and memory beside the mapped pictures.
+
+`pytest tests/benchmarks/test_a_million_pictures.py -m slow -n 0 -s`, up to PICTURES=1000000 and UNITS=100000000 of the
+environment. Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8 queries; each size is scored
+by a process of its own. Nothing here asserts a timing.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddattr.attribution.influence import norm
+from ddattr.attribution.loss import loss_change
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance
+from ddattr.attribution.tables import tabulate
+from ddattr.codebook import Codebook, encode
+from ddattr.data.datamodule import UnitDataModule
+from ddattr.data.pictures import Pictures
+from ddattr.data.source import Source
+
+MEMBERS, QUERIES, SHAPE = 64, 8, (3, 32, 32)
+KEPT, BEST = 1000, 10
+PICTURES = [10_000, 30_000, int(os.environ.get("PICTURES", 100_000))]
+UNITS = sorted({100_000, int(os.environ.get("UNITS", 10_000_000)) // 10, int(os.environ.get("UNITS", 10_000_000))})
+BLOCK = 1 << 16  # codewords together
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def peak(found: dict[str, float], name: str) -> Iterator[None]:
+    """Seconds of the processor, and the most memory in megabytes: none of a mapped file's, which is not needed."""
+    ended, most = threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            most[0] = max(most[0], next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+
+    thread, started = threading.Thread(target=watch), time.process_time()
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        found[f"{name}, s"], found[f"{name}, MB"] = time.process_time() - started, most[0] / 1024
+
+
+def alone(call: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
+    """What a call finds in a process that has done nothing before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(call, *args).result()
+
+
+def report(title: str, sizes: list[int], found: list[dict[str, float]], at: tuple[int, ...] = ()) -> None:
+    """A line a figure: at every size, the exponent between the last two, and what it says `at` further sizes."""
+    print(
+        f"\n{title:<28}" + "".join(f"{size:>14,}" for size in sizes) + "  exponent" + "".join(f"{n:>16,}" for n in at)
+    )
+    for name in found[0]:
+        values = [one[name] for one in found]
+        slope = np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]) if sizes[-1] > sizes[-2] else np.nan
+        more = "".join(f"{values[-1] * (n / sizes[-1]) ** slope:>16,.0f}" for n in at)
+        print(f"{name:<28}" + "".join(f"{value:>14,.1f}" for value in values) + f"{slope:>10.2f}" + more)
+
+
+# -- pictures
+
+
+def written(path: Path, count: int) -> None:
+    """Random bytes, some at a time."""
+    draw = np.random.default_rng(0)
+    with path.open("wb") as file:
+        for start in range(0, count, 10_000):
+            file.write(draw.integers(0, 256, (min(10_000, count - start), *SHAPE), np.uint8).tobytes())
+
+
+def scored(path: Path, count: int) -> dict[str, float]:
+    """All tables of the queries, of pictures that members were asked to denoise."""
+    found: dict[str, float] = {}
+    with peak(found, "data"):
+        pixels = np.memmap(path, np.uint8, "r", shape=(count, *SHAPE))
+        data = UnitDataModule(Source(Pictures(pixels), None), holdout=64, similarity="pixels")
+    made = randn(MEMBERS, QUERIES, *SHAPE)
+    tensors = {
+        "seeds": torch.arange(QUERIES),
+        "factual": randn(QUERIES, *SHAPE, seed=1),
+        "denoised": made - made.mean(0),
+    }
+    codebook, settings = encode(data.units, MEMBERS), TestSettings(0)
+    with peak(found, "tables"):
+        tables = tabulate(tensors, codebook, data, settings, kept=KEPT)
+    tested = tables.influence.query("method == 'denoised_gls'")
+    assert tested.groupby("query").unit.nunique().between(KEPT, 8 * KEPT).all()
+    assert tables.radius.attributable.mean() <= 0.5  # nothing matters: of 8 queries, five at 0.05 each, 2e-5
+    return found
+
+
+@pytest.mark.slow
+def test_scoring_of_pictures(tmp_path):
+    found = []
+    for count in PICTURES:
+        written(tmp_path / "pixels", count)
+        found.append(alone(scored, tmp_path / "pixels", count))
+    report("pictures", PICTURES, found, (1_000_000,))
+
+
+# -- codewords alone
+
+
+def streamed(code: Codebook, gram: Tensor, phantoms: Tensor, level: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """By norm and by loss, of every query: the best units, and how many pass.
+
+    Both have one null for all units, the phantoms' scores, so p is a rank among these: counts of ranks are all that
+    Benjamini and Hochberg take, and their number is the phantoms'.
+    """
+    of = {"norm": norm, "loss": loss_change}
+    nulls = {name: score(gram, phantoms) for name, score in of.items()}
+    ranks = {name: torch.zeros(len(phantoms) + 2, len(gram), dtype=torch.long) for name in of}
+    best = dict.fromkeys(of, (torch.empty(0, len(gram), dtype=gram.dtype), torch.empty(0, len(gram), dtype=torch.long)))
+    for start in range(0, code.units, BLOCK):
+        units = torch.arange(start, min(start + BLOCK, code.units))
+        words = code.codewords(units)
+        for name, score in of.items():
+            found = score(gram, words)
+            _, p = norm_significance(found, nulls[name])
+            rank = (p * (1 + len(phantoms))).round().long()
+            ranks[name].scatter_add_(0, rank, torch.ones_like(rank))
+            scores = torch.cat([best[name][0], found])
+            held = torch.cat([best[name][1], units[:, None].expand_as(found)])
+            kept = scores.topk(BEST, 0)
+            best[name] = kept.values, held.gather(0, kept.indices)
+    passing = {}
+    for name, counts in ranks.items():
+        reached = counts.cumsum(0)
+        p = torch.arange(len(counts), dtype=torch.float64)[:, None] / (1 + len(phantoms))
+        passes = (p * code.units <= level * reached) & (reached > 0)
+        passing[name] = torch.where(passes, reached, 0).amax(0)
+    return {name: (best[name][1], passing[name]) for name in of}
+
+
+def products(queries: int = QUERIES) -> Tensor:
+    """Of the members' responses to every query: the Gram matrix of `norm`, and of their residuals that of the loss."""
+    response = randn(queries, MEMBERS, 256).double()
+    return response @ response.mT / 256
+
+
+def of_codewords(units: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    code, gram = Codebook(units, MEMBERS, 28), products()
+    with peak(found, "words"):
+        for start in range(0, units, BLOCK):
+            code.codewords(torch.arange(start, min(start + BLOCK, units)))
+    with peak(found, "words, norm and loss"):
+        streamed(code, gram, code.sample_phantoms(100_000), 0.05)
+    return found
+
+
+@pytest.mark.parametrize("level", [0.05, 0.9, 1.0])
+def test_ranks_in_blocks_are_benjamini_and_hochberg_s(level, monkeypatch):
+    """With as many that pass, and the same best units, as all scores at once say."""
+    monkeypatch.setitem(globals(), "BLOCK", 700)
+    code, gram = Codebook(3000, MEMBERS, 28), products(3)
+    phantoms, words = code.sample_phantoms(5000), code.codewords(torch.arange(3000))
+    for name, (best, passing) in streamed(code, gram, phantoms, level).items():
+        score = {"norm": norm, "loss": loss_change}[name]
+        _, p = norm_significance(score(gram, words), score(gram, phantoms))
+        assert torch.equal((benjamini_hochberg(p) <= level).sum(0), passing)
+        assert torch.equal(best, score(gram, words).topk(BEST, 0).indices)
+
+
+@pytest.mark.slow
+def test_scoring_of_codewords_alone():
+    report("units", UNITS, [alone(of_codewords, units) for units in UNITS], (10**8, 10**9))
