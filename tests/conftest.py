@@ -406,12 +406,15 @@ def copy(trained, tmp_path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """What looks at a whole validation is slow, since one has to be made. The longest test is the first: begun last, it
-    would leave the other processes idle."""
+def pytest_collection_modifyitems(config, items) -> None:
+    """What looks at a whole validation is slow, since one has to be made. What only measures is run by
+    --benchmark-enable. The longest test is the first: begun last, it would leave the other processes idle."""
     for item in items:
         if "validated" in item.fixturenames:
             item.add_marker("slow")
+        measures = item.path.parent.name == "benchmarks" and item.get_closest_marker("slow")
+        if measures and not config.getoption("benchmark_enable"):
+            item.add_marker(pytest.mark.skip(reason="measures, with --benchmark-enable"))
     items.sort(key=lambda item: "test_own_pictures" not in item.nodeid)
 
 

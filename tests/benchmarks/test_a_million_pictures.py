@@ -1,8 +1,8 @@
 """Scoring of more and more pictures, and of codewords alone: processor seconds, and memory beside the mapped pictures.
 
-`pytest tests/benchmarks/test_a_million_pictures.py -m slow -n 0 -s`, up to PICTURES=1000000 and UNITS=100000000 of the
-environment. Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8 queries; each size is scored
-by a process of its own. Nothing here asserts a timing.
+`pytest tests/benchmarks/test_a_million_pictures.py -m slow --benchmark-enable -n 0 -s`, up to PICTURES=1000000 and
+UNITS=100000000 of the environment. Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8
+queries; each size is scored by a process of its own. Nothing here asserts a timing.
 """
 
 import multiprocessing
