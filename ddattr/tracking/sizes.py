@@ -160,7 +160,7 @@ def lines(table: pd.DataFrame, fitted: pd.DataFrame) -> list[str]:
             f"of queries of which passes {', '.join(shares)}"
         )
     of = fitted.set_index("statistic")
-    words = {name: f"{row.exponent:.2f}{interval(row.low, row.high)}" for name, row in of.iterrows()}
+    words = {name: f"{row.exponent:z.2f}{interval(row.low, row.high)}" for name, row in of.iterrows()}
     return [
         *said,
         f"the radius goes as N^{words['radius']} (published {PUBLISHED:.2f}), that of phantoms as "
