@@ -180,7 +180,11 @@ class Artifact:
         return True
 
     def _clear(self) -> None:
-        """Removes what a process that was killed had half written; not in other artifacts, which lie in it."""
+        """Removes what a process that was killed had half written, beside its folder too; not in other artifacts, which
+        lie in it."""
+        for name in self.beside:
+            for part in self.folder.parent.glob(f".{name}.*.part*"):
+                part.unlink(missing_ok=True)
         for part in self.folder.rglob(".*.part*"):
             own = part.parent == self.folder or not (part.parent / ".lock").exists()
             if own and not _ASIDE & set(part.relative_to(self.folder).parts):

@@ -468,3 +468,10 @@ def test_what_a_killed_process_had_half_written_is_cleared_by_the_next(tmp_path)
     assert len(list(tmp_path.rglob("*.part*"))) == 3
     Artifact(tmp_path, CONFIG).make(0, lambda: None)
     assert [path.parent.name for path in tmp_path.rglob("*.part*")] == ["other"]
+
+
+def test_so_it_is_of_the_files_beside_its_folder_that_are_its_own(tmp_path):
+    for name in ("units.csv", "others.csv"):
+        kill(hanging(_write_and_hang, tmp_path / name))
+    Artifact(tmp_path / "codebook", CONFIG, beside=["units.csv"]).make(0, lambda: None)
+    assert [path.name.split(".")[1] for path in tmp_path.glob(".*.part*")] == ["others"]
