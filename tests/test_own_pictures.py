@@ -14,10 +14,10 @@ from ddattr.attribution.places import query_sets
 README = Path(__file__).parent.parent / "README.md"
 FOLDERS = {"north": ("circle", "square"), "south": ("circle", "square"), "west": ("circle", "triangle")}
 SIDE = 8
-# with two thirds of the steps the shape is found as well; nothing here looks at the others, but for how often strangers
+# with a third of the steps the shape is found as well; nothing here looks at the others, but for how often strangers
 # pass, of which 8 queries and more codebooks say as much
 FEWER = (
-    "training.steps=400",
+    "training.steps=200",
     "quality.pictures=16",
     "quality.orders=1",
     "attribution.queries=8",
