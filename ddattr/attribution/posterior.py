@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_STEP = 1e-9  # of a fit, in deviations of a score: below, two are one
 _ROUNDS = 20  # the variance weighs the mean until the two agree: 400 rounds move no score by 1e-5 of its deviation
 
 
@@ -84,8 +85,10 @@ def _divergence(z: Tensor, mean: Tensor, weight: Tensor, variance: Tensor) -> Te
 
 
 def _over_block(fit: Tensor, values: Tensor) -> Tensor:
-    """Sum of the values over all units that have the same fit."""
-    _, block = fit.unique(return_inverse=True)
+    """Sum of the values over all units that have the same fit. Two units that share a mean are equally far from it, and
+    their squares tie but for rounding: steps that rounding alone parts are one."""
+    levels, step = fit.unique(return_inverse=True)
+    block = (levels.diff(prepend=levels[:1]) > _STEP).cumsum(0)[step]
     return torch.zeros_like(values).index_add_(0, block, values)[block]
 
 
