@@ -6,11 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution.methods import METHODS, label_of, shown
 from ddattr.tracking.figures import EVIDENCE, draw_evidence
 from ddattr.tracking.figures.fig9_removal import COLOURS
+from ddattr.tracking.figures.fig12_cost import side_by_side
 from ddattr.tracking.figures.forest import reach
 from ddattr.tracking.figures.style import marks_of
 
@@ -173,9 +176,22 @@ def test_costs_are_of_what_is_shown_and_each_is_named(folder):
     for axis in figure.axes:
         places = sorted(c.lines[0].get_xdata()[0] for c in axis.containers)
         assert len(places) == 8
-        assert places[0] == 10
-        assert min(b / a for a, b in pairwise(places)) > 1.1
+        assert np.exp(np.log(places).mean()) == pytest.approx(10)
+        assert min(b / a for a, b in pairwise(places)) > 1.05
     plt.close(figure)
+
+
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=12).map(sorted))
+def test_points_stand_at_their_cost_and_of_like_cost_about_their_mean_in_its_order(costs):
+    costs = np.array(costs)
+    drawn = side_by_side(costs)
+    alone = np.array(
+        [all(not 0.8 <= a / b <= 1.25 for k, b in enumerate(costs) if k != j) for j, a in enumerate(costs)]
+    )
+    np.testing.assert_allclose(drawn[alone], costs[alone])
+    assert np.exp(np.log(drawn).mean()) == pytest.approx(np.exp(np.log(costs).mean()))
+    if costs[-1] < 1.25 * costs[0]:
+        assert (np.diff(drawn) > 0).all()
 
 
 def test_every_size_that_was_removed_has_a_colour(folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ddattr.artifacts import load_table
@@ -15,8 +16,9 @@ from ddattr.tracking.figures.words import worth_showing
 
 CAPTION = (
     "Figure 12. Accuracy (LDS on generated queries, 95 % intervals) against total cost, the training of every model "
-    "included; points of like cost stand side by side."
+    "included; points of like cost stand side by side, about their mean."
 )
+STEP = 1.09  # between points of like cost: eight reach a third to either side
 NEEDS = ("validation/cost.csv", "validation/lds_summary.csv")
 
 
@@ -31,7 +33,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     for axis, target in zip(axes, ("loss", "distance"), strict=True):
         _points(axis, drawn[drawn.target == target])
         zero(axis)
-        axis.set(xlabel="seconds of one process", ylabel=f"LDS, {target}")
+        axis.set(xlabel="seconds of one process\n(like costs side by side)", ylabel=f"LDS, {target}")
     known = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     figure.legend(
         [known[label_of(name)] for name in names], [label_of(name) for name in names], loc="upper center", ncols=3
@@ -41,14 +43,12 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _points(axis, rows: pd.DataFrame) -> None:
-    """A point a method, at the cost of all that it needs; those of like cost stand side by side."""
-    last, beside = 0.0, 1.0
+    """A point a method, at the cost of all that it needs."""
+    rows = rows.assign(x=rows.seconds.clip(lower=1.0)).sort_values("x", kind="stable")
     marks = marks_of(ordered(rows.method))
-    for row in rows.assign(x=rows.seconds.clip(lower=1.0)).sort_values("x").itertuples():
-        beside = 1.25 * beside if row.x < 1.25 * last else 1.0
-        last = row.x
+    for row, x in zip(rows.itertuples(), side_by_side(rows.x.to_numpy(float)), strict=True):
         axis.errorbar(
-            row.x * beside,
+            x,
             row.mean,
             np.reshape(reach(row.mean, row.low, row.high), (2, 1)),
             fmt=marks[row.method],
@@ -58,3 +58,16 @@ def _points(axis, rows: pd.DataFrame) -> None:
             label=label_of(row.method),
         )
     axis.set_xscale("log")
+
+
+def side_by_side(costs: Float[np.ndarray, "points"]) -> Float[np.ndarray, "points"]:
+    """Where points of like cost, each within a quarter of the next, are drawn: about their geometric mean.
+
+    Args:
+        costs: in increasing order.
+    """
+    drawn = costs[:0]
+    for group in np.split(costs, np.flatnonzero(costs[1:] >= 1.25 * costs[:-1]) + 1):
+        place = np.arange(len(group)) - (len(group) - 1) / 2
+        drawn = np.append(drawn, STEP**place * np.prod(group ** (1 / max(1, len(group)))))
+    return drawn

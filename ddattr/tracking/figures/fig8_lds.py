@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ddattr.artifacts import load_table
 from ddattr.tracking.figures.forest import ROW, by_value, forest, reference
 from ddattr.tracking.figures.style import RED, WIDTH
-from ddattr.tracking.figures.words import means, noise
+from ddattr.tracking.figures.words import means, noise, pictures
 
 CAPTION = (
     "Figure 8. Linear datamodelling scores against models of random halves, which no score was made with; means with "
@@ -28,7 +28,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
     for axis, ((target, queries), rows) in zip(axes[0], panels, strict=True):
         forest(axis, rows, methods, values=True)
         reference(axis, rows.ceiling.iloc[0], "ceiling: noise of the seeds", RED)
-        axis.set(title=f"{target},\n{queries} queries", xlabel="LDS")
+        axis.set(title=f"{target} of\n{pictures(queries)}", xlabel="LDS")
     if handles := axes[0][0].get_legend_handles_labels()[0]:
         figure.legend(handles=handles, loc="outside upper center")
     return figure, summary
@@ -37,7 +37,7 @@ def draw(root: Path) -> tuple[Figure, pd.DataFrame]:
 def findings(root: Path) -> list[str]:
     """A line for every target and kind of queries."""
     return [
-        f"LDS, {target} of {queries} pictures: {means(rows)}; {noise(rows)}"
+        f"LDS, {target} of {pictures(queries)}: {means(rows)}; {noise(rows)}"
         for (target, queries), rows in transfer(root).groupby(["target", "queries"], sort=False)
     ]
 

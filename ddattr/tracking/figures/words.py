@@ -13,6 +13,11 @@ def worth_showing(names: Iterable[str]) -> list[str]:
     return shown(names) or ordered(names)[:8]
 
 
+def pictures(queries: str) -> str:
+    """What the queries of a table are, whose word for pictures that no member saw is `real`."""
+    return "held-out pictures" if queries == "real" else f"{queries} pictures"
+
+
 def means(rows: pd.DataFrame) -> str:
     """Means of the methods that are shown with their intervals, the largest first."""
     table = rows.set_index("method")
