@@ -1,6 +1,6 @@
 """What is asked of an ensemble: queries named by seeds, whose tapes make them, or pictures from elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ class Asked:
         inversions: tapes that are found for each given picture; without one it is attributed by its denoising alone.
         seed: of the noise that inversions are driven by.
         condition: class number of every query, where members are conditioned.
+        known: by kind the unit and sets that pictures are of, -1 for none; None where that is not known.
     """
 
     numbers: Int[Tensor, "q"]
@@ -32,6 +33,7 @@ class Asked:
     inversions: int = 0
     seed: int = 0
     condition: Int[Tensor, "q"] | None = None
+    known: Mapping[str, Int[Tensor, "q"]] | None = None
 
     @property
     def replayed(self) -> bool:

@@ -165,7 +165,7 @@ class AttributionModule(L.LightningModule):
         if self.shards.part or not self.trainer.is_global_zero:
             return
         self.tensors = self.shards.merged(self.batches)
-        given = (self.codebook, self.data, self.settings, self._names(), self.block, self.kept)
+        given = (self.codebook, self.data, self.settings, self._names(), self.block, self.kept, self.asked.known)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
         else:

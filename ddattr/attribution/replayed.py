@@ -36,6 +36,7 @@ def tabulate(
     names: Sequence[str] | None = None,
     block: int = BLOCK,
     kept: int | None = None,
+    known: Mapping[str, Tensor] | None = None,
 ) -> Tables:
     """All tables of queries that were replayed.
 
@@ -47,6 +48,7 @@ def tabulate(
         names: of the queries, in words; None for those of seeds.
         block: units that are scored together: a matter of memory.
         kept: as `tables.tabulate` takes it; the units that were ablated are kept in any case.
+        known: as `tables.tabulate` takes it.
     """
     seeds, factual, jacobian, images = tensors["seeds"], tensors["factual"], tensors["jacobian"], data.unit_pictures
     scored = Scored(seeds, factual, data, codebook, settings, block)
@@ -59,7 +61,7 @@ def tabulate(
     scored.estimate("jvp", lambda units: influence.projections(jacobian, factual, images[units]))
     scored.keep(tensors["refined_units"])
     scored.keep(ablated[:, None].expand(-1, len(seeds)))
-    tables = of_denoising(scored, tensors["denoised"], codebook, data, names, kept)
+    tables = of_denoising(scored, tensors["denoised"], codebook, data, names, kept, known)
 
     exact = tensors["ablations"] - factual
     truth = influence.displacement_scores(exact, factual, images[ablated])

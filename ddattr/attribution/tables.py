@@ -4,7 +4,7 @@ Rows are (unit, query); a query is named by its seed, or by its place among give
 made again from the tensors alone. `attributions` is what a user reads first; the others are of all units and methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ddattr.attribution import baselines, significance
 from ddattr.attribution.calibration import calibrated
 from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.nulls import nulls
+from ddattr.attribution.retrieval import retrieval, summarise
 from ddattr.attribution.scored import BLOCK, Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
@@ -33,7 +34,8 @@ _PARQUET = ("attributions", "influence", "sets", "nulls")
 class Tables(NamedTuple):
     """Tables by the names of the files that hold them; None where there is nothing to say.
 
-    `agreement` and its summary take a tape, and `calibration` pictures that were held out.
+    `agreement` and its summary take a tape, `calibration` pictures that were held out, and `retrieval` queries whose
+    source is known.
     """
 
     attributions: pd.DataFrame
@@ -46,6 +48,8 @@ class Tables(NamedTuple):
     calibration: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     agreement_summary: pd.DataFrame | None = None
+    retrieval: pd.DataFrame | None = None
+    retrieval_summary: pd.DataFrame | None = None
 
     def files(self) -> dict[str, pd.DataFrame]:
         """Those that there are, by the names of their files."""
@@ -63,6 +67,8 @@ class Tables(NamedTuple):
             if kind != "nearest":
                 best = rows.groupby("query").q_value.min()
                 metrics[f"significance/{kind}/attributable"] = float((best <= self.radius.level.iloc[0]).mean())
+        for row in () if self.retrieval_summary is None else self.retrieval_summary.itertuples():
+            metrics[f"retrieval/{row.kind}/first"] = row.first
         if "jvp_error" in self.queries:
             metrics["jacobian/rotating_error"] = float(self.queries.rotating_error.mean())
             metrics["jacobian/jvp_error"] = float(self.queries.jvp_error.median())
@@ -77,6 +83,7 @@ def tabulate(
     names: Sequence[str] | None = None,
     block: int = BLOCK,
     kept: int | None = None,
+    known: Mapping[str, Tensor] | None = None,
 ) -> Tables:
     """All tables of pictures that were denoised alone.
 
@@ -85,10 +92,11 @@ def tabulate(
         names: of the queries, in words; None for those of seeds.
         block: units that are scored together: a matter of memory.
         kept: best units of every query by each method, and drawn ones, that `influence` has; None for all units.
+        known: by kind the unit and sets that queries are of, (Q,), -1 for none.
     """
     scored = Scored(tensors["seeds"], tensors["factual"], data, codebook, settings, block)
     scored.compare()
-    return of_denoising(scored, tensors["denoised"], codebook, data, names, kept)
+    return of_denoising(scored, tensors["denoised"], codebook, data, names, kept, known)
 
 
 def of_denoising(
@@ -98,6 +106,7 @@ def of_denoising(
     data: UnitDataModule,
     names: Sequence[str] | None,
     kept: int | None,
+    known: Mapping[str, Tensor] | None = None,
 ) -> Tables:
     """Scores and tests of the denoising, after what was scored before, and the tables of that."""
     seeds, settings = scored.seeds, scored.settings
@@ -112,6 +121,7 @@ def of_denoising(
         "resolution": resolution.numpy(),
         "level": settings.level,
     }
+    named = None if known is None else retrieval(known, z, p, found.posterior, seeds, sets, data.set_name)
     strangers = data.held_out.at(data.held_out_units < 0)
     tables = Tables(
         attributions(z, p, found.posterior, seeds, settings.level),
@@ -122,6 +132,8 @@ def of_denoising(
         nulls(streamed.pairs, found.deviation, found.posterior, q, scored.phantoms, seeds, settings.level),
         pd.concat([*([] if units is None else [units]), *judged], ignore_index=True),
         calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
+        retrieval=named,
+        retrieval_summary=None if named is None else summarise(named, settings.level),
     )
     return tables if codebook.design == RANDOM else _named(tables, codebook)
 

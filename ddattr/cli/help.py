@@ -63,6 +63,7 @@ PAGES = {  # in the order in which a newcomer needs them
             "ddattr attribute -m 'part=range(0,4)' hydra/launcher=processes",
             "ddattr attribute runs/digits 'queries.pictures=[a.png,scans/]'",
             "ddattr attribute runs/digits 'queries.seeds=[100,101]'",
+            "ddattr attribute runs/digits queries.held_out=true",
         ),
     ),
     "report": Page((*RUN, "tracking"), ("ddattr report experiment=digits_small", "ddattr report runs/digits_small")),

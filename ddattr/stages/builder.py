@@ -40,8 +40,8 @@ class Builder(Folder):
         check_keys(config)
         if config.stage not in ("attribute", "replay", "load") and not self.queries.own:
             raise ValueError(
-                "queries: pictures or seeds, which `attribute` asks and no other verb does. Leave them out, or run: "
-                + self.command("attribute")
+                "queries: pictures, seeds or held_out, which `attribute` asks and no other verb does. Leave them out, "
+                "or run: " + self.command("attribute")
             )
 
     def build(self, group: str, **arguments: Any) -> Any:

@@ -170,17 +170,19 @@ class Loaded:
         inversions: int = 3,
         name: str | None = None,
         conditions: Sequence[str | int | None] | None = None,
+        held_out: bool = False,
     ) -> Attributed:
-        """Attributes pictures (files, and folders of them) or generated queries, unless it was done: a query set.
+        """Attributes pictures (files, and folders of them), generated queries or what no member saw: a query set.
 
-        As `ddattr attribute` does, to the bit, with the keys of `queries`. Neither: the run's own set.
+        As `ddattr attribute` does, to the bit, with the keys of `queries`, unless it was done. None of them: the run's
+        own set.
 
         Raises:
             FileNotFoundError, ValueError: a file that cannot be read, or what excludes each other.
         """
         given = [pictures] if isinstance(pictures, str | Path) else pictures
         files = None if given is None else [str(path) for path in given]
-        queries = QuerySet(name, files, seeds, invert, inversions, conditions)
+        queries = QuerySet(name, files, seeds, invert, inversions, conditions, held_out)
         attribute(self._run, queries)
         return self.sets[queries.title]
 

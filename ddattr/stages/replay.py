@@ -161,6 +161,9 @@ def _queries(run: Run, name: str, made: Mapping[str, Any]) -> QuerySet:
     conditions = of.get("conditions")
     if "seeds" in of:
         return QuerySet(name, seeds=of["seeds"], conditions=conditions)
+    if "held_out" in of:
+        inversions = of["inversions"]
+        return QuerySet(name, None, None, inversions > 0, inversions or 1, conditions, held_out=True)
     if "pictures" not in of:
         return QuerySet()
     if run.queries.pictures is None:

@@ -78,6 +78,8 @@ class Run(Builder):
         asked = [key for key in self._scoring if key not in own and (queries.replayed or key in ("denoisings", "kept"))]
         settings = {key: self._scoring[key] for key in asked}
         config = self._attribution({"attribution": settings, "queries": queries.content})
+        if queries.held_out:
+            config["held_out"] = hashlib.sha256(content_of(self.data.held_out.images)).hexdigest()[:16]
         if queries.pictures is not None:
             config["frame"] = list(self.data.frame)  # which files are made into, and no data may show all of
         return Artifact(

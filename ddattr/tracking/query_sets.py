@@ -7,19 +7,22 @@ import pandas as pd
 from ddattr.artifacts import load_table
 from ddattr.attribution.methods import TESTED
 from ddattr.attribution.places import query_sets
+from ddattr.attribution.retrieval import said as retrieved
 from ddattr.tracking.figures.words import q_of
 
 
 def compared(root: Path) -> list[str]:
     """A line for every query set, where there are several."""
     sets = query_sets(root)
-    return [f"query set {name}: {_found(folder)}" for name, folder in sets.items()] if len(sets) > 1 else []
+    if len(sets) < 2:
+        return []
+    return [f"query set {name}: {line}" for name, folder in sets.items() for line in (_found(folder), *_named(folder))]
 
 
 def said(folder: Path) -> list[str]:
     """What a set says: what it found, and how well inverted pictures are replayed."""
     queries = load_table(folder / "queries.csv")
-    return [_found(folder), *_inverted(queries)]
+    return [_found(folder), *_named(folder), *_inverted(queries)]
 
 
 def _found(folder: Path) -> str:
@@ -34,6 +37,12 @@ def _found(folder: Path) -> str:
         f"{radius.level.iloc[0]:g} (smallest {q_of(tested.q_value.min())}); {len(unlike)} unlike the data"
         + (f": {', '.join(unlike[:4])}{many}" if unlike else "")
     )
+
+
+def _named(folder: Path) -> list[str]:
+    """How often the source is named of pictures of which it is known."""
+    path = folder / "retrieval_summary.csv"
+    return retrieved(load_table(path)) if path.is_file() else []
 
 
 def _inverted(queries: pd.DataFrame) -> list[str]:
