@@ -99,11 +99,13 @@ def test_random_supports_name_the_own_as_often_as_chance_says():
     draw = torch.Generator().manual_seed(0)
     z = torch.randn(8, 4000, generator=draw)
     own = torch.randint(0, 8, (4000,), generator=draw)
-    table = retrieval({"unit": own}, z, torch.rand(z.shape, generator=draw), z, torch.arange(4000), pd.DataFrame(), str)
+    p, queries = torch.rand(z.shape, generator=draw), torch.arange(4000)
+    table = retrieval({"unit": own}, z, p, z, queries, pd.DataFrame(), {}, -z, str)
     (row,) = summarise(table, 0.05).itertuples()
     assert row.chance == 1 / 8
     assert abs(row.first - row.chance) < 3.9 * (row.chance * (1 - row.chance) / 4000) ** 0.5
     assert row.low < row.chance < row.high
+    assert row.nearest == row.first  # here the nearest is what is supported most
 
 
 # -- of a run
@@ -133,7 +135,9 @@ def test_held_out_pictures_are_a_set_whose_own_units_are_placed(finished, ddattr
         assert (scores[row.query] > scores[row.query][row.own]).sum() == row.rank - 1
     first = int((table["rank"] == 1).sum())
     assert f"the own unit comes first for {first} of 10 queries" in said.out
-    assert "(1.0 by chance)" in said.out
+    nearest = data.distance(data.held_out.images).argmin(0)
+    assert table.nearest.tolist() == (nearest == known(data)["unit"]).tolist()
+    assert f"(by the nearest alone {table.nearest.sum()}, by chance 1.0)" in said.out
     assert summary.chance.tolist() == [0.1]
     assert "attribute: already done" in ddattr("attribute", str(finished), "queries.held_out=true", "tracking=none").out
 

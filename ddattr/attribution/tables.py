@@ -121,7 +121,10 @@ def of_denoising(
         "resolution": resolution.numpy(),
         "level": settings.level,
     }
-    named = None if known is None else retrieval(known, z, p, found.posterior, seeds, sets, data.set_name)
+    named = None
+    if known is not None:
+        by = (seeds, sets, data.partitions(), scored.distance, data.set_name)
+        named = retrieval(known, z, p, found.posterior, *by)
     strangers = data.held_out.at(data.held_out_units < 0)
     tables = Tables(
         attributions(z, p, found.posterior, seeds, settings.level),
