@@ -3,20 +3,22 @@
 import json
 import shutil
 import string
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY_SIZES, composed, refused
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from conftest import TINY_SIZES, composed, environment, refused
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import ddattr as package
 from ddattr.artifacts import load_json, load_table, load_tensors
-from ddattr.diffusion import text
+from ddattr.diffusion import prompted, text
 from ddattr.diffusion.adapters import Adapted, Base, Lora
 from ddattr.diffusion.captions import Captions
 from ddattr.diffusion.noise import Stream, noise_tape, seeded_torch
@@ -33,7 +35,7 @@ CAPTIONS = ["red cat", "blue cat", "red dog"]
 def saved(folder: Path) -> Path:
     """A pipeline's folder; its tokens are letters, 32 at most; its VAE halves sides once."""
     with seeded_torch(0, Stream.INITIALISATION):
-        UNet2DConditionModel(
+        unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=4,
             out_channels=4,
@@ -45,15 +47,15 @@ def saved(folder: Path) -> Path:
             norm_num_groups=2,
             cross_attention_dim=8,
             attention_head_dim=2,
-        ).save_pretrained(folder / "unet")
-        AutoencoderKL(
+        )
+        vae = AutoencoderKL(
             block_out_channels=(4, 4),
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
             norm_num_groups=2,
             sample_size=16,
             scaling_factor=0.5,
-        ).save_pretrained(folder / "vae")
+        )
         config = CLIPTextConfig(
             vocab_size=54,
             hidden_size=8,
@@ -66,19 +68,17 @@ def saved(folder: Path) -> Path:
             eos_token_id=53,
             pad_token_id=53,
         )
-        CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+        encoder = CLIPTextModel(config)
     letters = [letter + end for end in ("", "</w>") for letter in string.ascii_lowercase]
     vocabulary = {word: number for number, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
     raw = folder.parent / "words"
     raw.mkdir()
     (raw / "vocab.json").write_text(json.dumps(vocabulary))
     (raw / "merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer(str(raw / "vocab.json"), str(raw / "merges.txt"), model_max_length=32).save_pretrained(
-        folder / "tokenizer"
-    )
-    DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).save_pretrained(
-        folder / "scheduler"
-    )
+    words = CLIPTokenizer(str(raw / "vocab.json"), str(raw / "merges.txt"), model_max_length=32)
+    steps = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    whole = StableDiffusionPipeline(vae, encoder, words, unet, steps, None, None, requires_safety_checker=False)
+    whole.save_pretrained(folder)
     return folder
 
 
@@ -328,3 +328,54 @@ def test_a_run_of_text_from_training_to_the_page(given, ddattr, tmp_path):
     assert asked.queries.condition.tolist() == ["red cat"]
     assert asked.pictures[0].shape == SHAPE
     assert load_json(root / "latents" / "manifest.json")["config"]["vae"]
+
+
+def code(card: str) -> list[str]:
+    return [part.removeprefix("python\n") for part in card.split("```")[1::2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("member", "eta"), [("3", "0.0"), ("3", "1.0"), ("null", "0.5")])
+def test_an_export_is_loaded_by_stable_diffusion_s_pipeline_and_makes_our_latents(
+    given, ddattr, tmp_path, member, eta, pipeline
+):
+    """By the card's own code, in a process that has no ddattr."""
+    sampler = ["sampler=ddim", f"sampler.eta={eta}", "sampler.steps=5", "conditions.guidance=3.0"]
+    words = [*sampler, "training.learning_rate=0.1", "conditions.queries=['red cat']"]
+    for k in range(6) if member == "null" else (3,):
+        train.run(run(given, *words, f"member={k}"))
+    said = ddattr("export", *given, *words, f"member={member}", "output=out")
+    assert (said.status, said.err) == (0, ""), said
+    assert said.out == "export: out\n"  # and no warning
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert text.digest(str(pipeline)) in card
+    script = "import sys\nsys.modules['ddattr'] = None\n" + "\n".join(code(card)).replace("FOLDER", "out")
+    (tmp_path / "plain.py").write_text(script + "\nnp.save('x.npy', x.numpy())\n")
+    done = subprocess.run(
+        [sys.executable, "plain.py"], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    of = run(given, *words)
+    networks = [of.load(of.member_artifact(k)) for k in (range(6) if member == "null" else (3,))]
+    asked = Ensemble(networks).given(of.conditions.given(of.conditions.in_turn(["red cat"], 1)))
+    tape = noise_tape([of.seed], 5, of.shape)
+    ours = asked.replay(asked.uniform[None], tape, of.reverse)[0]
+    theirs = torch.from_numpy(np.load(tmp_path / "x.npy"))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+    base = Ensemble([of._network()]).given(asked.under)
+    assert (base.replay(base.uniform[None], tape, of.reverse)[0] - ours).abs().max() > 1e-2
+    assert ddattr("export", *given, *words, f"member={member}", "output=out").out == "export: already done, out\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("training.lora=null", "export: members are whole networks of text to image, expected adapters"),
+        ("conditions.guidance=0.5", "export: guidance=0.5, which StableDiffusionPipeline takes for none"),
+        ("data.source.size=12", "export: pictures of 3 x 12 x 12, but StableDiffusionPipeline makes those whose sides"),
+    ],
+)
+def test_what_stable_diffusion_s_pipeline_does_not_do_is_not_exported(given, more, said):
+    of = run(given, more)
+    with pytest.raises(ValueError, match=said):
+        prompted.check_exportable(of.network(None), of.build("sampler"), of.conditions.guidance, of.data.shape)

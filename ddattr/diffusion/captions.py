@@ -101,7 +101,11 @@ class Captions:
 
     def words(self, numbers: Int[Tensor, "q"]) -> list[str]:
         """Prompts as tables have them; the empty one is `none`."""
-        return [self._prompts[number] or "none" for number in numbers.tolist()]
+        return [prompt or "none" for prompt in self.prompts(numbers)]
+
+    def prompts(self, numbers: Int[Tensor, "q"]) -> list[str]:
+        """Prompts by number as they are."""
+        return [self._prompts[number] for number in numbers.tolist()]
 
     def unseen(self, owned: Iterable[Bool[Tensor, "images"]]) -> list[str]:
         """Nothing: words of a prompt are of many captions, and those of none are the base's."""

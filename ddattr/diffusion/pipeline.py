@@ -102,12 +102,12 @@ def scheduler(process: Process, sampler: DDIM) -> SchedulerMixin:
 
 
 def _like(kind: type[SchedulerMixin], process: Process, **options: Any) -> SchedulerMixin:
-    with _quiet():  # keys of the other kind, which it names
+    with quiet():  # keys of the other kind, which it names
         return kind.from_config(process.scheduler.config, **options)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No word of diffusers, and no bars."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -142,7 +142,7 @@ def save(folder: Path, unet: ModelMixin, back: SchedulerMixin) -> None:
 
 def loaded(folder: Path) -> DiffusionPipeline:
     """The pipeline of a folder that `save` wrote."""
-    with _quiet():
+    with quiet():
         pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, local_files_only=True)
     pipeline.unet.eval()
     return pipeline
@@ -154,7 +154,7 @@ def replayed(pipeline: DiffusionPipeline, tape: Float[Tensor, "tape q c h w"], e
 
     DDIMScheduler takes the noise of a step, as DDPMScheduler does not, and is the same at eta = 1.
     """
-    with _quiet():
+    with quiet():
         back = DDIMScheduler.from_config(pipeline.scheduler.config)
     back.set_timesteps(len(tape) - 1)
     x = tape[0]

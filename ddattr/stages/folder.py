@@ -132,9 +132,7 @@ class Folder:
         del config["training"]["epoch_steps"]  # when checkpoints are written changes no result
         config["training"].pop("fork", None)
         if self.pretrained is not None:  # what it holds counts, and not where it lies
-            from ddattr.diffusion.pretrained import digest
-
-            config["unet"]["path"] = self._text_digest() if self.of_text else digest(self.pretrained)
+            config["unet"]["path"] = self.pretrained_digest
         if self.lora is None:
             config["training"].pop("lora", None)
         if self.conditions is not None:
@@ -144,8 +142,13 @@ class Folder:
             config["trainer"] = {"precision": self.precision}
         return config
 
-    def _text_digest(self) -> str:
-        from ddattr.diffusion.text import digest
+    @property
+    def pretrained_digest(self) -> str:
+        """Of what all trainings start from, wherever it lies."""
+        if self.of_text:
+            from ddattr.diffusion.text import digest
+        else:
+            from ddattr.diffusion.pretrained import digest
 
         return digest(self.config.unet.path)
 

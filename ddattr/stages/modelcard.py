@@ -1,41 +1,27 @@
-"""The model card of an export: what it is, where it comes from, and how plain diffusers loads it."""
+"""The model card of an export: what it is, where it comes from, and how it is used."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from ddattr.artifacts import adopted, load_json
-from ddattr.diffusion.pretrained import digest
 from ddattr.stages.run import Run
+from ddattr.stages.usage import Usage
 
-_LOAD = """import torch
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("{folder}"{trust})
-pictures = pipeline(batch_size=4, num_inference_steps={steps}{eta}).images"""
-_REPLAY = """import numpy as np
-from diffusers import DDIMScheduler
-
-def tape(seed, step, shape={shape}):
-    key = np.array([seed, 1], np.uint64)
-    draw = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
-    return torch.from_numpy(draw.standard_normal(shape, np.float32))[None]
-
-scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-scheduler.set_timesteps({steps})
-x = tape({seed}, 0)
-with torch.no_grad():
-    for i, t in enumerate(scheduler.timesteps[:{steps}]):
-        out = pipeline.unet(x, t).sample
-        x = scheduler.step(out, t, x, eta={eta}, variance_noise=tape({seed}, i + 1)).prev_sample"""
 UNEVEN = "DDIMScheduler steps back by num_train_timesteps // steps, here not to the next of its timesteps"
 
 
 class Checked(NamedTuple):
-    """One picture that was made both ways: its seed, the largest difference of a value, and the largest value."""
+    """One picture that was made both ways: the largest difference of a value, and the largest value."""
 
-    seed: int
     difference: float
     largest: float
+
+    @classmethod
+    def of(cls, ours: Tensor, theirs: Tensor) -> "Checked":
+        """Of the picture as ddattr makes it, and as plain diffusers does."""
+        return cls((ours - theirs).abs().max().item(), ours.abs().max().item())
 
     @property
     def same(self) -> bool:
@@ -43,32 +29,14 @@ class Checked(NamedTuple):
         return self.difference < 1e-4 * max(1.0, self.largest)
 
 
-def card(run: Run, members: Sequence[int], checked: Checked, adapters: Sequence[str] = ()) -> str:
-    """README.md of an export of one member, or of all.
-
-    Args:
-        adapters: names of files that hold them as LoRA, if they are.
-    """
-    n, alone = run.codebook.members, len(members) == 1
-    title = f"member {members[0]} of {n}" if alone else f"the ensemble of {n} members"
-    sampler = run.plain("sampler")
-    steps, eta = int(sampler["steps"]), float(run.build("sampler").eta)
-    load = _LOAD.format(
-        folder="FOLDER",
-        trust="" if alone else ", trust_remote_code=True",
-        steps=steps,
-        eta=f", eta={eta:g}" if 0 < eta < 1 else "",
-    )
-    replay = _REPLAY.format(shape=tuple(run.shape), steps=steps, eta=f"{eta:g}", seed=checked.seed)
-    trust = (
-        ""
-        if alone
-        else "`unet/mean.py` is the class of the mean, some lines of torch: read them before you trust it.\n"
-    )
+def card(run: Run, members: Sequence[int], checked: Checked, usage: Usage) -> str:
+    """README.md of an export of one member, or of all."""
+    n = run.codebook.members
+    title = f"member {members[0]} of {n}" if len(members) == 1 else f"the ensemble of {n} members"
     base = "" if run.pretrained is None else " and of the base"
     return f"""---
 library_name: diffusers
-pipeline_tag: unconditional-image-generation
+pipeline_tag: {usage.tag}
 tags: [ddattr, diffusion, data-attribution]
 ---
 
@@ -83,37 +51,25 @@ tags: [ddattr, diffusion, data-attribution]
 ## Load it
 
 ```python
-{load}
+{usage.load}
 ```
 
-{trust}Values are in [-1, 1], {" x ".join(map(str, run.shape))}. Steps are the run's own; another number makes
-other pictures.
-{_lora(adapters)}
+{usage.said}
 ## The same picture again
 
-A picture is its seed: noise is drawn by numpy at an address (seed, step). This is the picture of seed {checked.seed}:
+A picture is its seed: noise is drawn by numpy at an address (seed, step). This is {usage.picture}:
 
 ```python
-{replay}
+{usage.replay}
 ```
 
-When this folder was written, the largest difference of a value from ddattr's own picture was {checked.difference:.2g},
+When this folder was written, the largest difference of a value from ddattr's own was {checked.difference:.2g},
 of values up to {checked.largest:.2g}{"" if checked.same else f": {UNEVEN}"}.
 
 ## Licence
 
 None is chosen here: set one, in the head of this file too. It may have to follow those of the training pictures{base}.
 """
-
-
-def _lora(adapters: Sequence[str]) -> str:
-    if not adapters:
-        return ""
-    some = adapters[0] if len(adapters) == 1 else f"{adapters[0]} to {adapters[-1].rpartition('/')[2]}"
-    return (
-        f"\n`unet/` is the base with the adapter in it. {some}: the adapter alone, as `load_lora_weights` and "
-        "`load_lora_adapter` of diffusers take it, alpha in it.\n"
-    )
 
 
 def _about(run: Run, members: Sequence[int]) -> str:
@@ -147,7 +103,7 @@ def _provenance(run: Run, members: Sequence[int]) -> dict[str, Any]:
         "members": run.members_fingerprint if len(members) > 1 else made.get("fingerprint"),
         "seed": made.get("seed"),
         "command" if len(members) == 1 else "command, of the first": f"`{made.get('command')}`",
-        **({} if run.pretrained is None else {"base": f"`{run.pretrained}`, {digest(run.pretrained)}"}),
+        **({} if run.pretrained is None else {"base": f"`{run.pretrained}`, {run.pretrained_digest}"}),
         "commit of ddattr": made.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in (made.get("versions") or {}).items()),
         "device": made.get("device"),
