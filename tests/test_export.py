@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import environment, manifest, refused
-from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 
 from ddattr.diffusion.adapters import Adapted, Base, Lora
 from ddattr.diffusion.checkpoint import Checkpoint, fit
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, lora_weights, replayed, save, scheduler
+from ddattr.diffusion.process import Process
 from ddattr.diffusion.sampler import DDIM, DDPM
 from ddattr.ensemble.ensemble import Ensemble
 
@@ -48,6 +49,16 @@ def test_so_it_is_whatever_the_network_predicts(make_unets, make_process, tmp_pa
     tape = noise_tape([3], 10, SHAPE)
     ours = Ensemble(networks).replay(torch.full((1, 2), 1 / 2), tape, sampler.reverse(process))[0]
     close(replayed(loaded(tmp_path), tape, 1.0), ours)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_so_it_is_where_the_last_step_ends_at_timestep_0(make_unets, tmp_path, eta):
+    process = Process(DDIMScheduler(num_train_timesteps=100, clip_sample=False, set_alpha_to_one=False, steps_offset=1))
+    (network,), sampler = make_unets(1), DDIM(10, eta)
+    save(tmp_path, denoiser([network]), scheduler(process, sampler))
+    tape = noise_tape([3], 10, SHAPE)
+    ours = Ensemble([network]).replay(torch.ones(1, 1), tape, sampler.reverse(process))[0]
+    close(replayed(loaded(tmp_path), tape, eta), ours)
 
 
 def test_the_pipeline_is_theirs_and_clips_no_step(make_unets, process, tmp_path):

@@ -122,6 +122,20 @@ def test_the_process_has_the_scheduler_s_betas_whatever_it_samples_by(tmp_path, 
     assert torch.equal(pretrained.process(str(base)).scheduler.betas, scheduler.betas)
 
 
+def test_the_last_step_is_the_scheduler_s(tmp_path):
+    """And of an answer that was made otherwise, a run knows."""
+    kept = {"skip_prk_steps": True, "steps_offset": 1}
+    one, other = (
+        saved(tmp_path / str(whole) / "base", PNDMScheduler(set_alpha_to_one=whole, **kept)) for whole in (True, False)
+    )
+    assert run(one).process.final_alpha_cumprod == 1
+    of = run(other)
+    assert of.process.final_alpha_cumprod == of.process.alphas_cumprod[0] < 1
+    assert of.attribution_artifact.config["set_alpha_to_one"] is False
+    assert "set_alpha_to_one" not in run(one).attribution_artifact.config
+    assert of.check() is None
+
+
 def test_a_model_without_a_scheduler_takes_the_run_s_process(base):
     alone = base / "unet"
     with pytest.raises(FileNotFoundError, match=r"diffusion: .*unet holds no scheduler.*Set diffusion=linear"):

@@ -69,6 +69,36 @@ def test_any_eta_is_the_ddim_step_of_diffusers(make_process, timesteps, steps, s
         torch.testing.assert_close(our_step(step, x, estimate, z), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_ddim_that_ends_at_timestep_0_takes_the_last_step_of_diffusers(eta, offset, predicts):
+    """`set_alpha_to_one=False`, as Stable Diffusion's config has it: what is left of the noise there stays."""
+
+    def scheduler() -> DDIMScheduler:
+        return DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=offset,
+            prediction_type=predicts,
+        )
+
+    theirs = scheduler()
+    theirs.alphas_cumprod = theirs.alphas_cumprod.double()
+    theirs.final_alpha_cumprod = theirs.alphas_cumprod[0]
+    theirs.set_timesteps(50)
+    x, estimate, z = random_pictures(3)
+    reverse = Process(scheduler()).reverse_steps(50, eta)
+    assert [step.t for step in reverse] == theirs.timesteps.tolist()
+    for step in reverse:
+        expected = theirs.step(estimate, step.t, x, eta=eta, variance_noise=z).prev_sample
+        torch.testing.assert_close(our_step(step, x, estimate, z), expected, rtol=1e-9, atol=1e-9)
+    assert (reverse[-1].c > 0) == (offset > 0 and eta > 0)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_the_last_step_adds_no_noise_and_inverts_the_forward_process(process, eta):
     """With the true noise for an estimate, the last step gives back the clean picture."""

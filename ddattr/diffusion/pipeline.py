@@ -96,9 +96,10 @@ def scheduler(process: Process, sampler: DDIM) -> SchedulerMixin:
     """The scheduler of diffusers that goes back as the sampler does, on the same timesteps."""
     spacing = process.respaced(sampler.steps)
     ours = _STEPS_SAME | ({} if spacing is None else {"timestep_spacing": spacing})
-    if sampler.eta == 1:
+    whole = process.final_alpha_cumprod == 1
+    if sampler.eta == 1 and whole:
         return _like(DDPMScheduler, process, variance_type="fixed_small", **ours)
-    return _like(DDIMScheduler, process, set_alpha_to_one=True, **ours)
+    return _like(DDIMScheduler, process, set_alpha_to_one=whole, **ours)
 
 
 def _like(kind: type[SchedulerMixin], process: Process, **options: Any) -> SchedulerMixin:

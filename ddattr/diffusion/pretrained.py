@@ -10,7 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, ModelMixin
+from diffusers import DDIMScheduler, DDPMScheduler, ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from safetensors import SafetensorError
 
@@ -96,7 +96,9 @@ def process(path: str) -> Process:
     taken = {key: value for key, value in config.items() if key in READ}
     if taken.get("timestep_spacing") == "leading":  # what diffusers writes where nobody had chosen
         del taken["timestep_spacing"]
-    return Process(DDPMScheduler(**taken))
+    if taken.pop("set_alpha_to_one", True):
+        return Process(DDPMScheduler(**taken))
+    return Process(DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **taken))
 
 
 def check_process(path: str, given: Process) -> None:
@@ -108,7 +110,8 @@ def check_process(path: str, given: Process) -> None:
     if scheduler_file(path) is None:
         return
     own, other = process(path).scheduler.config, given.scheduler.config
-    keys = [key for key in sorted(READ - {"timestep_spacing", "steps_offset"}) if own.get(key) != other.get(key)]
+    sampled = {"timestep_spacing", "steps_offset", "set_alpha_to_one"}  # what a network was not trained with
+    keys = [key for key in sorted(READ - sampled) if own.get(key) != other.get(key)]
     if keys:
         raise ValueError(
             f"diffusion: {keys[0]}={other.get(keys[0])}, but the base in {path} was trained with {own.get(keys[0])}. "

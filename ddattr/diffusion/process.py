@@ -36,8 +36,9 @@ READ = {
     "timestep_spacing",
     "steps_offset",
     "rescale_betas_zero_snr",
+    "set_alpha_to_one",
 }
-_DONE = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", "set_alpha_to_one": True}
+_DONE = {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}
 _TYPES = ("epsilon", "v_prediction", "sample")
 _NEAR = 0.9  # share of the timesteps that the first sampler step has to reach
 _LEFT = 0.1  # share of a picture that may be left at the last timestep, without a word
@@ -68,6 +69,9 @@ class Process:
         self.predicts: str = scheduler.config.prediction_type
         self.timesteps: int = scheduler.config.num_train_timesteps
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
+        # alpha^2 of what the last step leads to: of the picture, or, as a DDIM's config may say, of timestep 0
+        whole = scheduler.config.get("set_alpha_to_one", True)
+        self.final_alpha_cumprod = 1.0 if whole else self.alphas_cumprod[0].item()
 
     def loss(
         self,
@@ -178,7 +182,7 @@ class Process:
 
     def _reverse_step(self, t: int, previous: int | None, eta: float) -> ReverseStep:
         bar = self.alphas_cumprod[t].item()
-        bar_previous = 1.0 if previous is None else self.alphas_cumprod[previous].item()
+        bar_previous = self.final_alpha_cumprod if previous is None else self.alphas_cumprod[previous].item()
         variance = eta**2 * (1 - bar_previous) / (1 - bar) * (1 - bar / bar_previous)
         alpha, sigma = bar**0.5, (1 - bar) ** 0.5
         kept, towards = bar_previous**0.5, max(0.0, 1 - bar_previous - variance) ** 0.5  # of x_0 and of the noise

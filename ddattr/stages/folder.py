@@ -186,8 +186,12 @@ class Folder:
     @property
     def _sampling(self) -> dict[str, Any]:
         """The config that replays depend on."""
-        spacing = self.process.respaced(self.config.sampler.steps)
-        return {"sampler": self.plain("sampler")} | ({} if spacing is None else {"timestep_spacing": spacing})
+        process, config = self.process, {"sampler": self.plain("sampler")}
+        if (spacing := process.respaced(self.config.sampler.steps)) is not None:
+            config["timestep_spacing"] = spacing
+        if process.final_alpha_cumprod != 1:
+            config["set_alpha_to_one"] = False
+        return config
 
     @property
     def _guidance(self) -> dict[str, Any]:

@@ -101,8 +101,11 @@ class Recorded(Folder):
 
     @cached_property
     def process(self) -> SimpleNamespace:
-        spacings = [made.get("timestep_spacing") for made in (self._made("quality"), self._attributed) if made]
-        return SimpleNamespace(respaced=lambda steps: (spacings or [None])[0])
+        made = next((made for made in (self._made("quality"), self._attributed) if made), {})
+        return SimpleNamespace(
+            respaced=lambda steps: made.get("timestep_spacing"),
+            final_alpha_cumprod=1.0 if made.get("set_alpha_to_one", True) else 0.0,  # which it is, no manifest says
+        )
 
     @property
     def conditions(self) -> DictConfig | None:  # type: ignore[override]
