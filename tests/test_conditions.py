@@ -399,7 +399,7 @@ def test_models_of_the_truth_are_asked_as_the_members_are(process, reverse):
     made = Ensemble(networks).given(under(*numbers[:3])).pictures(torch.full((1, 3), 1 / 3), [0, 1, 2], reverse, SHAPE)
     real = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
     given_ = process, reverse, [0, 1, 2], made[0], real, 3, 0, 5
-    queries = Queries(*given_, classes(), torch.tensor(numbers))
+    queries = Queries(*given_, classes(), torch.tensor(numbers), torch.tensor([1, NULL, 2]))
     torch.testing.assert_close(queries.drawn_by(networks), made[0])
     losses, changes = queries.losses(networks), queries.jacobian(networks, None)
     for q, number in enumerate(numbers):
@@ -407,8 +407,8 @@ def test_models_of_the_truth_are_asked_as_the_members_are(process, reverse):
         torch.testing.assert_close(losses[:, q], plain.losses(of)[:, q])
         if q < 3:
             torch.testing.assert_close(changes[:, q], plain.jacobian(of, None)[:, q], rtol=1e-4, atol=1e-5)
-    labelled = queries.labelled(Ensemble(networks), torch.tensor([7, 4]))
-    assert labelled.under.condition.tolist() == [2, NULL]
+    known = queries.under_held_out(Ensemble(networks), torch.tensor([2, 1]))
+    assert known.under.condition.tolist() == [2, NULL]
 
 
 def test_peers_ask_for_the_loss_of_a_picture_under_its_own_condition(process):

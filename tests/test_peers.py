@@ -384,7 +384,7 @@ def test_the_damping_of_unlearning_is_the_best_one_on_the_tuning_subsets(panel, 
 
 def test_feature_similarity_is_summed_and_features_are_kept_by_unit(panel, pictures, asked):
     extractor = nn.Flatten()
-    score = panel.features(extractor)
+    score = panel.features(extractor, asked, pictures)
     each = peers.feature_similarity(extractor, asked, pictures).double()
     torch.testing.assert_close(score, torch.stack([each[unit == UNIT_OF].sum(0) for unit in range(6)]))
     units, queries = panel.found["features"]

@@ -302,7 +302,6 @@ def test_latents_and_members_are_of_what_the_folder_holds_and_not_of_where_it_li
 )
 def test_the_command_refuses_in_one_line(given, ddattr, more, said):
     refused(ddattr("train", *given, more, "member=0"), said)
-    refused(ddattr("validate", *given), "validate: unet=text")
 
 
 @pytest.mark.slow
@@ -379,3 +378,59 @@ def test_what_stable_diffusion_s_pipeline_does_not_do_is_not_exported(given, mor
     of = run(given, more)
     with pytest.raises(ValueError, match=said):
         prompted.check_exportable(of.network(None), of.build("sampler"), of.conditions.guidance, of.data.shape)
+
+
+def recaptioned(given: list[str], folder: Path, caption: str, count: int = 3) -> list[str]:
+    """The run's words, of some pictures that no member sees, once these have a caption of their own."""
+    words = [*given, f"data.holdout={count}"]
+    table, hidden = pd.read_csv(folder / "pictures.csv"), run(words).data.held_out.table.file
+    table.loc[table.file.isin(hidden), "caption"] = caption
+    table.to_csv(folder / "pictures.csv", index=False)
+    return words
+
+
+def test_held_out_pictures_are_asked_under_their_own_captions(given, folder):
+    words = recaptioned(given, folder, "a new cat")
+    of = run(words)
+    assert of.conditions.prompts(of.held_out_condition) == ["a new cat"] * 3
+    assert "a new cat" not in of.conditions.names
+    made = run(words, "conditions.template='a {kind}'")
+    assert made.conditions.prompts(made.held_out_condition) == ["a cat"] * 3
+    assert run(words).scores_artifact.fingerprint == of.scores_artifact.fingerprint
+    changed = run(recaptioned(given, folder, "an old cat"))
+    assert changed.scores_artifact.fingerprint != of.scores_artifact.fingerprint
+    assert changed.member_artifact(0).fingerprint == of.member_artifact(0).fingerprint
+
+
+def test_held_out_pictures_without_a_caption_are_refused_in_one_line(given, folder, ddattr):
+    words = recaptioned(given, folder, "")
+    refused(ddattr("retrain", *words), "conditions: 3 of 3 held-out pictures have no caption")
+
+
+@pytest.mark.slow
+def test_a_run_of_text_is_validated(given, folder, ddattr, tmp_path):
+    """By peers too: their gradients are of latents under prompts, their features of decoded pictures."""
+    sizes = ["codebook.members=7", "codebook.weight=3", "validation.retrained_units=5"]
+    sizes += ["validation.retrained_members=3", "validation.replicates=2"]
+    sizes += ["validation.lds_subsets=5", "validation.tuning_subsets=4"]
+    sizes += ["validation.groups=unit", "validation.left_out=5", "validation.removal_queries=0"]
+    sizes += ["validation.draws=4", "attribution.queries=5"]
+    words = recaptioned([word for word in given if word != "attribution.queries=4"], folder, "a new cat", 5)
+    words += [*sizes, "training.learning_rate=0.05"]
+    for member in range(7):
+        train.run(run(words, f"member={member}"))
+    for verb in ("evaluate", "attribute", "validate", "report"):
+        said = ddattr(verb, *words)
+        assert said.status == 0, said.err
+    root = tmp_path / "run"
+    for name in ("agreement", "lds", "groups", "power", "false_attribution", "calibration"):
+        assert len(load_table(root / "validation" / f"{name}.csv")), name
+    of = run(words)
+    scores = load_tensors(root / "validation" / "scores" / "scores.safetensors")
+    real, units = of.seen.shown(of.seen.held_out.images), of.data.unit_images
+    expected = -torch.cdist(units.flatten(1), real.clamp(-1, 1).flatten(1)).double()
+    torch.testing.assert_close(scores["real/pixel"], expected, rtol=1e-4, atol=1e-4)
+    assert {f"generated/{peer}" for peer in of.validation.peers} <= set(scores)
+    assert set(load_table(root / "validation" / "power.csv").measure).isdisjoint({"feature", "region"})
+    asked = load_table(root / "validation" / "lds.csv")
+    assert set(asked.queries) == {"generated", "real"}

@@ -242,6 +242,12 @@ class UnitDataModule(L.LightningDataModule):
         """Of the labels, which members do not depend on unless they are the units."""
         return "none" if self.labels is None else hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()[:16]
 
+    @property
+    def held_out_text_fingerprint(self) -> str:
+        """Of the text of held-out pictures, which members do not depend on."""
+        table = self.held_out.table
+        return "none" if table is None else hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
     @cached_property
     def held_out_units(self) -> Int[Tensor, "held"]:
         """The unit that every held-out picture is of a group with; -1 for none."""

@@ -42,6 +42,7 @@ class Captions:
         queries: Sequence[Any] | None = None,
     ):
         captions, key = _captions(columns, column, template)
+        self._from = column, template
         texts.check(captions, key)
         self.texts = texts
         self.names = sorted(set(captions))
@@ -95,6 +96,18 @@ class Captions:
                 self._prompts.append(prompt)
         return torch.tensor([self._numbers[prompts[place % len(prompts)]] for place in range(count)])
 
+    def of_columns(self, columns: Mapping[str, Sequence[str]], what: str = "pictures") -> Int[Tensor, "some"]:
+        """Numbers of the captions of other pictures, from the column or by the template that the data's are from.
+
+        Args:
+            columns: their text.
+            what: they are, in words.
+        Raises:
+            ValueError: one without a caption, or with one of too many tokens.
+        """
+        captions, key = _captions(columns, *self._from, what)
+        return self.in_turn(captions, len(captions), key) if captions else torch.zeros(0, dtype=torch.long)
+
     def given(self, numbers: Int[Tensor, "q"]) -> Given:
         """Prompts by number as what networks are asked under."""
         return Given(self._embeddings(numbers), self._embeddings(torch.tensor([self.null]))[0], self.guidance)
@@ -118,7 +131,9 @@ class Captions:
         return torch.stack([self._embedded[number] for number in numbers.tolist()])
 
 
-def _captions(columns: Mapping[str, Sequence[str]], column: str, template: str | None) -> tuple[list[str], str]:
+def _captions(
+    columns: Mapping[str, Sequence[str]], column: str, template: str | None, what: str = "pictures"
+) -> tuple[list[str], str]:
     """The caption of every picture, and the config key that they hang on."""
     key = "conditions.column" if template is None else "conditions.template"
     try:
@@ -138,7 +153,7 @@ def _captions(columns: Mapping[str, Sequence[str]], column: str, template: str |
         raise ValueError(f"conditions: template={template}, expected columns in braces: {error}. Set {key}.") from None
     if empty := captions.count(""):
         raise ValueError(
-            f"conditions: {empty} of {len(captions)} pictures have no caption, expected one of each. Set {key}."
+            f"conditions: {empty} of {len(captions)} {what} have no caption, expected one of each. Set {key}."
         )
     return captions, key
 

@@ -83,7 +83,7 @@ class Builder(Folder):
                 else "conditions: no captions, but unet=text takes prompts. Set conditions=captions."
             )
         if prompts:
-            return self.build("conditions", columns=self._columns(), texts=self._texts)
+            return self.build("conditions", columns=self._columns(self.data.kept), texts=self._texts)
         if self.config.conditions is None:
             return None
         if self.pretrained is not None or self.lora is not None:
@@ -94,13 +94,27 @@ class Builder(Folder):
             )
         return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
 
-    def _columns(self) -> dict[str, list[str]]:
-        """Text of every picture that members may see, by column."""
-        data, found = self.data, {}
-        if data.labels is not None:
-            found["label"] = [data.set_name("label", value) for value in data.labels.tolist()]
-        if data.kept.table is not None:
-            found |= {str(name): data.kept.table[name].astype(str).tolist() for name in data.kept.table}
+    @cached_property
+    def held_out_condition(self) -> torch.Tensor | None:
+        """Number of the condition of every picture that no member saw: its label's, or its caption's.
+
+        Raises:
+            ValueError: one without a caption, or with one that is too long.
+        """
+        if self.conditions is None:
+            return None
+        held_out = self.data.held_out
+        if self.of_text:
+            return self.conditions.of_columns(self._columns(held_out), "held-out pictures")
+        return self.conditions.of_labels(held_out.labels)
+
+    def _columns(self, source: Any) -> dict[str, list[str]]:
+        """Text of every picture of a source, by column."""
+        found = {}
+        if source.labels is not None:
+            found["label"] = [self.data.set_name("label", value) for value in source.labels.tolist()]
+        if source.table is not None:
+            found |= {str(name): source.table[name].astype(str).tolist() for name in source.table}
         return found
 
     @cached_property

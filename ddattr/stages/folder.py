@@ -247,6 +247,8 @@ class Folder:
         validation = self.plain("validation")
         config = {"seed": self.seed, "validation": {key: validation[key] for key in keys}, "methods": SCORED}
         parents = {"attribution": self.attribution_artifact.fingerprint, "quality": self.quality_artifact.fingerprint}
+        if self.of_text:  # held-out pictures are asked under captions, which no parent depends on
+            config["held_out"] = self.data.held_out_text_fingerprint
         return Artifact(self.root / "validation" / "scores", config, parents, self.command("validate"))
 
     @cached_property

@@ -10,14 +10,10 @@ def check(run: Run) -> None:
     """Refuses what `validate` could not make of these models.
 
     Raises:
-        ValueError: members that make pictures of text; too few of something for an interval, or a peer that is not
+        ValueError: held-out pictures without a caption; too few of something for an interval, or a peer that is not
             installed.
     """
-    if run.of_text:
-        raise ValueError(
-            "validate: unet=text, whose truth is not measured: held-out pictures have no prompts to be asked under. "
-            "Train a model without a unit, and look: ddattr retrain unit=3"
-        )
+    _ = run.held_out_condition
     run.validation.check_intervals(run.config.attribution.queries, len(run.data.held_out.images))
     check_installed(run.validation.peers)
 

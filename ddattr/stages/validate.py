@@ -118,7 +118,7 @@ def _trained(run: Run, models: list[Training], children: list[subprocess.Popen])
 
 def build(run: Run) -> Study:
     """What tables look at; a model is loaded when it is asked."""
-    attribution, plan, data = run.attribution_artifact, run.validation, run.data
+    attribution, plan, data = run.attribution_artifact, run.validation, run.seen
     stored = load_tensors(attribution.verified("queries.safetensors"))
     queries = Queries(
         run.process,
@@ -131,6 +131,7 @@ def build(run: Run) -> Study:
         run.config.attribution.denoisings,
         run.conditions,
         _conditions(run, stored["seeds"].tolist()),
+        run.held_out_condition,
     )
     ensemble = run.ensemble()
     answers = Answers(
@@ -149,8 +150,8 @@ def build(run: Run) -> Study:
 
 
 def _conditions(run: Run, seeds: list[int]) -> torch.Tensor | None:
-    """Class numbers of the run's own queries, and of the real ones: their labels."""
-    if run.conditions is None:
+    """Numbers of the conditions of the run's own queries, and of the real ones."""
+    if run.conditions is None or run.held_out_condition is None:
         return None
-    labels = run.data.held_out.labels[: run.validation.held_out_queries]
-    return torch.cat([run.conditions.of_seeds(seeds, run.conditions.queries), run.conditions.of_labels(labels)])
+    real = run.held_out_condition[: run.validation.held_out_queries]
+    return torch.cat([run.conditions.of_seeds(seeds, run.conditions.queries), real])

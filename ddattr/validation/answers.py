@@ -54,7 +54,7 @@ class Answers:
         influence: influence.parquet of the attribution.
         jacobian: its Jacobian, (n, q, *image).
         denoised: what its members denoise the generated pictures to, (n, q, *image); p-values are made of it.
-        extractor: of features.
+        extractor: of features, of pictures.
         settings: of tests.
     """
 
@@ -71,6 +71,19 @@ class Answers:
     @property
     def seed(self) -> int:
         return self.plan.seed
+
+    def shown(self, made: Float[Tensor, "*rows d y x"]) -> Float[Tensor, "*rows c h w"]:
+        """What members make as pictures: itself, or decoded; not clipped."""
+        return self.data.shown(made.flatten(0, -4)).unflatten(0, made.shape[:-3])
+
+    def features(self, made: Float[Tensor, "q d y x"]) -> Float[Tensor, "q features"]:
+        """Features of what members make, as it is shown."""
+        return self.extractor(self.shown(made).clamp(-1, 1))
+
+    @property
+    def seen_extractor(self) -> nn.Module | None:
+        """The extractor where it takes what members see; None of latents, which it has no derivative in."""
+        return self.extractor if self.data.code is None else None
 
     @cached_property
     def codewords(self) -> Bool[Tensor, "units n"]:

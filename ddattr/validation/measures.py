@@ -13,7 +13,7 @@ def measures_of_displacement(
     response: Float[Tensor, "n q *image"],
     factual: Float[Tensor, "q *image"],
     unit_images: Float[Tensor, "units *image"],
-    extractor: nn.Module,
+    extractor: nn.Module | None,
     distance: Float[Tensor, "units q"],
 ) -> dict[str, Float[Tensor, "n units q"]]:
     """What every member adds to each measure of where pictures on a tape move, to first order.
@@ -23,8 +23,15 @@ def measures_of_displacement(
     of the picture.
 
     Args:
+        extractor: None where members see latents, which have no features and no bright part: without these two.
         distance: of every unit to every query.
     """
+    found = {
+        "pixel": projections(response, factual, unit_images),
+        "pixel_distinctive": distinctive(response, unit_images, distance),
+    }
+    if extractor is None:
+        return found
     tangents = [jvp(extractor, (factual,), (column,))[1] for column in response]
     moved = torch.stack(tangents)[..., None, None]
     seen, units = (extractor(pictures)[..., None, None] for pictures in (factual, unit_images))
@@ -32,12 +39,7 @@ def measures_of_displacement(
         projections(response[:, [q]] * mask, (factual * mask)[[q]], unit_images * mask)
         for q, mask in enumerate(factual > 0)
     ]
-    return {
-        "pixel": projections(response, factual, unit_images),
-        "pixel_distinctive": distinctive(response, unit_images, distance),
-        "feature": projections(moved, seen, units),
-        "region": torch.cat(region, 2),
-    }
+    return found | {"feature": projections(moved, seen, units), "region": torch.cat(region, 2)}
 
 
 def measures_of_any(

@@ -259,9 +259,7 @@ class Peers:
         *under: Tensor,
     ):
         self.network = network
-        self.images = images
         self.unit_of = unit_of
-        self.queries = queries
         self.shown: tuple[Shown, Shown] = (queries, images)
         if under:
             self.shown = (queries, under[1]), (images, under[0])
@@ -299,11 +297,15 @@ class Peers:
                 return self._trak(method)
         raise ValueError(f"validation: peers={method} has no scores, expected a method of validation/peers.py.")
 
-    def features(self, extractor: nn.Module) -> Tensor:
-        """Similarity of features, (units, q)."""
+    def features(self, extractor: nn.Module, queries: Tensor, images: Tensor) -> Tensor:
+        """Similarity of features, (units, q).
+
+        Args:
+            queries, images: all pictures, and those of training, as they are shown: decoded, where models see latents.
+        """
         with self.meter.measure("feature"):
-            found = self._summed(feature_similarity(extractor, self.queries, self.images))
-            self.found["features"] = self._means(extractor(self.images)), extractor(self.queries.clamp(-1, 1))
+            found = self._summed(feature_similarity(extractor, queries, images))
+            self.found["features"] = self._means(extractor(images)), extractor(queries.clamp(-1, 1))
             return found
 
     def _trak(self, method: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.jacobian import jacobian
 from ddattr.attribution.loss import loss_draws, residual_gram
-from ddattr.diffusion.conditions import Classes
+from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.inversion import inverted
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process, ReverseStep
@@ -30,7 +30,8 @@ class Queries:
         seed: of the loss's noise.
         denoisings: noised copies of a picture whose denoising is tested.
         conditions: what models are conditioned on; None where on nothing.
-        condition: class number of every picture then, generated and real.
+        condition: number of every picture's condition then, generated and real.
+        held_out: that of every picture that no member saw, queries or not.
     """
 
     process: Process
@@ -41,8 +42,9 @@ class Queries:
     draws: int
     seed: int
     denoisings: int = 50
-    conditions: Classes | None = None
+    conditions: Conditions | None = None
     condition: Int[Tensor, "pictures"] | None = None
+    held_out: Int[Tensor, "held"] | None = None
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.factual.shape[1:])
@@ -65,11 +67,11 @@ class Queries:
         where = slice(None) if kind is None else self.kinds()[kind]
         return ensemble.given(self.conditions.given(self.condition[where]))
 
-    def labelled(self, ensemble: Ensemble, labels: Int[Tensor, "q"] | None) -> Ensemble:
-        """An ensemble for other pictures, under their labels; itself where it takes none."""
-        if self.conditions is None or labels is None:
+    def under_held_out(self, ensemble: Ensemble, places: Int[Tensor, "q"]) -> Ensemble:
+        """An ensemble for some of the pictures that no member saw; itself where it takes no conditions."""
+        if self.conditions is None or self.held_out is None:
             return ensemble
-        return ensemble.given(self.conditions.given(self.conditions.of_labels(labels)))
+        return ensemble.given(self.conditions.given(self.held_out[places]))
 
     def gram(self, ensemble: Ensemble) -> Float[Tensor, "pictures n n"]:
         """Residuals' Gram of an ensemble on all pictures."""

@@ -23,6 +23,7 @@ from ddattr.meter import Meter
 from ddattr.validation.answers import Answers
 from ddattr.validation.metrics import lds
 from ddattr.validation.peers import Peers
+from ddattr.validation.queries import Queries
 from ddattr.validation.truth import Truth
 
 Scores = dict[str, dict[str, Tensor]]  # kind of query -> method -> (units, q)
@@ -47,7 +48,7 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     queries, plan, notes = answers.queries, answers.plan, {}
     made: Scores = {"generated": from_table(answers.influence, queries.seeds)}
     if "real" in queries.kinds():
-        made["real"] = of_real(queries.real, answers.data.unit_images, answers.seed)
+        made["real"] = of_real(answers.shown(queries.real), answers.data.pictures.unit_images, answers.seed)
         along = distinctive(answers.denoised_real, answers.data.unit_images, answers.data.distance(queries.real))
         estimate = answers.estimator(queries.real).estimate(along)
         made["real"] |= estimate.named("denoised")
@@ -62,9 +63,10 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
         queries.times,
         queries.noise,
         answers.seed,
-        *(() if queries.conditions is None else (queries.conditions.labels, queries.condition)),
+        *_under(queries),
     )
-    everywhere = {"feature": peers.features(answers.extractor)}
+    shown = answers.shown(queries.pictures)
+    everywhere = {"feature": peers.features(answers.extractor, shown, answers.data.pictures.images[:])}
     networks, masks = [truth.network(model) for model in tuning], torch.stack([model.units for model in tuning])
     targets = -queries.losses(networks)
     for method in plan.peers:
@@ -92,6 +94,14 @@ def score(answers: Answers, truth: Truth) -> tuple[Scores, dict[str, Any]]:
     by_distance = {method: best_of(tried[..., where], distances, masks) for method, tried in peers.tried.items()}
     spent = {"tuned": notes, "seconds": peers.meter.seconds, "memory_mb": peers.meter.memory_mb}
     return made | {"distance": by_distance, "tried": peers.tried}, spent
+
+
+def _under(queries: Queries) -> tuple[Tensor, ...]:
+    """What training pictures, and queries, are shown under, of conditioned models."""
+    known = queries.conditions
+    if known is None or queries.condition is None:
+        return ()
+    return tuple(known.given(numbers).condition for numbers in (known.labels, queries.condition))
 
 
 def from_table(table: pd.DataFrame, seeds: list[int]) -> dict[str, Float[Tensor, "units q"]]:

@@ -48,12 +48,13 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _false_attribution(study: Study) -> pd.DataFrame:
     """The nearest unit and a random other one are ablated: is the nearest unit still the same?"""
-    answers, queries, images = study.answers, study.answers.queries, study.answers.data.unit_images
-    nearest, others = pixel(queries.factual, images).argmax(0), max(1, len(images) - 1)
+    answers, queries, images = study.answers, study.answers.queries, study.answers.data.pictures.unit_images
+    factual = answers.shown(queries.factual)
+    nearest, others = pixel(factual, images).argmax(0), max(1, len(images) - 1)
     draws = [generator(study.seed, Stream.RANDOM_BASELINE, step=s, attempt=1).integers(others) for s in queries.seeds]
     removed = torch.stack([nearest, (nearest + 1 + torch.tensor(draws)) % len(images)])
-    ablated = answers.ablations(answers.codewords[removed]) + queries.factual
-    return false_attribution(queries.factual, ablated, removed, images, queries.seeds)
+    ablated = answers.shown(answers.ablations(answers.codewords[removed]) + queries.factual)
+    return false_attribution(factual, ablated, removed, images, queries.seeds)
 
 
 def false_attribution(

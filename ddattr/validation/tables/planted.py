@@ -40,27 +40,27 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     if not len(known):
         return
     queries, held_out = answers.queries, data.held_out.at(known)
-    ensemble, pictures = queries.labelled(answers.ensemble, held_out.labels), held_out.images[:]
+    ensemble, pictures = queries.under_held_out(answers.ensemble, known), held_out.images[:]
     residuals = residual_gram(ensemble, queries.process, pictures, queries.times, queries.noise)
     sizes = data.unit_of.bincount()
-    features = feature_similarity(answers.extractor, pictures, data.images[:])
+    shown = answers.shown(pictures)
+    features = feature_similarity(answers.extractor, shown, data.pictures.images[:])
     features = over_units(features, data.unit_of) / sizes[:, None]
     denoised = queries.denoised(ensemble, pictures)
     made, response = queries.replayed(ensemble, pictures, study.plan.members_per_step)
-    moved = measures_of_displacement(response, made, units, answers.extractor, data.distance(made))
+    moved = measures_of_displacement(response, made, units, answers.seen_extractor, data.distance(made))
     directed = {
         "denoised_gls": distinctive(denoised, units, data.distance(pictures)),
         "denoised_toward": projections(denoised, pictures, units),
         "jvp_gls": moved["pixel"],
         "jvp_distinctive": moved["pixel_distinctive"],
-        "jvp_feature": moved["feature"],
-        "jvp_region": moved["region"],
+        **{f"jvp_{name}": moved[name] for name in ("feature", "region") if name in moved},
     }
     codewords, phantoms = answers.codewords, answers.phantoms
     methods = influence_on_loss(residuals, codewords, phantoms)
     methods |= influence_by_pull(directed, answers.estimator(pictures))
     methods |= influence_by_length({"jvp_norm": response, "denoised_norm": denoised}, codewords, phantoms)
-    methods |= {"feature": Scored(features), "pixel": Scored(pixel(pictures, units))}
+    methods |= {"feature": Scored(features), "pixel": Scored(pixel(shown, data.pictures.unit_images))}
     planted = data.held_out_units[known]
     table, summary = planted_tables(methods, planted, sizes, known.tolist(), answers.settings.level)
     yield "planted", table

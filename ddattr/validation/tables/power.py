@@ -31,7 +31,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         distance, lengths = answers.data.distance(pictures), {"denoised_norm": denoised}
         measures = measures_of_any(denoised, pictures, images, loss, distance)
         if kind == "generated":
-            measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.extractor, distance)
+            measures |= measures_of_displacement(answers.jacobian, pictures, images, answers.seen_extractor, distance)
             lengths = {"norm": answers.jacobian, **lengths}
         ten = distance.topk(min(10, len(distance)), 0, largest=False).indices
         labels = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in partitions.items()}

@@ -16,12 +16,12 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     """Left out when no models without best units are there; the first order of the whole set's pull beside it."""
     if not study.removals:
         return
-    queries, features, rows = study.answers.queries, study.answers.extractor, []
+    queries, rows = study.answers.queries, []
     factual = study.truth.pictures(study.plan.full(1))
     for one in study.removals:
         query = queries.seeds.index(one.query)
         picture = study.truth.pictures(one.model)[query]
-        seen = features(torch.stack([picture, factual[query]]).clamp(-1, 1))
+        seen = study.answers.features(torch.stack([picture, factual[query]]))
         first, retraining = study.set_pull(~one.model.units, picture - factual[query], query)
         rows.append(
             {
