@@ -129,6 +129,11 @@ class Codebook:
         return f"t-test, {self.freedom} degrees of freedom" if self.design == ORTHOGONAL else "randomisation"
 
     @property
+    def rank_by(self) -> str:
+        """The same of a score whose null is what it is for words that no unit holds: a length, a loss."""
+        return f"rank, {self.phantoms} unused words" if self.design == ORTHOGONAL else self.p_by
+
+    @property
     def phantoms(self) -> int:
         """Number of codewords that no unit holds."""
         return self.capacity - self.units

@@ -42,9 +42,9 @@ def network(model: Training) -> LinearDenoiser:
     return LinearDenoiser(0.3 * randn(4, 4, seed=member), randn(4, seed=100 + member) + seen)
 
 
-def members() -> Ensemble:
-    """Eight of them, on the data that BOOK gives each."""
-    return Ensemble([network(Training("", BOOK.subset(k), k)) for k in range(8)])
+def members(book: Codebook = BOOK) -> Ensemble:
+    """As many as a codebook has, on the data that it gives each."""
+    return Ensemble([network(Training("", book.subset(k), k)) for k in range(book.members)])
 
 
 def asked(process: Process, ensemble: Ensemble, steps: int = 1, real: int = 2, draws: int = 4) -> Queries:

@@ -8,9 +8,10 @@ from importlib import import_module
 import pandas as pd
 import pytest
 import torch
-from additive import PLAN, SEEDS, SHAPE, asked, members, randn, study_of
+from additive import BOOK, PLAN, SEEDS, SHAPE, asked, members, randn, study_of
 
 from ddattr.attribution.methods import METHODS, TESTED
+from ddattr.codebook import ORTHOGONAL, Codebook, encode
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.validation import tables
@@ -38,11 +39,18 @@ def test_every_module_has_a_phase_and_its_tables(name):
 def make_study(make_process):
     """Of units that are groups of one; two pictures that were held out are of a unit, and three of none."""
 
-    def make(**sizes) -> Study:
+    def make(book: Codebook = BOOK, **sizes) -> Study:
         plan = replace(
-            PLAN, groups="unit", lds_subsets=5, ensemble_sizes=(5,), ensemble_orders=1, replicates=1, **sizes
+            PLAN,
+            codebook=book,
+            groups="unit",
+            lds_subsets=5,
+            ensemble_sizes=(5,),
+            ensemble_orders=1,
+            replicates=1,
+            **sizes,
         )
-        ensemble = members()
+        ensemble = members(book)
         queries = asked(make_process(timestep_spacing="trailing"), ensemble)
         group = torch.tensor([*[-1] * 28, 0, 1, 0, 1, -1, -1, -1])
         images, hidden = randn(35, *SHAPE, seed=1), torch.arange(35) >= 30
@@ -63,6 +71,22 @@ def make_study(make_process):
         )
 
     return make
+
+
+def test_tables_say_what_p_is_by_where_words_are_orthogonal(make_study):
+    book = encode(30, 40, design=ORTHOGONAL)
+    found = {name: table for name, table in tables.made(make_study(book), Phase.MEMBERS)}
+    length = {"norm", "denoised_norm"}
+    by = found["power"].measure.isin(length).map({True: "rank, 9 unused words", False: book.p_by})
+    assert found["power"].p_by.tolist() == by.tolist()
+    for name in ("planted", "planted_summary"):
+        table = found[name].set_index("method")
+        assert (table.p_by["denoised_gls"] == "t-test, 9 degrees of freedom").all()
+        assert (table.p_by[["loss", "jvp_norm"]] == "rank, 9 unused words").all()
+        assert table.p_by[["pixel", "denoised_posterior"]].isna().all()
+    assert found["planted"].p_by.isna().tolist() == found["planted"].p_value.isna().tolist()
+    plain = {name: table for name, table in tables.made(make_study(), Phase.MEMBERS)}
+    assert not any("p_by" in plain[name] for name in ("power", "planted", "planted_summary"))
 
 
 def scored(study: Study) -> Study:

@@ -147,7 +147,7 @@ def _named(tables: Tables, codebook: Codebook) -> Tables:
     Of a length it still is: the rank among the words that no unit holds.
     """
     by, untested = codebook.p_by, tables.influence.p_value.isna()
-    of_scores = (tables.influence.measure == "norm").map({True: f"rank, {codebook.phantoms} unused words", False: by})
+    of_scores = (tables.influence.measure == "norm").map({True: codebook.rank_by, False: by})
     return tables._replace(
         attributions=tables.attributions.assign(p_by=by),
         influence=tables.influence.assign(p_by=of_scores.mask(untested, None)),

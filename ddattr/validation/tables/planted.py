@@ -22,6 +22,7 @@ from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections
 from ddattr.attribution.loss import loss_change, residual_gram
 from ddattr.attribution.significance import benjamini_hochberg, norm_significance
+from ddattr.codebook import RANDOM
 from ddattr.validation.measures import measures_of_displacement
 from ddattr.validation.peers import feature_similarity, over_units
 from ddattr.validation.study import Phase, Study
@@ -34,6 +35,7 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
 
     Displacements are of what the ensemble makes of the picture on one tape that leads to it, where the denoising has
     many draws. Others are discounted in every pull; lengths and losses, which have no direction, are plain contrasts.
+    Where words are orthogonal, with what p is by.
     """
     answers, data, units = study.answers, study.answers.data, study.answers.data.unit_images
     known = (data.held_out_units >= 0).nonzero()[:, 0]
@@ -63,6 +65,11 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
     methods |= {"feature": Scored(features), "pixel": Scored(pixel(shown, data.pictures.unit_images))}
     planted = data.held_out_units[known]
     table, summary = planted_tables(methods, planted, sizes, known.tolist(), answers.settings.level)
+    codebook = study.plan.codebook
+    if codebook.design != RANDOM:
+        tested = [name for name, scored in methods.items() if scored.p is not None]
+        by = {name: codebook.p_by if name in directed else codebook.rank_by for name in tested}
+        table, summary = (found.assign(p_by=found.method.map(by)) for found in (table, summary))
     yield "planted", table
     yield "planted_summary", summary
 

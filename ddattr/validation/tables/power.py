@@ -14,7 +14,7 @@ from ddattr.attribution.influence import gram, norm, similarity
 from ddattr.attribution.loss import loss_projections
 from ddattr.attribution.sets import sets_of
 from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance
-from ddattr.codebook import Codebook
+from ddattr.codebook import RANDOM, Codebook
 from ddattr.validation.measures import measures_of_any, measures_of_displacement
 from ddattr.validation.study import Phase, Study
 
@@ -22,7 +22,10 @@ PHASE = Phase.MEMBERS
 
 
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Of real queries the measures that need no tape; of generated ones also those of the displacement."""
+    """Of real queries the measures that need no tape; of generated ones also those of the displacement.
+
+    Where words are orthogonal, with what p is by.
+    """
     answers, images, found = study.answers, study.answers.data.unit_images, []
     partitions, codebook, settings = answers.data.partitions(), study.plan.codebook, answers.settings
     for kind, where in answers.queries.kinds().items():
@@ -37,6 +40,8 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
         labels = {name: torch.searchsorted(of.unique(), of[ten].mode(0).values) for name, of in partitions.items()}
         tested = power(measures, distance.double(), partitions, labels, codebook, settings)
         length = power_of_norm(lengths, distance.double(), codebook, settings)
+        if codebook.design != RANDOM:
+            tested, length = tested.assign(p_by=codebook.p_by), length.assign(p_by=codebook.rank_by)
         found += [tested.assign(queries=kind), length.assign(queries=kind)]
     yield "power", pd.concat(found, ignore_index=True)
 
