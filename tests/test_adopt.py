@@ -71,6 +71,22 @@ def test_the_lists_are_the_columns_of_the_codebook_and_the_draws_are_as_they_are
     assert "subsets      ok\n" in ddattr("verify", "run").out
 
 
+def test_lists_and_settings_say_what_pictures_are_shown_under(ddattr, tmp_path, make_run):
+    given = ("conditions=classes", "conditions.dropout=0.5", "conditions.guidance=2.0")
+    said = ddattr("subsets", *TINY, "root=run", *given)
+    assert (said.status, said.err) == (0, "")
+    of, folder = make_run(*given), tmp_path / "run" / "subsets"
+    settings, everything = json.loads((folder / "settings.json").read_text()), pd.read_csv(folder / "all.csv")
+    assert everything.condition_number.tolist() == of.conditions.labels.tolist()
+    assert everything.condition.astype(str).tolist() == [of.data.set_name("label", one) for one in everything.label]
+    assert settings["conditions"] == {"dropout": 0.5, "null": of.conditions.null, "guidance": 2.0}
+    assert settings["latents"] is None
+    assert "stream 19" in settings["draws"]["conditions"]
+    dropped = drawn(settings, 19, 7).random(4) < settings["conditions"]["dropout"]
+    owned = torch.ones(12, dtype=torch.bool)
+    assert dropped.tolist() == TrainingDraws(0, owned, 4, 1000, of.data.shape).dropped(7, 0.5).tolist()
+
+
 def test_files_are_listed_by_their_names(ddattr, tmp_path):
     from PIL import Image
 

@@ -18,8 +18,9 @@ _DRAWN = {  # as `noise.TrainingDraws` and `noise.noise_tape` draw: settings.jso
     "images": "stream 4: floor(random(batch) * pictures) is the place of every slot's picture in all.csv; a slot whose "
     "picture is not the member's takes that of attempt 1, 2, ...",
     "times": "stream 3: floor(random(batch) * num_train_timesteps)",
-    "noise": "stream 2: standard_normal((batch, C, H, W), float32)",
+    "noise": "stream 2: standard_normal((batch, C, H, W), float32), of latents where members see latents",
     "flips": "stream 16: a slot's picture is mirrored where random(batch) < 0.5, if flips is true",
+    "conditions": "stream 19: a slot's picture is shown under the null where random(batch) < conditions.dropout",
     "tape": "stream 1, m = 0, the query's seed: standard_normal((C, H, W), float32) is x_T at step 0, and at step i "
     "+ 1 what reverse step i adds",
 }
@@ -64,16 +65,18 @@ def _write(run: Run, artifact: Artifact) -> None:
 
 
 def pictures(run: Run) -> pd.DataFrame:
-    """A row for every picture that some member sees: its row in the source, unit and label, and what the source's table
-    has, the name of its file among it."""
-    data = run.data
+    """A row for every picture that some member sees: its row in the source, unit and label, what it is shown under, by
+    number and in words, and what the source's table has, the name of its file among it."""
+    data, known = run.data, run.conditions
     table = pd.DataFrame({"row": data.rows.numpy(), "unit": data.unit_of.numpy()})
     if data.labels is not None:
         table["label"] = data.labels.numpy()
+    if known is not None:
+        table["condition_number"], table["condition"] = known.labels.numpy(), known.words(known.labels)
     if data.kept.table is None:
         return table
-    known = data.kept.table.reset_index(drop=True)
-    return pd.concat([table, known.drop(columns=[name for name in table if name in known])], axis=1)
+    text = data.kept.table.reset_index(drop=True)
+    return pd.concat([table, text.drop(columns=[name for name in table if name in text])], axis=1)
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -87,6 +90,8 @@ def settings(run: Run) -> dict[str, Any]:
         "unit": data.kind,
         "pictures": len(data.images),
         "shape": list(data.shape),
+        "latents": None if run.latents is None else list(run.shape),
+        "conditions": _conditions(run),
         "values": [-1, 1],
         "folder": (run.plain("data").get("source") or {}).get("path"),
         "frame": data.frame._asdict(),
@@ -101,3 +106,10 @@ def settings(run: Run) -> dict[str, Any]:
         "first_step": 0 if run.fork is None else training["steps"],
         "draws": {"are": training["draws"], **_DRAWN},
     }
+
+
+def _conditions(run: Run) -> dict[str, Any] | None:
+    """How members are conditioned: share of pictures under the null, its number, and the guidance that they are asked
+    with, which no training depends on."""
+    known = run.conditions
+    return None if known is None else {"dropout": known.dropout, "null": known.null, "guidance": known.guidance}
