@@ -1,14 +1,17 @@
 """Conditions: guidance written out, and every law that holds of an ensemble without any."""
 
 from functools import partial
+from pathlib import Path
 
 import lightning as L
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, refused
+from conftest import TINY, composed, refused
+from diffusers import UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_pretrained import saved
 from torch import Tensor, nn
 
 from ddattr.artifacts import load_json, load_table
@@ -21,6 +24,7 @@ from ddattr.attribution.queries import QuerySet
 from ddattr.attribution.shards import Shards
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import Codebook
+from ddattr.diffusion import pretrained
 from ddattr.diffusion.conditions import Classes, Given
 from ddattr.diffusion.noise import Stream, TrainingDraws, noise_tape, seeded_torch
 from ddattr.diffusion.sampler import DDPM, trajectory
@@ -28,6 +32,8 @@ from ddattr.diffusion.unet import UNet, forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.member import MemberModule
 from ddattr.ensemble.sampling import SamplingModule
+from ddattr.stages import train
+from ddattr.stages.run import Run
 from ddattr.validation import peers
 from ddattr.validation.queries import Queries
 
@@ -506,6 +512,58 @@ def test_a_conditioned_run_goes_the_whole_way(ddattr, tmp_path):
     refused(ddattr("attribute", "run", "conditions.guidance=1.0"), "guidance")
 
 
-def test_adapters_of_a_base_that_has_no_embedding_of_the_labels_are_refused(make_run):
-    with pytest.raises(ValueError, match=r"^conditions: training=lora, whose base has no embedding of these labels"):
-        _ = make_run("training=lora", "conditions=classes").conditions
+def of_base(folder: Path, *overrides: str, **options) -> Run:
+    """A run of three labels, whose members start from a base of these options."""
+    pretrained.digest.cache_clear()
+    base = saved(folder / "base", **options)
+    kept = [word for word in TINY if not word.startswith(("unet.", "data.source.count"))]
+    words = [*kept, "data.source.count=30", "unet=pretrained", f"unet.path={base}", f"root={folder / 'run'}"]
+    given_ = [*words, "data.only={label:[0,1,2]}", "data.units=image", *overrides]
+    return Run(composed(*given_), given_)
+
+
+@pytest.mark.parametrize("lora", [(), ("training=lora", "training.lora.rank=2")])
+def test_a_base_that_knows_the_labels_is_asked_under_them(tmp_path, lora):
+    """The null is its own last row, or the mean of its classes'; adapters leave it there, whole members train it."""
+    x, numbers = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1])
+    given_ = ["conditions=classes", "training.steps=3", *lora]
+    for count in (3, 4):
+        of = of_base(tmp_path / str(count), *given_, num_class_embeds=count)
+        of.check()
+        theirs = UNet2DModel.from_pretrained(of.config.unet.path + "/unet").eval()
+        network = of.network(None).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(network(x, 7, numbers), theirs(x, 7, numbers).sample)
+        rows = theirs.class_embedding.weight
+        null = rows[3] if count == 4 else rows.mean(0)
+        started = (network.base.network if lora else network).class_embedding.weight
+        assert started.shape[0] == 4
+        torch.testing.assert_close(started[3], null)
+        train.run(of_base(tmp_path / str(count), *given_, "member=0", num_class_embeds=count))
+        trained = of.load(of.member_artifact(0))
+        ended = (trained.base.network if lora else trained).class_embedding.weight
+        assert torch.equal(ended, started) == bool(lora)
+        asked = Ensemble([trained]).given(of.conditions.given(torch.tensor([0, 1, 2]))).outputs(x, 7)
+        other = Ensemble([trained]).given(of.conditions.given(torch.tensor([1, 1, 3]))).outputs(x, 7)
+        assert (asked[0] - other[0]).flatten(1).norm(dim=1).ne(0).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "said"),
+    [
+        (
+            {},
+            ["conditions=classes"],
+            r"conditions: the base in .* has no embedding of classes, expected 3, as many as the data's labels",
+        ),
+        (
+            {"num_class_embeds": 5},
+            ["conditions=classes"],
+            r"has embeddings of 5 classes, expected 3, .* or 4, the last for none\. Leave out",
+        ),
+        ({"num_class_embeds": 3}, [], r"unet: the base in .* is asked under 3 classes, but members"),
+    ],
+)
+def test_a_base_of_other_classes_is_refused(tmp_path, options, more, said):
+    with pytest.raises(ValueError, match=said):
+        of_base(tmp_path, *more, **options).check()

@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, ModelMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from safetensors import SafetensorError
+from torch import nn
 
 from ddattr.diffusion.process import READ, Process
 from ddattr.diffusion.unet import UNet
@@ -23,20 +24,33 @@ _NEEDED += ["tokenizer/*.json", "tokenizer/merges.txt"]
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def pretrained(path: str, sample_size: Sequence[int], in_channels: int, out_channels: int) -> UNet:
+def pretrained(
+    path: str, sample_size: Sequence[int], in_channels: int, out_channels: int, num_class_embeds: int | None = None
+) -> UNet:
     """The UNet2DModel of a folder, with its weights, in float32 and training mode.
+
+    A base that knows the classes and no null, which is the last of them here, gets a row for it: the mean of its
+    classes'. Members trained whole train that row too; of adapters it stays, as the base does.
 
     Args:
         path: of the model's folder, or of a pipeline's with `unet/`; else an id of the Hugging Face hub.
         sample_size: (H, W) of the data's pictures; with their channels, what the model has to be of.
+        num_class_embeds: classes that members are given, the null among them; None where they are given none.
     Raises:
         FileNotFoundError: no such folder.
         ValueError: it holds no UNet2DModel, pickled or damaged weights, others than its own, or a model of other
-            pictures.
+            pictures, or of other classes.
     """
     place = unet_folder(path)
-    _check_shape(path, read_config(place / "config.json", "unet"), sample_size, in_channels, out_channels)
-    return opened(UNet, place).train()
+    config = read_config(place / "config.json", "unet")
+    _check_shape(path, config, sample_size, in_channels, out_channels)
+    _check_classes(path, config, num_class_embeds)
+    network = opened(UNet, place)
+    if num_class_embeds is not None and network.config.num_class_embeds == num_class_embeds - 1:
+        known = network.class_embedding.weight.data
+        network.class_embedding = nn.Embedding.from_pretrained(torch.cat([known, known.mean(0, keepdim=True)]), False)
+        network.register_to_config(num_class_embeds=num_class_embeds)
+    return network.train()
 
 
 def opened(kind: type[ModelMixin], place: Path) -> Any:
@@ -243,6 +257,22 @@ def _of_hub(path: str) -> Path:
             "Set unet.path to a folder that diffusers saved."
         ) from None
     return Path(kept)
+
+
+def _check_classes(path: str, config: dict[str, Any], wanted: int | None) -> None:
+    known = config.get("num_class_embeds")
+    if wanted is None:
+        if known is not None:
+            raise ValueError(
+                f"unet: the base in {path} is asked under {known} classes, but members are given none. Set "
+                "conditions=classes, or unet.path to another base."
+            )
+    elif known not in (wanted, wanted - 1):
+        has = "no embedding of classes" if known is None else f"embeddings of {known} classes"
+        raise ValueError(
+            f"conditions: the base in {path} has {has}, expected {wanted - 1}, as many as the data's labels in "
+            f"increasing order, or {wanted}, the last for none. Leave out conditions, or set unet.path to another base."
+        )
 
 
 def _check_shape(path: str, config: dict[str, Any], size: Sequence[int], in_channels: int, out_channels: int) -> None:

@@ -86,12 +86,6 @@ class Builder(Folder):
             return self.build("conditions", columns=self._columns(self.data.kept), texts=self._texts)
         if self.config.conditions is None:
             return None
-        if self.pretrained is not None or self.lora is not None:
-            own = "training=lora" if self.lora is not None else "unet=pretrained"
-            raise ValueError(
-                f"conditions: {own}, whose base has no embedding of these labels, expected members trained whole. "
-                "Leave out conditions, or take another unet and training."
-            )
         return self.build("conditions", labels=self.data.labels, named=partial(self.data.set_name, "label"))
 
     @cached_property
