@@ -88,6 +88,30 @@ def test_an_adapter_is_the_network_with_the_product_added(network, alpha, target
     torch.testing.assert_close(adapted(pictures(), 3), whole(pictures(), 3), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("targets", [ATTENTION, ("conv1", "conv_in", "conv"), ("time_emb_proj", "linear_1")])
+def test_one_layer_for_three_says_what_peft_s_three_say(make_unets, monkeypatch, targets):
+    """Where nothing of the adapter is differentiated; derivatives in pictures too. `conv` has strides of 2 among it."""
+    adapted = moved(Base(make_unets(1, attention=True)[0], Lora(2, 3.0, list(targets))), 0).double()
+    x, direction = pictures(), pictures(1)
+    ran = []
+    layer = next(module for module in adapted.base.network.modules() if hasattr(module, "base_layer"))
+    layer.lora_A["default"].register_forward_hook(lambda *_: ran.append(1))
+    three = adapted(x, 3).detach()  # with gradients
+    assert ran
+    ran.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(x, 3), three, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(adapted.float()(x.float(), 3), three.float(), rtol=1e-5, atol=1e-6)
+    adapted.double()
+    with forward_mode(adapted):
+        derivative = jvp(lambda y: adapted(y, 3), (x,), (direction,))[1]
+        assert not ran
+        monkeypatch.setattr(torch, "is_grad_enabled", lambda: True)  # peft's three, in the same derivative
+        expected = jvp(lambda y: adapted(y, 3), (x,), (direction,))[1]
+    assert ran
+    torch.testing.assert_close(derivative, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_attribution_with_adapters_is_that_of_merged_networks(network, base, process):
     """Pictures, Jacobian and denoising, in float32, to 1e-5 of their size."""
     members = [moved(base, k) for k in range(3)]

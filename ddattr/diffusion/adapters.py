@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -46,6 +47,9 @@ class Base:
         self.digest = _digest(network)
         _check_targets(network, lora)
         self.network = _with_room(network, lora).eval().requires_grad_(False)
+        for module in self.network.modules():
+            if hasattr(module, "base_layer"):
+                module.forward = partial(_changed, module)  # type: ignore[method-assign]
         own = {name: p for name, p in self.network.named_parameters() if ".lora_" in name}
         self.places = {name.replace(".default.", "."): name for name in own}
         self.shapes = {name: own[place].shape for name, place in self.places.items()}
@@ -131,6 +135,23 @@ class Adapted(nn.Module):
 
     def forward(self, *given: Any) -> Any:
         return self.base(dict(self.named_parameters()), *given)
+
+
+def _changed(layer: Any, x: Tensor) -> Tensor:
+    """What a layer with an adapter says: W + scale B A in the place of W, one layer for three.
+
+    Made where it is used, and gone after, so that no more than a layer's weights are held twice. Where the adapter is
+    to be differentiated, and in convolutions by groups, peft's own, three layers: they need no gradient of W.
+    """
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    own = layer.base_layer
+    trained = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if trained or getattr(own, "groups", 1) != 1:
+        return type(layer).forward(layer, x)
+    merged = torch.addmm(own.weight.flatten(1), b.flatten(1), a.flatten(1), alpha=layer.scaling["default"])
+    if isinstance(own, nn.Linear):
+        return nn.functional.linear(x, merged, own.bias)
+    return own._conv_forward(x, merged.view_as(own.weight), own.bias)
 
 
 def _with_room(network: nn.Module, lora: Lora) -> nn.Module:
