@@ -39,6 +39,7 @@ KEYS = {
     "attribution",
     "significance",
     "queries",
+    "functional",
     "validation",
     "tracking",
     "trainer",
@@ -72,7 +73,7 @@ def _check_node(path: str, node: Any) -> None:
     if not OmegaConf.is_dict(node):
         return
     if "_target_" in node:
-        known = inspect.signature(get_object(node._target_)).parameters
+        known = inspect.signature(_constructor(path, node._target_)).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for key in node:
             if key not in ("_target_", "_partial_") and key not in known and not open_ended:
@@ -84,6 +85,17 @@ def _check_node(path: str, node: Any) -> None:
                 _check_value(f"{path}.{key}", node[key], known[key])
     for key, child in node.items():
         _check_node(f"{path}.{key}", child)
+
+
+def _constructor(path: str, target: Any) -> Any:
+    """Raises ValueError when there is none of that name."""
+    try:
+        return get_object(target)
+    except Exception as error:  # of whatever module it names
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(
+            f"{path}._target_={target}, expected a constructor's name: {said}. Set {path}._target_."
+        ) from None
 
 
 def _check_value(path: str, value: Any, parameter: inspect.Parameter) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 EQUAL_COST = "@equal_cost"  # in a config: of as many members as a tuned peer's trainings would buy
+FUNCTIONAL = "functional_gls"  # whose p-values say that a unit matters to one number of a picture
 TESTED = "denoised_gls"  # whose p-values say that a unit matters
 SUPPORT = "denoised_posterior"  # what units are ranked by
 WITH_GRADIENTS = "denoised_dtrak"  # the same, near being what D-TRAK says, of one model's gradients
@@ -23,7 +24,7 @@ class Family(StrEnum):
     PICTURES = "pictures"  # how far members' own pictures are from it
     PEER = "peer"  # gradients of one model of all units
     SIMILARITY = "similarity"  # of pictures: no model, and no zero
-    VARIANT = "variant"  # another measure of displacement or denoising, of the tables of power and planted units
+    VARIANT = "variant"  # another measure of displacement or denoising, of tables of their own
     RETRAINED = "retrained"  # models without each unit, at the members' seed
     TRUTH = "truth"  # not a score: what others are held against
 
@@ -98,6 +99,9 @@ METHODS = (
     Method("jvp_feature", "JVP, features", V),
     Method("jvp_region", "JVP, bright region", V),
     Method("jvp_norm", "JVP, length", V),
+    Method("functional", "functional", V),
+    Method(FUNCTIONAL, "functional, others discounted", V),
+    Method("functional_posterior", "functional, posterior", V),
     Method("ablation", "exact ablation", Family.TRUTH),
 )
 NOT_NAMED = (Family.VARIANT, Family.RETRAINED, Family.TRUTH)  # scores of tables alone

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddattr.attribution import replayed, tables
+from ddattr.attribution.adjoint import Adjoint, Functional, adjoint
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.loss import loss_draws
@@ -126,6 +127,12 @@ class AttributionModule(L.LightningModule):
         first, last, count = int(numbers[0]), int(numbers[-1]), len(self.asked.numbers)
         print(f"attribute: queries {first} to {last} {done} ({count} in all)", flush=True)
 
+    def adjoint(self, numbers: Tensor, functional: Functional) -> Adjoint:
+        """A functional of some queries, on their tapes; of inverted pictures on the first of each."""
+        ensemble = self._conditioned(numbers)
+        tapes, reverse = self._tapes(ensemble, numbers)
+        return adjoint(ensemble, tapes[0], reverse, functional)
+
     def _answers(self, numbers: Tensor) -> dict[str, Tensor]:
         """Everything that costs evaluations of the networks, for one batch of queries."""
         ensemble, given = self._conditioned(numbers), self.asked.given(numbers)
@@ -140,6 +147,9 @@ class AttributionModule(L.LightningModule):
         places = torch.searchsorted(self.asked.numbers, numbers)
         return self.ensemble.given(self.conditions.given(self.asked.condition[places]))
 
+    def _tapes(self, ensemble: Ensemble, numbers: Tensor) -> tuple[list[Tensor], list[ReverseStep]]:
+        return self.asked.tapes(numbers, ensemble, self.process, self.reverse, self.data.shape, self.device)
+
     def _denoised(self, ensemble: Ensemble, numbers: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """What every query set has."""
         made = denoised(ensemble, self.process, pictures, self.times, self.noise)
@@ -147,7 +157,7 @@ class AttributionModule(L.LightningModule):
 
     def _replayed(self, ensemble: Ensemble, numbers: Tensor, given: Tensor | None) -> dict[str, Tensor]:
         """That, and all that takes a tape; of given pictures, how well their tapes do."""
-        tapes, reverse = self.asked.tapes(numbers, ensemble, self.process, self.reverse, self.data.shape, self.device)
+        tapes, reverse = self._tapes(ensemble, numbers)
         replay = replace(self.replay, ensemble=ensemble)
         drawn, response = replay.first_order(tapes[0], reverse)
         found, response = self._denoised(ensemble, numbers, drawn), response.cpu()
@@ -165,7 +175,7 @@ class AttributionModule(L.LightningModule):
         if self.shards.part or not self.trainer.is_global_zero:
             return
         self.tensors = self.shards.merged(self.batches)
-        given = (self.codebook, self.data, self.settings, self._names(), self.block, self.kept, self.asked.known)
+        given = (self.codebook, self.data, self.settings, self.names, self.block, self.kept, self.asked.known)
         if self.asked.replayed:
             self.tables = replayed.tabulate(self.tensors, self.ablated, *given)
         else:
@@ -181,7 +191,8 @@ class AttributionModule(L.LightningModule):
             return None
         return self.conditions.words(self.asked.condition)
 
-    def _names(self) -> Sequence[str] | None:
+    @property
+    def names(self) -> Sequence[str] | None:
         """Of every query: its seed's or file's, and what it is conditioned on."""
         if (conditions := self._conditions()) is None:
             return self.asked.names

@@ -7,6 +7,7 @@ before there were others has it in `attribution/` itself, where it is read.
 from pathlib import Path
 
 DEFAULT = "default"
+FUNCTIONALS = "functionals"  # in a set's folder, a folder for each that its queries were asked
 
 
 def default_folder(root: Path) -> Path:
@@ -20,6 +21,11 @@ def query_sets(root: Path) -> dict[str, Path]:
     made = {path.parent.name: path.parent for path in sorted((root / "attribution").glob("*/manifest.json"))}
     own = default_folder(root)
     return ({DEFAULT: own} if (own / "manifest.json").exists() else {}) | made
+
+
+def functionals(folder: Path) -> list[Path]:
+    """Folder of every functional that a query set was asked, those that are done."""
+    return [path.parent for path in sorted((folder / FUNCTIONALS).glob("*/manifest.json"))]
 
 
 def shown_in(folder: Path) -> Path:

@@ -43,6 +43,8 @@ class Scored:
         block: int = BLOCK,
     ):
         self.seeds = seeds
+        self.data = data
+        self.codebook = codebook
         self.factual = factual
         self.images = data.unit_pictures
         self.pixels = data.shown(factual), data.pictures.unit_pictures

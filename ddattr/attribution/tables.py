@@ -21,7 +21,7 @@ from ddattr.attribution.retrieval import retrieval, summarise
 from ddattr.attribution.scored import BLOCK, Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
-from ddattr.attribution.streamed import Streamed
+from ddattr.attribution.streamed import Answers, Streamed
 from ddattr.attribution.verified import verification, verification_of_sets
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
@@ -108,9 +108,24 @@ def of_denoising(
     kept: int | None,
     known: Mapping[str, Tensor] | None = None,
 ) -> Tables:
-    """Scores and tests of the denoising, after what was scored before, and the tables of that."""
-    seeds, settings = scored.seeds, scored.settings
-    found, streamed = scored.estimate("denoised", Distinctive(denoised, scored.images, scored.distance))
+    """The same, after what was scored before."""
+    tables = of_answers(scored, "denoised", Distinctive(denoised, scored.images, scored.distance), names, kept, known)
+    strangers = data.held_out.at(data.held_out_units < 0)
+    found = calibrated(denoised, scored.factual, strangers, codebook, scored.settings, data.similarity)
+    return named(tables._replace(calibration=found), codebook)
+
+
+def of_answers(
+    scored: Scored,
+    method: str,
+    answers: Answers,
+    names: Sequence[str] | None,
+    kept: int | None,
+    known: Mapping[str, Tensor] | None = None,
+) -> Tables:
+    """Scores and tests of METHOD, after what was scored before, and the tables of that."""
+    seeds, settings, codebook, data = scored.seeds, scored.settings, scored.codebook, scored.data
+    found, streamed = scored.estimate(method, answers)
     z, p = found.z, found.p
     q = significance.benjamini_hochberg(p)
     sets, resolution, judged = _sets(streamed, scored.distance, codebook, data, seeds, settings)
@@ -121,12 +136,11 @@ def of_denoising(
         "resolution": resolution.numpy(),
         "level": settings.level,
     }
-    named = None
+    retrieved = None
     if known is not None:
         by = (seeds, sets, data.partitions(), scored.distance, data.set_name)
-        named = retrieval(known, z, p, found.posterior, *by)
-    strangers = data.held_out.at(data.held_out_units < 0)
-    tables = Tables(
+        retrieved = retrieval(known, z, p, found.posterior, *by)
+    return Tables(
         attributions(z, p, found.posterior, seeds, settings.level),
         scored.influence(kept),
         sets,
@@ -134,18 +148,18 @@ def of_denoising(
         _queries(seeds, scored.factual, data, names),
         nulls(streamed.pairs, found.deviation, found.posterior, q, scored.phantoms, seeds, settings.level),
         pd.concat([*([] if units is None else [units]), *judged], ignore_index=True),
-        calibrated(denoised, scored.factual, strangers, codebook, settings, data.similarity),
-        retrieval=named,
-        retrieval_summary=None if named is None else summarise(named, settings.level),
+        retrieval=retrieved,
+        retrieval_summary=None if retrieved is None else summarise(retrieved, settings.level),
     )
-    return tables if codebook.design == RANDOM else _named(tables, codebook)
 
 
-def _named(tables: Tables, codebook: Codebook) -> Tables:
+def named(tables: Tables, codebook: Codebook) -> Tables:
     """With a column that says what p is by, where it is not by randomisation over codewords.
 
     Of a length it still is: the rank among the words that no unit holds.
     """
+    if codebook.design == RANDOM:
+        return tables
     by, untested = codebook.p_by, tables.influence.p_value.isna()
     of_scores = (tables.influence.measure == "norm").map({True: codebook.rank_by, False: by})
     return tables._replace(

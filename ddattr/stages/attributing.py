@@ -51,7 +51,7 @@ def _make(run: Run, artifact: Artifact, asked: Asked | None, wait: bool = True) 
 def _make_part(run: Run, artifact: Artifact, asked: Asked | None) -> bool:
     """Makes shards as long as there are any that nobody holds, then the set, if they are all there."""
     artifact.read = run.members_read
-    module = _module(run, artifact, asked, part=True)
+    module = built(run, artifact, asked, part=True)
     missing, before = module.missing, None
     while missing and missing != before and not artifact.done():  # again: who held one may have been killed
         trainer = run.trainer([], enable_progress_bar=False)
@@ -64,7 +64,8 @@ def _make_part(run: Run, artifact: Artifact, asked: Asked | None) -> bool:
     return True
 
 
-def _module(run: Run, artifact: Artifact, asked: Asked | None, part: bool = False) -> AttributionModule:
+def built(run: Run, artifact: Artifact, asked: Asked | None, part: bool = False) -> AttributionModule:
+    """The module that attributes a query set, of the run's own config."""
     batch = run.config.attribution.batch
     # of this config and these members' bits, in batches of this size: those of others are not taken up
     folder = artifact.folder / "shards" / f"{artifact.fingerprint}-{fingerprint(artifact.read)[:8]}-{batch}"
@@ -86,7 +87,7 @@ def _module(run: Run, artifact: Artifact, asked: Asked | None, part: bool = Fals
 def _attribute(run: Run, artifact: Artifact, asked: Asked | None) -> None:
     run.warn()
     run.write_units()
-    module = _module(run, artifact, asked)
+    module = built(run, artifact, asked)
     with run.tracking.run(run.root, run.name, "attribute", artifact.fingerprint, run.resolved()) as loggers:
         trainer = run.trainer(loggers, enable_progress_bar=False)
         run.predict(trainer, module, len(module.batches), "attribution.batch", keeps=asked is None)

@@ -43,9 +43,15 @@ class Builder(Folder):
                 "queries: pictures, seeds or held_out, which `attribute` asks and no other verb does. Leave them out, "
                 "or run: " + self.command("attribute")
             )
+        if config.stage not in ("attribute", "replay", "load") and config.functional is not None:
+            raise ValueError(
+                "functional: one is given, which `attribute` asks and no other verb does. Leave it out, or run: "
+                + self.command("attribute")
+            )
 
     def build(self, group: str, **arguments: Any) -> Any:
-        """What a config group's `_target_` makes of its keys and of arguments that no config holds.
+        """What a config group's `_target_` makes of its keys and of arguments that no config holds; with
+        `_partial_: true` it is that function itself, with its keys given.
 
         Raises:
             ValueError: the config holds one of them all the same, or a library does not take what it says.
@@ -53,7 +59,8 @@ class Builder(Folder):
         if taken := sorted(set(arguments) & set(self.config[group])):
             raise ValueError(f"key {group}.{taken[0]} is not for the config: the program sets it. Remove it.")
         with refused_by(group):
-            return instantiate(self.config[group], _partial_=True, _convert_="all")(**arguments)
+            made = instantiate(self.config[group], _partial_=True, _convert_="all")
+            return made if self.config[group].get("_partial_") else made(**arguments)
 
     @cached_property
     def data(self):

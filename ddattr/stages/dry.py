@@ -172,6 +172,11 @@ def _attribute(run: Run) -> Steps:
     else:
         run.queries.asked(run.seen, run.seed, run.conditions)
     yield Step(artifact, lambda: _replays(run), _busy(run))
+    if run.functional is not None:
+        from ddattr.stages.aspects import ready
+
+        ready(run, run.queries)
+        yield Step(run.functional_artifact(run.queries))
 
 
 def _retrain(run: Run) -> Steps:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ddattr.artifacts import Artifact, fingerprint, load_json
-from ddattr.attribution.places import DEFAULT, default_folder, query_sets
+from ddattr.attribution.places import DEFAULT, FUNCTIONALS, default_folder, functionals, query_sets
 from ddattr.stages.rule import named
 from ddattr.stages.saved import checked_name
 from ddattr.validation.versions import SCORED, TABLED
@@ -219,7 +219,7 @@ class Folder:
         """Query sets that are done or begun, by name, the run's own first; others must be of this run's members."""
         found = {DEFAULT: self.attribution_artifact}
         for folder in sorted((self.root / "attribution").glob("*/")):
-            if folder.name not in (DEFAULT, "shards"):  # in which an older run kept parts of its own
+            if folder.name not in (DEFAULT, "shards", FUNCTIONALS):  # which an older run has there of its own set
                 config = (load_json(folder / "manifest.json") or {}).get("config", {})
                 parents, otherwise = {"members": self.members_fingerprint}, "Delete that folder, and ask again."
                 found[folder.name] = Artifact(folder, config, parents, self.command("attribute"), otherwise)
@@ -268,11 +268,14 @@ class Folder:
 
     @property
     def figures_artifact(self) -> Artifact:
-        """The report, which is made again when there is another query set."""
+        """The report, which is made again when there is another query set, or another functional of one."""
         parents = {"quality": self.quality_artifact.fingerprint, "attribution": self.attribution_artifact.fingerprint}
         for name, folder in query_sets(self.root).items():
             if name != DEFAULT:
                 parents[f"attribution/{name}"] = (load_json(folder / "manifest.json") or {}).get("fingerprint", "")
+            for asked in functionals(folder):
+                made = (load_json(asked / "manifest.json") or {}).get("fingerprint", "")
+                parents[asked.relative_to(self.root).as_posix()] = made
         config, remedy, beside = {"name": self.name}, self.command("report"), ("report.html", "costs.csv")
         return Artifact(self.root / "figures", config, parents, remedy, view=True, beside=beside)
 

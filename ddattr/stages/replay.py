@@ -18,9 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ddattr.artifacts import Artifact, checksum, digest, own_files, same_digest
+from ddattr.artifacts import Artifact, checksum, digest, load_json, own_files, same_digest
+from ddattr.attribution.places import FUNCTIONALS
 from ddattr.attribution.queries import QuerySet
-from ddattr.stages import evaluate, report
+from ddattr.stages import aspects, evaluate, report
 from ddattr.stages.attributing import attribute
 from ddattr.stages.difference import difference
 from ddattr.stages.retrain import select
@@ -138,8 +139,17 @@ def _making(run: Run, place: str, made: Mapping[str, Any]) -> Making:
     if kind == "quality":
         return Making(run.quality_artifact, lambda: evaluate.run(run))
     if kind == "attribution":
-        queries = _queries(run, name, made)
-        return Making(run.query_set_artifact(queries), lambda: attribute(run, queries))
+        name, _, functional = name.partition(f"/{FUNCTIONALS}/")
+        of = made if not functional else load_json(run.root / kind / name / "manifest.json") or made
+        queries = _queries(run, name, of)
+        if not functional:
+            return Making(run.query_set_artifact(queries), lambda: attribute(run, queries))
+        if run.functional is None:
+            raise ValueError(
+                f"replay: {functional} was asked of {name}, and a run does not keep whose code that is. Name it again: "
+                "set functional."
+            )
+        return Making(run.functional_artifact(queries), lambda: aspects.ask(run, queries))
     if kind == "figures":
         return Making(run.figures_artifact, lambda: run.make(run.figures_artifact, lambda: report.draw(run)))
     if place.startswith("validation/retraining/"):

@@ -1,12 +1,18 @@
 """A run: what its config builds, what its stages write, and what is loaded from there."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from hydra.utils import get_object
 
 from ddattr.artifacts import (
     Artifact,
+    digest,
+    fingerprint,
     first_process,
     load_about,
     load_tensors,
@@ -15,6 +21,7 @@ from ddattr.artifacts import (
     save_tensors,
     save_text,
 )
+from ddattr.attribution.places import FUNCTIONALS
 from ddattr.attribution.queries import QuerySet
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import blocks, content_of
@@ -88,6 +95,43 @@ class Run(Builder):
             {"members": self.members_fingerprint},
             self.command("attribute"),
             "Set queries.name to another, or delete that folder.",
+        )
+
+    @cached_property
+    def functional(self):
+        """The number of every picture that a call asks about; None where it asks about whole pictures alone.
+
+        A constructor that names `data` or `classifier` is given the run's own.
+
+        Raises:
+            FileNotFoundError, ValueError: what it is made of is missing, or it refuses its keys.
+        """
+        if self.config.functional is None:
+            return None
+        offered: dict[str, Callable[[], Any]] = {"data": lambda: self.data, "classifier": self.extractor}
+        return self.build("functional", **{name: offered[name]() for name in self._functional_takes & set(offered)})
+
+    @property
+    def _functional_takes(self) -> set[str]:
+        return set(inspect.signature(get_object(self.config.functional._target_)).parameters)
+
+    def functional_artifact(self, queries: QuerySet) -> Artifact:
+        """What a functional of a query set's pictures owes itself to, in a folder of that set.
+
+        A file that a key names counts by what it holds; a constructor of the user's own, by its name.
+        """
+        of, node = self.query_set_artifact(queries), self.plain("functional")
+        held = {key: digest(Path(value)) if _is_file(value) else value for key, value in node.items()}
+        parents = {"attribution" if queries.own else f"attribution/{queries.title}": of.fingerprint}
+        if "classifier" in self._functional_takes:
+            parents["quality"] = self.quality_artifact.fingerprint
+        title = f"{node['_target_'].rpartition('.')[2].lower()}-{fingerprint(held)[:8]}"
+        return Artifact(
+            of.folder / FUNCTIONALS / title,
+            {"seed": self.seed, "functional": held},
+            parents,
+            self.command("attribute"),
+            "Delete that folder, and ask again.",
         )
 
     def save_config(self) -> None:
@@ -210,3 +254,7 @@ class Run(Builder):
         if keeps:
             trainer.callbacks.append(LambdaCallback(on_predict_batch_end=lambda *_: self.save_config()))
         trainer.predict(module, return_predictions=False)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_file()

@@ -25,7 +25,7 @@ NAME = "config.yaml"
 _SEAL = "\n# checksum: "
 # of a command line, and of no run
 PER_CALL = {"stage", "run", "root", "member", "unit", "part", "power", "artifact", "output", "path", "against"}
-PER_CALL |= {"fetch", "queries"}
+PER_CALL |= {"fetch", "queries", "functional"}
 KEPT = KEYS - PER_CALL
 _DIFFUSERS = re.compile(r"diffusers(\.[a-z0-9_]+)*\.[A-Z][A-Za-z0-9]*(Scheduler|Model)")
 _TARGETS = re.compile(r"""_target_['"]?\s*[:=]\s*['"]?([\w.]+)""")

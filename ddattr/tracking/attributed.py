@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ddattr.artifacts import load_table, load_tensors
-from ddattr.attribution.places import default_folder, query_sets, shown_in
+from ddattr.attribution.places import default_folder, functionals, query_sets, shown_in
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.pictures import drawn
 from ddattr.tracking.units import unit_names
@@ -30,7 +30,7 @@ class Owing(NamedTuple):
 
 
 class Attributed(NamedTuple):
-    """A query set: its queries with units that pass, and a sentence on the others."""
+    """A query set, or a functional of one: its queries with units that pass, and a sentence on the others."""
 
     name: str
     level: float
@@ -39,14 +39,21 @@ class Attributed(NamedTuple):
 
 
 def attributed(root: Path) -> list[Attributed]:
-    """Every query set that has the table."""
-    found = query_sets(root)
-    return [_attributed(root, name, folder) for name, folder in found.items() if (folder / _TABLE).exists()]
+    """Every query set that has the table, and behind it the functionals that it was asked."""
+    found = []
+    for name, folder in query_sets(root).items():
+        if (folder / _TABLE).exists():
+            found.append(_attributed(root, name, folder, folder))
+        for asked in functionals(folder):
+            of = f"{name}, {load_table(asked / 'queries.csv').functional[0]}"
+            found.append(_attributed(root, of, asked, folder))
+    return found
 
 
-def _attributed(root: Path, name: str, folder: Path) -> Attributed:
+def _attributed(root: Path, name: str, folder: Path, of: Path) -> Attributed:
+    """What lies in a folder, of the queries of the set in `of`."""
     table, unit, called = passing(folder), unit_names(root), query_names(folder)
-    stored = load_tensors(shown_in(folder))
+    stored = load_tensors(shown_in(of))
     pictures = dict(zip(stored["seeds"].tolist(), stored["factual"], strict=True))
     owing = [
         Owing(called[query], drawn(pictures[query]), [(unit(row.unit), _said(row)) for row in rows.itertuples()])

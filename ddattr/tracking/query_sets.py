@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ddattr.artifacts import load_table
-from ddattr.attribution.methods import TESTED
+from ddattr.attribution.methods import FUNCTIONAL, TESTED
 from ddattr.attribution.places import query_sets
 from ddattr.attribution.retrieval import said as retrieved
 from ddattr.tracking.figures.words import q_of
@@ -25,11 +25,20 @@ def said(folder: Path) -> list[str]:
     return [_found(folder), *_named(folder), *_inverted(queries)]
 
 
-def _found(folder: Path) -> str:
+def said_of_functional(folder: Path) -> str:
+    """What a functional says: its name, what it found, and how far its first order is from exact ablation."""
+    queries = load_table(folder / "queries.csv")
+    return (
+        f"{queries.functional[0]}: {_found(folder, FUNCTIONAL)}; first order off by "
+        f"{queries.first_order_error.median():.2f} of what exact ablation changes (median)"
+    )
+
+
+def _found(folder: Path, method: str = TESTED) -> str:
     """How many queries have a unit that passes, how sure the surest is, and which are like no training picture."""
     queries, radius = (load_table(folder / f"{name}.csv") for name in ("queries", "radius"))
     influence = load_table(folder / "influence.parquet")
-    tested = influence[(influence.method == TESTED) & (influence.measure == "pull")]
+    tested = influence[(influence.method == method) & (influence.measure == "pull")]
     unlike = queries.name[queries.unlike_data].tolist()
     many = ", ..." if len(unlike) > 4 else ""
     return (
