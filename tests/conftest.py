@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddattr import cli
 from ddattr.attribution.agreement import spearman
@@ -163,6 +165,25 @@ def make_unets() -> Callable[..., list[UNet]]:
 def unets(make_unets) -> Ensemble:
     """Three networks without attention, float32."""
     return Ensemble(make_unets(3))
+
+
+@contextmanager
+def torchs_forward_mode() -> Iterator[None]:
+    """Where torch's own jvp passes through networks: flash attention has no forward mode, and group_norm's fails on
+    tangents that are not contiguous."""
+
+    def group_norm(x, groups, weight=None, bias=None, eps=1e-5):
+        grouped = x.reshape(len(x), groups, -1)
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        normal = (centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
+        along = (-1, *[1] * (x.dim() - 2))
+        normal = normal if weight is None else normal * weight.reshape(along)
+        return normal if bias is None else normal + bias.reshape(along)
+
+    with pytest.MonkeyPatch.context() as patch, sdpa_kernel(SDPBackend.MATH):
+        patch.setattr(nn.functional, "group_norm", group_norm)
+        with torch.inference_mode(False), torch.no_grad():
+            yield
 
 
 TINY_SIZES = (  # of six members, of any data

@@ -1,15 +1,12 @@
 """The centred Jacobian of the pictures with respect to the ensemble weights, in forward mode through the replay."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from ddattr.diffusion.process import ReverseStep
 from ddattr.diffusion.sampler import check_tape
-from ddattr.diffusion.unet import forward_mode
+from ddattr.diffusion.tangents import pushed
 from ddattr.ensemble.ensemble import Ensemble
 
 
@@ -51,7 +48,7 @@ def jacobian(
     x = tape[0]
     tangents = tangents or max(1, ensemble.batch // max(1, len(x)))
     s = x.new_zeros(n, *x.shape)
-    with forward_mode(ensemble):
+    with torch.no_grad():
         for i, (step, z) in enumerate(zip(reverse, tape[1:], strict=True)):
             turn = {(i * m + j) % n for j in range(m)} if i else set()  # the first tangents are 0
             outputs, propagated = [], torch.zeros_like(s)
@@ -70,9 +67,8 @@ def jacobian(
 
 
 def propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int) -> tuple[Tensor, Tensor]:
-    """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents; within `forward_mode`."""
-    push: Any = vmap(lambda e: jvp(lambda y: ensemble.member(k, y, t), (x,), (e,)), out_dims=(None, 0))  # type: ignore
-    parts = [push(part) for part in s.split(tangents)]
+    """f_k(x, t) and J_k s for all tangents s, from one primal pass per chunk of tangents."""
+    parts = [pushed(lambda y: ensemble.member(k, y, t), x, part) for part in s.split(tangents)]
     return parts[0][0], torch.cat([derivative for _, derivative in parts])
 
 

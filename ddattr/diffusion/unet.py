@@ -1,19 +1,13 @@
-"""The network: diffusers' UNet2DModel, made fit for forward-mode differentiation."""
+"""The network: diffusers' UNet2DModel, which says the estimate itself."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial, wraps
+from collections.abc import Mapping
+from functools import wraps
 from inspect import signature
-from itertools import chain
 from math import gcd
 from typing import Any
 
-import torch
 from diffusers import UNet2DModel
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from ddattr.diffusion.adapters import Adapted
+from torch import Tensor
 
 
 class UNet(UNet2DModel):
@@ -59,58 +53,3 @@ def _check(options: Mapping[str, Any]) -> None:
             f"that are multiples of {multiple}, such as {near}. Set unet.block_out_channels to fewer levels, or resize "
             "the pictures."
         )
-
-
-@contextmanager
-def forward_mode(networks: nn.Module) -> Iterator[None]:
-    """Context in which jvp passes through these networks, attention included.
-
-    Flash attention has no forward-mode formula. GroupNorm's fails on tangents that are not contiguous, and takes a
-    dozen passes over memory where five do: it has a formula of its own here. Lightning's predict is in inference mode,
-    where torch 2.11 cannot vmap a jvp.
-    """
-    bases = {module.base: module.base.network for module in networks.modules() if isinstance(module, Adapted)}
-    inside = chain(networks.modules(), *(network.modules() for network in bases.values()))
-    norms = [module for module in inside if isinstance(module, nn.GroupNorm)]
-    for norm in norms:
-        norm.forward = partial(_apply_norm, norm)  # type: ignore[method-assign]
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for norm in norms:
-            del norm.forward
-
-
-def _apply_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    weight = x.new_ones(norm.num_channels) if norm.weight is None else norm.weight
-    bias = x.new_zeros(norm.num_channels) if norm.bias is None else norm.bias
-    return _GroupNorm.apply(x.contiguous(), weight, bias, norm.num_groups, norm.eps)[0]
-
-
-class _GroupNorm(torch.autograd.Function):
-    """group_norm with the tangent scale (dx - mean(dx) - y mean(y dx)), y the normalised input, by groups."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        batch, channels, *space = x.shape
-        size = torch.Size(space).numel()
-        out, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, size, groups, eps)
-        normal = (x.reshape(batch, groups, -1) - mean[..., None]) * rstd[..., None]
-        scale = weight.expand(batch, -1) * rstd.repeat_interleave(channels // groups, 1)
-        return out, normal, scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_forward(*output[1:])
-        ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor, *_: Any) -> tuple[Tensor, None, None]:
-        normal, scale = ctx.saved_tensors
-        grouped = dx.reshape(normal.shape)
-        along = (grouped[:, :, None] @ normal[..., None])[..., 0] / normal.shape[-1]
-        moved = grouped - torch.addcmul(grouped.mean(-1, keepdim=True), normal, along)
-        return moved.reshape(dx.shape) * scale.reshape(*scale.shape, *[1] * (dx.dim() - 2)), None, None

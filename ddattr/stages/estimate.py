@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 
 from ddattr.attribution.jacobian import propagate
-from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import halvings
 from ddattr.provenance import device_name
@@ -100,11 +99,10 @@ class _Looks:
             s, chunk = x.new_zeros(n, *x.shape), tangents or max(1, ensemble.batch // len(x))
             return _seconds(lambda: propagate(of(x), 0, x, 0, s, chunk), device)
 
-        with forward_mode(ensemble):  # where networks take another path
-            self.few = _seconds(lambda: of(x).member(0, x, 0), device) / together
-            propagate(of(x[:1]), 0, x[:1], 0, x.new_zeros(1, 1, *x.shape[1:]), 1)  # imports what differentiates
-            checked = max(1, attribution.check * together // attribution.queries)
-            self.tangent, self.exact = pushed(x) / together / n, pushed(x[:checked]) / checked * n
+        self.few = _seconds(lambda: of(x).member(0, x, 0), device) / together
+        propagate(of(x[:1]), 0, x[:1], 0, x.new_zeros(1, 1, *x.shape[1:]), 1)  # imports what differentiates
+        checked = max(1, attribution.check * together // attribution.queries)
+        self.tangent, self.exact = pushed(x) / together / n, pushed(x[:checked]) / checked * n
         self.many = _seconds(lambda: of(many).member(0, many, 0), device) / len(many)
 
 

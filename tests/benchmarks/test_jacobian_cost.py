@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import composed, needs_cuda
+from conftest import composed, needs_cuda, torchs_forward_mode
 from torch import Tensor
 from torch.func import jvp
 
@@ -19,7 +19,6 @@ from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import ReverseStep
 from ddattr.diffusion.sampler import DDPM
-from ddattr.diffusion.unet import forward_mode
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages.run import Run
 
@@ -65,7 +64,7 @@ def restated(setting: Setting) -> None:
             x = step.a * x + step.b * mean + step.c * z
         return x
 
-    with forward_mode(ensemble):
+    with torchs_forward_mode():
         jvp(picture, (ensemble.uniform.to(tape),), (torch.eye(len(ensemble))[0].to(tape),))
 
 
