@@ -79,7 +79,7 @@ def test_a_batch_is_never_exceeded(make_unets, x):
             sizes.append(len(x))
             return x
 
-    Ensemble([Counting()] * 2, batch=2).weighted(torch.full((4, 2), 0.5))(x, 7)
+    Ensemble([Counting()] * 2, batch=2).weighted(torch.full((4, 2), 0.5))(x.expand(4, *x.shape), 7)
     assert max(sizes) == 2
     assert sum(sizes) == 4 * 2 * len(x)
 
@@ -125,7 +125,9 @@ def test_a_member_is_evaluated_only_on_the_rows_that_give_it_weight(x):
             asked.append(len(x))
             return x
 
-    Ensemble([Recording(), Recording()]).weighted(torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]))(x, 7)
+    Ensemble([Recording(), Recording()]).weighted(torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]))(
+        x.expand(3, *x.shape), 7
+    )
     assert asked == [3 * len(x), len(x)]
 
 

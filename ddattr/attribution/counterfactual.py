@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.codebook import ablation
@@ -54,3 +54,29 @@ def ablated(
     if codewords.all(-1).any():
         raise ValueError("counterfactual: a unit was seen by every member, so that none is left to replay it.")
     return torch.cat([ensemble.replay(w, tape, reverse) for w in ablation(codewords).split(units_per_pass)])
+
+
+def ablated_each(
+    ensemble: Ensemble,
+    codewords: Bool[Tensor, "all n"],
+    units: Int[Tensor, "k q"],
+    tape: Float[Tensor, "tape q c h w"],
+    reverse: list[ReverseStep],
+    known: tuple[Int[Tensor, "units"], Float[Tensor, "units q c h w"]],
+    units_per_pass: int = 64,
+) -> Float[Tensor, "k q c h w"]:
+    """The same of units of every query's own, each replayed once, and not at all where it is known.
+
+    Args:
+        codewords: of all units.
+        known: units, sorted, and their counterfactuals of all queries.
+    """
+    queries = torch.arange(units.shape[1]).expand(units.shape)
+    pairs, places = torch.stack([units, queries]).flatten(1).unique(dim=1, return_inverse=True)
+    slot = torch.searchsorted(known[0], pairs[0].contiguous()).clamp_max(len(known[0]) - 1)
+    found = known[1][slot, pairs[1]]
+    for new in (known[0][slot] != pairs[0]).nonzero()[:, 0].split(units_per_pass * units.shape[1]):
+        unit, query = pairs[:, new]
+        weights = ablation(codewords[unit])[None]
+        found[new] = ensemble.at(query).replay(weights, tape[:, query], reverse)[0]
+    return found[places].unflatten(0, units.shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddattr.attribution.agreement import relative_error
 from ddattr.attribution.baselines import last_step
-from ddattr.attribution.counterfactual import ablated
+from ddattr.attribution.counterfactual import ablated, ablated_each
 from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.estimator import Estimator
 from ddattr.attribution.influence import gram, norm, projections, pull
@@ -68,13 +68,14 @@ class Replay:
         """
         codewords = self._codewords
         top = self._best(picture, response, denoised)
+        exact = ablated(self.ensemble, codewords[self.ablated], tape, reverse)
         return {
             "jacobian": response,
             "members": self.ensemble.replay(torch.eye(len(self.ensemble)), tape, reverse),
             "last_step": last_step(self.ensemble, tape, reverse).members,
-            "ablations": ablated(self.ensemble, codewords[self.ablated], tape, reverse),
+            "ablations": exact,
             "refined_units": top,
-            "refined": ablated(self.ensemble, codewords[top], tape, reverse),
+            "refined": ablated_each(self.ensemble, codewords, top, tape, reverse, (self.ablated, exact)),
             "refined_images": self.data.unit_pictures[top],
             "rotating_error": self._rotating_error(tape, reverse, response, checked),
         }

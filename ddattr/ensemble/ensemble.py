@@ -86,7 +86,8 @@ class Ensemble(nn.Module):
         """Denoiser f_e . v of eq. 7 of the slides, one row of pictures for every row of weights.
 
         A row holds one weighting for all of its pictures, or one for each. A member is evaluated only on the pictures
-        that give it weight. The sum is of what members predict, and of the noise with weights that sum to 1: `Process`.
+        that give it weight; of pictures that rows share, as before the first step of a replay, once for all rows. The
+        sum is of what members predict, and of the noise with weights that sum to 1: `Process`.
 
         Raises:
             ValueError: the weights are for another number of members.
@@ -96,6 +97,8 @@ class Ensemble(nn.Module):
         weights = weights[:, None] if weights.dim() == 2 else weights
 
         def denoiser(x: Tensor, t: int) -> Tensor:
+            if x.dim() == 4:
+                return self._shared(weights, x, t)
             x = x.expand(len(weights), *x.shape[-4:])
             flat, each = x.flatten(0, 1), weights.to(x).expand(*x.shape[:2], -1).flatten(0, 1)
             queries = None if self.under is None else self._queries(x)
@@ -108,6 +111,18 @@ class Ensemble(nn.Module):
             return estimate.reshape(x.shape)
 
         return denoiser
+
+    def _shared(self, weights: Float[Tensor, "rows q n"], x: Tensor, t: int) -> Float[Tensor, "rows q c h w"]:
+        """The same of one row of pictures, for all rows of weights: of every member that some row gives weight to."""
+        weights = weights.to(x).expand(-1, len(x), -1)
+        queries = None if self.under is None else self._queries(x)
+        estimate = x.new_zeros(len(weights), *x.shape)
+        for k, column in enumerate(weights.unbind(-1)):
+            given = column.any(0).nonzero()[:, 0]
+            if len(given):
+                part = self.member(k, x[given], t, None if queries is None else queries[given.cpu()])
+                estimate.index_add_(1, given, column[:, given].reshape(-1, len(given), 1, 1, 1) * part)
+        return estimate
 
     @torch.no_grad()
     def pictures(

@@ -1,0 +1,63 @@
+"""Cost of exact ablations that share work: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
+
+Against all apart. The default network and members of `experiment=digits`, untrained; every query's own six units are
+drawn among all, as `attribution.refine=3` has six. Medians over alternating calls of processor seconds on one thread;
+nothing here asserts a timing.
+"""
+
+import statistics
+import time
+from collections import deque
+
+import pytest
+import torch
+from conftest import composed
+
+from ddattr.attribution.counterfactual import ablated, ablated_each
+from ddattr.codebook import Codebook, ablation
+from ddattr.diffusion.noise import noise_tape
+from ddattr.diffusion.sampler import DDPM, trajectory
+from ddattr.ensemble.ensemble import Ensemble
+from ddattr.stages.run import Run
+
+STEPS, QUERIES, ABLATED, OWN = 5, 4, 32, 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", [32, 50, 1797])  # all are ablated for all queries, most, hardly any
+def test_cost_of_exact_ablations(units, benchmark):
+    run = Run(composed())
+    n = run.config.codebook.members
+    ensemble = Ensemble([run.build("unet", sample_size=[8, 8], in_channels=1, out_channels=1) for _ in range(n)])
+    reverse, tape = DDPM(STEPS).reverse(run.process), noise_tape(range(QUERIES), STEPS, (1, 8, 8))
+    codewords = Codebook(units, n, 8).codewords(torch.arange(units))
+    draw = torch.Generator().manual_seed(0)
+    known = torch.randperm(units, generator=draw)[:ABLATED].sort().values
+    own = torch.randint(units, (OWN, QUERIES), generator=draw)
+
+    def apart(words):
+        weights = ablation(words)
+        denoiser = ensemble.weighted(weights)
+        with torch.no_grad():
+            steps = trajectory(lambda x, t: denoiser(x.expand(len(weights), *x.shape[-4:]), t), reverse, tape)
+            (picture,) = deque(steps, maxlen=1)
+        return picture
+
+    def all_apart():
+        return apart(codewords[known]), apart(codewords[own])
+
+    def shared():
+        exact = ablated(ensemble, codewords[known], tape, reverse)
+        return exact, ablated_each(ensemble, codewords, own, tape, reverse, (known, exact))
+
+    for one, other in zip(all_apart(), shared(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    times: dict[str, list[float]] = {"apart": [], "shared": []}
+    for _ in range(3 if benchmark.enabled else 1):
+        for name, call in (("apart", all_apart), ("shared", shared)):
+            started = time.process_time()
+            call()
+            times[name].append(time.process_time() - started)
+    benchmark.extra_info["shared over apart"] = statistics.median(times["shared"]) / statistics.median(times["apart"])
+    benchmark.pedantic(shared, rounds=1)
+    print(f"\n{units} units, {STEPS} steps: shared over apart {benchmark.extra_info['shared over apart']:.2f}")
