@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution import baselines, significance
+from ddattr.attribution import significance
 from ddattr.attribution.calibration import calibrated
 from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.nulls import nulls
@@ -25,9 +25,9 @@ from ddattr.attribution.streamed import Answers, Streamed
 from ddattr.attribution.verified import verification, verification_of_sets
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.pictures import blocks
-from ddattr.ensemble.likeness import unusual
+from ddattr.ensemble.likeness import nearest, unusual
 
+_NEAREST = 10  # pictures, of whose labels most say a query's
 _PARQUET = ("attributions", "influence", "sets", "nulls")
 
 
@@ -242,18 +242,18 @@ def _set_rows(
 def _queries(seeds: Tensor, factual: Tensor, data: UnitDataModule, names: Sequence[str] | None) -> pd.DataFrame:
     """The label of every query's nearest pictures, whether it is like any, and its name."""
     labels: list[int | str] = [-1] * len(factual)
-    shown, images = data.shown(factual), data.pictures.images
+    images, strangers = data.pictures.images, data.pictures.held_out.images[data.held_out_units < 0]
+    distance, near = nearest(data.shown(factual).clamp(-1, 1), images, min(_NEAREST, len(images)))
     if data.labels is not None:
-        near = torch.cat([baselines.pixel(shown, block) for block in blocks(images)])
-        of_nearest = data.labels[near.topk(min(10, len(near)), 0).indices].mode(0).values.tolist()
+        of_nearest = data.labels[near].mode(1).values.tolist()
         labels = of_nearest if data.source.label_names is None else [data.set_name("label", of) for of in of_nearest]
-    distance, unlike = unusual(shown.clamp(-1, 1), images, data.pictures.held_out.images[data.held_out_units < 0])
+    closest = distance[:, 0]
     return pd.DataFrame(
         {
             "query": seeds.numpy(),
             "label": labels,
-            "nearest": distance.numpy(),
-            "unlike_data": unlike.numpy(),
+            "nearest": closest.numpy(),
+            "unlike_data": unusual(closest, images, strangers).numpy(),
             "name": [f"seed {seed}" for seed in seeds.tolist()] if names is None else names,
         }
     )

@@ -1,7 +1,7 @@
 """Are samples like the data at all? What is attributed of pictures that are noise looks as sure as of good ones."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -13,7 +13,7 @@ UNLIKE = 0.5  # of the way from data to noise
 _CELLS = 8  # pictures are looked at in no more cells a side
 _USUAL = 0.99  # share of real pictures that are as near to the others as a picture has to be
 _REAL = 2000  # real pictures that are asked, at most
-_BLOCK = 1 << 24  # distances at once
+_SPARE = 3  # more than are asked for, that are found by products
 
 
 def unlikeness(samples: Float[Tensor, "samples c h w"], data: Images, seed: int) -> float:
@@ -39,34 +39,53 @@ def unlikeness(samples: Float[Tensor, "samples c h w"], data: Images, seed: int)
     return max(ways)
 
 
-def unusual(
-    pictures: Float[Tensor, "q c h w"], data: Images, held_out: Images
-) -> tuple[Float[Tensor, "q"], Bool[Tensor, "q"]]:
-    """(L2 to the nearest of the data, whether that is more than 99 % of real pictures have).
+def unusual(distance: Float[Tensor, "q"], data: Images, held_out: Images) -> Bool[Tensor, "q"]:
+    """Whether pictures are farther from the nearest of the data (`nearest`) than 99 % of real pictures are.
 
-    Real pictures are those held out where there are 100 or more, else the data themselves, each less itself.
+    Real pictures are those held out where there are 100 or more, else the data themselves, each less itself: 2,000
+    evenly spaced.
     """
     own = len(held_out) < 100
     real = data if own else held_out
-    chosen = torch.linspace(0, len(real) - 1, min(_REAL, len(real))).round().long()
-    usual = nearest(real[chosen], data, chosen if own else None)
-    distance = nearest(pictures, data)
-    return distance, distance > usual.quantile(_USUAL)
+    count = min(_REAL, len(real))
+    chosen = torch.linspace(0, len(real) - 1, count).round().long()
+    usual, _ = nearest(real[chosen], data, but=chosen if own else None)
+    return distance > usual[:, 0].quantile(_USUAL)
 
 
-def nearest(pictures: Float[Tensor, "q c h w"], data: Images, but: Tensor | None = None) -> Float[Tensor, "q"]:
-    """L2 from each picture to the nearest of the data; `but` is the place there of the picture itself."""
-    found, done = torch.full((len(pictures),), torch.inf, dtype=pictures.dtype), 0
+def nearest(
+    pictures: Float[Tensor, "q c h w"], data: Images, count: int = 1, but: Int[Tensor, "q"] | None = None
+) -> tuple[Float[Tensor, "q count"], Int[Tensor, "q count"]]:
+    """(L2, place) of each picture's nearest of the data, nearest first.
+
+    Some more are found by products of matrices, whose rounding is that of the pictures' lengths; of these, distances
+    are then exact, so that a copy is at 0.
+
+    Args:
+        but: the place there of the picture itself, which is left out.
+    """
+    flat, wanted, done = pictures.flatten(1), min(count + _SPARE, len(data)), 0
+    square = torch.empty(len(flat), 0)
+    place = torch.empty(len(flat), 0, dtype=torch.long)
     for block in blocks(data):
-        flat = block.flatten(1)
-        for rows in torch.arange(len(pictures)).split(max(1, _BLOCK // len(block))):
-            distance = torch.cdist(pictures[rows].flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
-            if but is not None:
-                own = ((but[rows] >= done) & (but[rows] < done + len(block))).nonzero()[:, 0]
-                distance[own, but[rows][own] - done] = torch.inf
-            found[rows] = torch.minimum(found[rows], distance.amin(1))
+        block = block.flatten(1)
+        found = torch.addmm(block.square().sum(1), flat, block.T, alpha=-2)  # less the picture's own length
+        if but is not None:
+            own = ((but >= done) & (but < done + len(block))).nonzero()[:, 0]
+            found[own, but[own] - done] = torch.inf
+        best = found.topk(min(wanted, len(block)), 1, largest=False)
+        square, place = torch.cat([square, best.values], 1), torch.cat([place, best.indices + done], 1)
+        kept = square.topk(min(wanted, square.shape[1]), 1, largest=False)
+        square, place = kept.values, place.gather(1, kept.indices)
         done += len(block)
-    return found
+    exact = [
+        torch.cdist(one[None], data[at].flatten(1), compute_mode="donot_use_mm_for_euclid_dist")[0]
+        for one, at in zip(flat, place, strict=True)
+    ]
+    distance = torch.stack(exact) if exact else torch.empty(0, wanted)
+    distance = distance.where(square.isfinite(), torch.inf)
+    order = distance.argsort(dim=1, stable=True)[:, :count]
+    return distance.gather(1, order), place.gather(1, order)
 
 
 def _cells(pictures: Float[Tensor, "q c h w"]) -> Float[Tensor, "q cells"]:
