@@ -81,3 +81,19 @@ def test_one_real_picture_in_a_hundred_is_unusual_and_noise_is(held_out):
     assert flagged(fresh).sum() <= binom.isf(1e-6, len(fresh), 0.04)
     assert flagged(noise(50).clamp(-1, 1)).all()
     assert not flagged(HALF[:50]).any()
+
+
+def test_fewer_real_pictures_of_more_data_are_asked(monkeypatch):
+    """At most so many pairs, as long as 200 pictures are left, which say the same but for a quantile's noise."""
+    asked = []
+    whole = nearest(OTHER, HALF)[0][:, 0]
+    monkeypatch.setattr("ddattr.ensemble.likeness._PAIRS", 300 * len(HALF))
+    monkeypatch.setattr(
+        "ddattr.ensemble.likeness.nearest", lambda some, *a, **k: asked.append(len(some)) or nearest(some, *a, **k)
+    )
+    found = unusual(whole, HALF, OTHER[:0])
+    assert asked == [300]
+    assert found.sum() <= binom.isf(1e-6, len(OTHER), 0.04)
+    monkeypatch.setattr("ddattr.ensemble.likeness._PAIRS", 1)
+    unusual(whole, HALF, OTHER[:0])
+    assert asked == [300, 200]
