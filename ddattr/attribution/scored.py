@@ -16,6 +16,7 @@ from ddattr.attribution.streamed import Answers, Found, Streamed
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
+from ddattr.data.similarity import PIXELS
 from ddattr.diffusion.noise import Stream, generator
 
 BLOCK = 1 << 14  # units together: of 3 x 32 x 32 pictures 0.4 GB
@@ -48,6 +49,7 @@ class Scored:
         self.factual = factual
         self.images = data.unit_pictures
         self.pixels = data.shown(factual), data.pictures.unit_pictures
+        self.by_pixels = data.pictures.similarity is PIXELS
         self.distance = data.distance(factual)
         self.settings = settings
         self.block = block
@@ -60,10 +62,13 @@ class Scored:
 
     def compare(self) -> None:
         """What takes no model: similarity of pixels, and no information."""
+        self.scores["pixel"] = {"similarity": -self.distance if self.by_pixels else self._pixels()}
         random = baselines.random(len(self.images), self.seeds.tolist(), self.settings.seed)
-        pictures, images = self.pixels
-        self.scores["pixel"] = {"similarity": torch.cat([baselines.pixel(pictures, part) for part in blocks(images)])}
         self.scores["random"] = {"similarity": random}
+
+    def _pixels(self) -> Float[Tensor, "units q"]:
+        pictures, images = self.pixels
+        return torch.cat([baselines.pixel(pictures, part) for part in blocks(images)])
 
     def respond(self, method: str, response: Response) -> None:
         """METHOD, a linear one: its pull and its norm."""
@@ -133,6 +138,7 @@ def influence_rows(
     units = torch.arange(len(score)) if units is None else units
     kept = torch.ones_like(score, dtype=torch.bool) if kept is None else kept
     z, p = (torch.full_like(score, torch.nan),) * 2 if test is None else test
+    q = p if test is None else significance.benjamini_hochberg(p)
     row, query = kept.nonzero(as_tuple=True)
     return pd.DataFrame(
         {
@@ -143,6 +149,6 @@ def influence_rows(
             "score": score[kept].numpy(),
             "z": z[kept].numpy(),
             "p_value": p[kept].numpy(),
-            "q_value": significance.benjamini_hochberg(p)[kept].numpy(),
+            "q_value": q[kept].numpy(),
         }
     )

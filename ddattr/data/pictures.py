@@ -45,7 +45,7 @@ class Pictures:
         return (len(self), *self._stored.shape[1:])
 
     def __getitem__(self, index: Tensor | slice | int) -> Float[Tensor, "... c h w"]:
-        return scaled(torch.from_numpy(np.array(self._stored[self._rows[index].numpy()])).to(self.device))
+        return scaled(torch.from_numpy(np.asarray(self._stored[self._rows[index].numpy()])).to(self.device))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[place] for place in range(len(self)))
@@ -90,7 +90,7 @@ def blocks(images: Indexed) -> Iterator[Float[Tensor, "block c h w"]]:
 
 def scaled(pixels: UInt8[Tensor, "... c h w"]) -> Float[Tensor, "... c h w"]:
     """Bytes as floats in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    return pixels.float().div_(127.5).sub_(1)
 
 
 def digests_of(stored: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n 16"]:

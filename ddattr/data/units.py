@@ -131,6 +131,8 @@ class MeanPictures:
     def __getitem__(self, index: Tensor | slice) -> Float[Tensor, "... c h w"]:
         units = torch.arange(len(self))[index]
         asked, counts = units.reshape(-1), self._counts[units.reshape(-1)]
+        if (counts == 1).all():  # a picture is its own mean
+            return self._images[self._order[self._ends[units] - 1]]
         of = torch.arange(len(asked)).repeat_interleave(counts)  # which of the asked units every picture is of
         back = counts.cumsum(0)[of] - torch.arange(len(of))  # from the end of its pictures
         found = means(self._images.at(self._order[self._ends[asked][of] - back]), of)
