@@ -40,6 +40,14 @@ def answers(code) -> torch.Tensor:
     return randn(code.members, 40, 3) + 2.0 * words * (torch.arange(40) % 9 == 0)[:, None]
 
 
+@pytest.fixture
+def estimated(request) -> tuple[Codebook, Estimator, torch.Tensor]:
+    """A code of random words, an estimator and answers."""
+    code = CODES[getattr(request, "param", "saddlepoint")]
+    near = similarity(1 + torch.rand(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+    return code, Estimator(code.codewords(torch.arange(40)), near), randn(code.members, 40, 3)
+
+
 @BLOCKS
 def test_blocks_have_the_scores_and_tests_of_all_units_at_once(estimator, answers, block):
     found = Streamed(estimator, lambda units: answers[:, units], block).found()
@@ -80,6 +88,34 @@ def test_sets_are_tested_as_all_at_once_whatever_the_blocks(estimator, answers, 
     found = Streamed(estimator, lambda units: answers[:, units], block).test_sets(sets, code)
     for one, other in zip(found, estimator.test_sets(answers, sets, code), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-12)
+
+
+@BLOCKS
+@pytest.mark.parametrize("estimated", ["counted", "saddlepoint"], indirect=True)
+def test_large_sets_have_the_score_and_z_of_sets_that_are_held(estimated, block, monkeypatch):
+    """Of sets that are the same for all queries, and of every query's own; smaller ones stay as they are."""
+    code, estimator, answers = estimated
+    fixed = torch.tensor([[0, 9, 18, 27, 36, 2], [1, 2, 3, -1, -1, -1], [5, -1, -1, -1, -1, -1]])[:, None].expand(
+        -1, 3, -1
+    )
+    own = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(q))[:6] for q in range(3)])[None]
+    sets = torch.cat([fixed, own])
+    wanted = Streamed(estimator, lambda units: answers[:, units], 40).test_sets(sets, code)
+    monkeypatch.setattr("ddattr.attribution.streamed.LARGE", 3)
+    found = Streamed(estimator, lambda units: answers[:, units], block).test_sets(sets, code)
+    for one, other in zip(found[:2], wanted[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found[2][1:3], wanted[2][1:3], rtol=1e-6, atol=0)
+    assert not torch.equal(found[2][[0, 3]], wanted[2][[0, 3]])  # by another way
+
+
+def test_no_more_units_of_a_large_set_than_a_block_are_asked_of_at_once(estimated, monkeypatch):
+    code, estimator, answers = estimated
+    monkeypatch.setattr("ddattr.attribution.streamed.LARGE", 8)
+    asked = []
+    streamed = Streamed(estimator, lambda units: asked.append(len(units)) or answers[:, units], 7)
+    streamed.test_sets(torch.arange(30).expand(1, 3, -1), code)
+    assert asked == [7, 7, 7, 7, 2]
 
 
 @BLOCKS

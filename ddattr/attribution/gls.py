@@ -11,7 +11,7 @@ does not know which codeword i holds, so that phantoms, under the same S, are st
 Source: Aitken 1936; that a tested effect stays out of its own covariance, Yang et al. 2014 (mixed-model association).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import reduce
 
@@ -88,6 +88,17 @@ class LeaveOneOutGLS:
                 found[:, s, q] = inverse @ answers[:, units.clamp_min(0), q].double()
                 found[:, s, q] *= (self.members - 1) / inverse.trace()
         return found
+
+    def outside(self, units: Int[Tensor, "some"]) -> Callable[[Tensor], Tensor]:
+        """What makes of answers of units of a large set, (n, some, q), those with all units outside it discounted."""
+        parts = [self._products(part) for part in units.split(max(1, _BLOCK // self.members))]
+        inverse = torch.stack([self._inverse(covariance) for covariance in self.covariance - _sum(parts)])
+        inverse *= (self.members - 1) / inverse.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+
+        def adjusted(answers: Float[Tensor, "n units q"]) -> Float[Tensor, "n units q"]:
+            return torch.einsum("qnm,muq->nuq", inverse, (answers - answers[:1]).double())
+
+        return adjusted
 
     def _x(self, units: Int[Tensor, "some"]) -> Float[Tensor, "some n"]:
         """Centred codewords."""

@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ddattr.attribution.estimator import Estimator
+from ddattr.attribution.gls import LeaveOneOutGLS
 from ddattr.attribution.posterior import posterior
+from ddattr.attribution.sums import LARGE, summed_significance
 from ddattr.codebook import Codebook
 
 Answers = Callable[[Tensor], Tensor]  # of some units: (units,) -> (n, units, q)
@@ -81,11 +83,38 @@ class Streamed:
     def test_sets(
         self, sets: Int[Tensor, "sets q size"], codebook: Codebook
     ) -> tuple[Float[Tensor, "sets q"], Float[Tensor, "sets q"], Float[Tensor, "sets q"]]:
-        """(score, z, p) of sets, as `Estimator.test_sets` has them: of as many at a time as a block holds."""
+        """(score, z, p) of sets, as `Estimator.test_sets` has them: of as many at a time as a block holds; of more than
+        `LARGE` units, by sums over blocks of these."""
+        size = (sets >= 0).sum(-1)
+        large = (size > LARGE).any(1)
+        if not large.any():
+            return self._test_sets(sets, codebook)
+        score, z, p = (torch.full(size.shape, torch.nan, dtype=torch.float64) for _ in range(3))
+        if not large.all():
+            small = sets[~large][..., : int(size[~large].max())]
+            score[~large], z[~large], p[~large] = self._test_sets(small, codebook)
+        for s in large.nonzero()[:, 0].tolist():
+            score[s], z[s], p[s] = self._test_large(sets[s], codebook)
+        return score, z, p.where(size <= codebook.phantoms, torch.nan)
+
+    def _test_sets(self, sets: Int[Tensor, "sets q size"], codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
         together = sets.split(max(1, self.block // sets.shape[-1]))
         parts = [self.estimator.test_adjusted_sets(self.sets(some), some, codebook) for some in together]
         score, z, p = map(torch.cat, zip(*parts, strict=True))
         return score, z, p
+
+    def _test_large(self, held: Int[Tensor, "q size"], codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one set, which may be the same for all queries or not."""
+        found, gls = torch.empty(3, len(held), dtype=torch.float64), self.estimator.gls
+        assert isinstance(gls, LeaveOneOutGLS)  # of orthogonal words there are no large sets
+        rows, which = held.unique(dim=0, return_inverse=True)
+        for row, units in enumerate(rows):
+            mine, units = which == row, units[units >= 0]
+            adjust = gls.outside(units)
+            parts = [(units[at], self.estimator.at(units[at])) for at in torch.arange(len(units)).split(self.block)]
+            blocks = ((part.codewords, adjust(part.similarity * self.answers(some))[..., mine]) for some, part in parts)
+            found[:, mine] = torch.stack(summed_significance(blocks, codebook))
+        return found[0], found[1], found[2]
 
     def _blocks(self) -> Iterator[tuple[Estimator, Tensor, Tensor]]:
         """The estimator of a block of units, what members answer along these, and the same adjusted."""
