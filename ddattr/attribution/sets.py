@@ -9,8 +9,8 @@ from torch import Tensor
 
 def sets_of(partition: Int[Tensor, "units"], queries: int) -> tuple[list[int], Int[Tensor, "sets q size"]]:
     """The sets of a partition by name, in increasing order: the same for all queries."""
-    names, which = torch.unique(partition, return_inverse=True)
-    members = [(which == place).nonzero()[:, 0] for place in range(len(names))]
+    names, which, sizes = torch.unique(partition, return_inverse=True, return_counts=True)
+    members = which.argsort(stable=True).split(sizes.tolist())
     padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
     return names.tolist(), padded[:, None].expand(-1, queries, -1)
 

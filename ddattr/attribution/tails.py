@@ -82,6 +82,12 @@ def tilted(
     An index drawn with log odds tilt * number + level + those of weight / n. A z at the end of the range, or past it,
     is taken back to near it. What does not vary has numbers of 0.
     """
+    a, _, tilt, level = _tilted(numbers, z, weight)
+    return a, tilt, level
+
+
+def _tilted(numbers: Tensor, z: Tensor, weight: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, and with it the z that the sum is expected to be."""
     n, share = len(numbers), weight / len(numbers)
     centred = numbers - numbers.mean(0)
     deviation = (centred.square().sum((0, 1)) * (weight * (1 - share) / (n - 1))).sqrt()
@@ -93,14 +99,14 @@ def tilted(
         tilt, level = tilt + step, level + shift
         if (step * a + shift).abs().amax() < _STEP:
             break
-    return a, tilt, level
+    return a, x, tilt, level
 
 
 def _tail(numbers: Float[Tensor, "n size tests"], z: Float[Tensor, "tests"], weight: int) -> Float[Tensor, "tests"]:
     share = weight / len(numbers)
     spread = weight * (1 - share)
-    a, tilt, level = tilted(numbers, z, weight)
-    x, logits = _within(a, z, weight), tilt * a + level
+    a, x, tilt, level = _tilted(numbers, z, weight)
+    logits = tilt * a + level
     variance, along, curvature = _moments(a, torch.sigmoid(logits + math.log(share / (1 - share))))[1:]
     cumulant = torch.where(logits < 30, (share * logits.clamp_max(30).expm1()).log1p(), logits + math.log(share))
     signed = tilt.sign() * (2 * (tilt * x + weight * level.sum(0) - cumulant.sum((0, 1)))).clamp_min(0).sqrt()

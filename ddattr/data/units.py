@@ -11,6 +11,7 @@ from torch import Tensor
 from ddattr.data.pictures import Images, Indexed, Pictures, blocks
 
 _CLUSTERED = 20_000  # pictures that k-means is fitted to, at most
+_PREDICTED = 2048  # pictures that are given their cluster at once
 
 
 def by_image(images: Images) -> Int[Tensor, "images"]:
@@ -51,8 +52,8 @@ def by_cluster(points: Indexed, clusters: int, seed: int) -> Int[Tensor, "images
         return _number(k_means.fit(points[:].flatten(1).double().numpy()).labels_.tolist())
     drawn = np.random.default_rng(seed).permutation(len(points))[:_CLUSTERED]
     k_means.fit(points[torch.from_numpy(np.sort(drawn))].flatten(1).double().numpy())
-    parts = (points[start : start + _CLUSTERED] for start in range(0, len(points), _CLUSTERED))
-    return _number([place for part in parts for place in k_means.predict(part.flatten(1).double().numpy())])
+    parts = (points[start : start + _PREDICTED] for start in range(0, len(points), _PREDICTED))
+    return _number([place for part in parts for place in k_means.predict(part.flatten(1).double().numpy()).tolist()])
 
 
 def by_column(table: pd.DataFrame | None, column: str, key: str) -> Int[Tensor, "images"]:
@@ -85,8 +86,12 @@ def with_groups(loose: Int[Tensor, "loose"], groups: Int[Tensor, "images"]) -> I
 def majority(values: Int[Tensor, "images"], units: Int[Tensor, "images"]) -> Int[Tensor, "units"]:
     """The value that most pictures of every unit have; the smallest of those that tie."""
     names, which = torch.unique(values, return_inverse=True)
-    counts = torch.zeros(int(units.max()) + 1, len(names)).index_put_((units, which), torch.ones(()), accumulate=True)
-    return names[counts.argmax(1)]
+    pairs, counts = torch.unique(units * len(names) + which, return_counts=True)  # by unit, then by value
+    order = counts.argsort(descending=True, stable=True)
+    order = order[(pairs[order] // len(names)).argsort(stable=True)]  # of every unit, most pictures first
+    first = torch.unique_consecutive(pairs[order] // len(names), return_counts=True)[1].cumsum(0).roll(1)
+    first[0] = 0
+    return names[pairs[order[first]] % len(names)]
 
 
 def duplicates(images: Images, groups: Int[Tensor, "images"]) -> int:
