@@ -354,13 +354,39 @@ def load_about(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}). Delete its folder and make it again.") from None
 
 
-def save_table(path: Path, table: "pandas.DataFrame") -> None:
-    """A table, as CSV or Parquet by the path's ending."""
+def save_table(path: Path, table: "pandas.DataFrame | Iterable[pandas.DataFrame]") -> None:
+    """A table, as CSV or Parquet by the path's ending; what comes in parts is Parquet, a row group a part."""
+    import pandas as pd
+
     with atomic(path) as part:
-        if path.suffix == ".parquet":
+        if not isinstance(table, pd.DataFrame):
+            _save_parts(part, table)
+        elif path.suffix == ".parquet":
             table.to_parquet(part, index=False)
         else:
             table.to_csv(part, index=False, float_format="%.8g")
+
+
+def _save_parts(path: Path, parts: "Iterable[pandas.DataFrame]") -> None:
+    """None is held when the next is made. A column of nothing, in the first part, is one of text."""
+    import pyarrow as arrow
+    from pyarrow.parquet import ParquetWriter
+
+    writer = None
+    try:
+        for part in parts:
+            if writer is None:
+                schema = arrow.Schema.from_pandas(part, preserve_index=False)
+                for place, field in enumerate(schema):
+                    if arrow.types.is_null(field.type):
+                        schema = schema.set(place, field.with_type(arrow.string()))
+                writer = ParquetWriter(path, schema)
+            part = part.reindex(columns=writer.schema.names)  # those that a later part lacks, too
+            writer.write_table(arrow.Table.from_pandas(part, writer.schema, preserve_index=False))
+            del part
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def load_table(path: Path) -> "pandas.DataFrame":

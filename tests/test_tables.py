@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import COLUMNS, METHODS
+from pyarrow.parquet import ParquetFile
 
 from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
@@ -69,7 +70,7 @@ def of(tables: Tables, method: str, measure: str) -> pd.DataFrame:
     return table[(table.method == method) & (table.measure == measure)]
 
 
-THERE = [name for name in Tables._fields if name != "calibration"]
+THERE = ["influence" if name == "rows" else name for name in Tables._fields if name != "calibration"]
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
@@ -403,8 +404,29 @@ def test_the_order_of_queries_changes_no_row(tables, tensors, data):
 @pytest.mark.parametrize("block", [1, 5, 12])
 def test_blocks_of_any_size_make_the_tables_of_one(tables, tensors, data, block):
     again = tabulate(tensors, ABLATED, CODE, data, SETTINGS, block=block)
+    pd.testing.assert_frame_equal(again.influence, tables.influence, rtol=1e-9, atol=1e-12)
     for file, table in tables.files().items():
-        pd.testing.assert_frame_equal(again.files()[file], table, rtol=1e-9, atol=1e-12)
+        if file != "influence.parquet":
+            pd.testing.assert_frame_equal(again.files()[file], table, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("code", [CODE, Codebook(N, 64, 32, design="orthogonal")], ids=["random", "orthogonal"])
+def test_influence_is_written_a_block_of_units_at_a_time_and_read_back_equal(tensors, data, tmp_path, code):
+    """A method's rows are as many row groups as there are blocks; no frame has more units, whatever their number."""
+    made = {name: of.repeat(11, 1, 1, 1, 1)[:64] if len(of) == n else of for name, of in tensors.items()}
+    found = tabulate(tensors if code is CODE else made, ABLATED, code, data, SETTINGS, block=5)
+    save_table(tmp_path / "influence.parquet", found.rows)
+    read = load_table(tmp_path / "influence.parquet")
+    assert ("p_by" in read) == (code is not CODE)
+    pd.testing.assert_frame_equal(read, found.influence.astype(read.dtypes), check_exact=True)
+    *blocks, ablations = found.rows
+    assert max(frame.unit.nunique() for frame in blocks) == 5
+    assert [len(frame) for frame in blocks] == [5 * Q, 5 * Q, 2 * Q] * (len(blocks) // 3)
+    file = ParquetFile(tmp_path / "influence.parquet")
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [
+        *map(len, blocks),
+        len(ablations),
+    ]
 
 
 @pytest.mark.parametrize("kept", [1, 2, 100])
@@ -431,7 +453,7 @@ def test_tables_survive_their_files(tables, tmp_path, name):
     save_table(tmp_path / file, table)
     found = load_table(tmp_path / file)
     found = found.assign(counts=found.counts.map(list)) if "counts" in found else found
-    pd.testing.assert_frame_equal(found, table, rtol=1e-6, check_dtype=False)
+    pd.testing.assert_frame_equal(found, getattr(tables, name), rtol=1e-6, check_dtype=False)
 
 
 def test_a_query_s_label_is_the_one_that_most_of_its_ten_nearest_pictures_have(tensors):

@@ -70,7 +70,7 @@ def tabulate(
     moved = {name: response.displacement(scored.codewords[ablated]) for name, response in responses.items()}
     table = _agreement(scored.at(ablated), moved, truth, exact, seeds)
     return tables._replace(
-        influence=pd.concat([tables.influence, *rows], ignore_index=True),
+        rows=tables.rows.then(pd.concat(rows, ignore_index=True)),
         agreement=table,
         agreement_summary=summarise(table),
         radius=_radius(radius, norm_null, codebook, seeds).merge(tables.radius, on="query"),

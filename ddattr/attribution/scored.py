@@ -1,6 +1,6 @@
 """Scores and tests of all units on some queries, method by method: what becomes influence.parquet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 import torch
@@ -11,6 +11,7 @@ from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.estimator import Estimator, named
 from ddattr.attribution.influence import Response
 from ddattr.attribution.methods import shown
+from ddattr.attribution.rows import Rows
 from ddattr.attribution.significance import TestSettings
 from ddattr.attribution.streamed import Answers, Found, Streamed
 from ddattr.codebook import Codebook
@@ -91,19 +92,24 @@ class Scored:
         """Some units of every query are in `influence`, whatever else is."""
         self.kept.scatter_(0, units, True)
 
-    def influence(self, best: int | None = None) -> pd.DataFrame:
+    def influence(self, best: int | None = None) -> Rows:
         """A row a unit, query, method and measure: of all units; or of those that pass a test or are to be kept, the
-        best by every method that is shown or tested, and as many drawn by seed. q is that among all units."""
+        best by every method that is shown or tested, and as many drawn by seed. q is that among all units. A frame has
+        no more units than a block."""
         if best is None:
             self.kept.fill_(True)
         else:
             self._choose(min(best, len(self.kept)))
-        rows = [
-            influence_rows(method, measure, score, self.seeds, None, self.tests.get((method, measure)), self.kept)
-            for method, measures in self.scores.items()
-            for measure, score in measures.items()
-        ]
-        return pd.concat(rows, ignore_index=True)
+        return Rows(self._frames)
+
+    def _frames(self) -> Iterator[pd.DataFrame]:
+        for method, measures in self.scores.items():
+            for measure, score in measures.items():
+                test = self.tests.get((method, measure))
+                tested = None if test is None else (*test, significance.benjamini_hochberg(test[1]))
+                for units in torch.arange(len(score)).split(self.block):
+                    part = None if tested is None else tuple(of[units] for of in tested)
+                    yield influence_rows(method, measure, score[units], self.seeds, units, part, self.kept[units])
 
     def _choose(self, best: int) -> None:
         """What is kept of each query where it is not all."""
@@ -126,19 +132,18 @@ def influence_rows(
     measure: str,
     score: Float[Tensor, "units q"],
     seeds: Tensor,
-    units: Tensor | None = None,
-    test: Test | None = None,
+    units: Int[Tensor, "units"],
+    tested: tuple[Tensor, ...] | None = None,
     kept: Bool[Tensor, "units q"] | None = None,
 ) -> pd.DataFrame:
-    """Long table of one method and measure, of all units or of some; z, p and q where it was tested.
+    """Long table of one method and measure.
 
     Args:
+        tested: its z, p and q, (units, q) each; None where it was not.
         kept: pairs that have a row; None for all.
     """
-    units = torch.arange(len(score)) if units is None else units
     kept = torch.ones_like(score, dtype=torch.bool) if kept is None else kept
-    z, p = (torch.full_like(score, torch.nan),) * 2 if test is None else test
-    q = p if test is None else significance.benjamini_hochberg(p)
+    z, p, q = (torch.full_like(score, torch.nan),) * 3 if tested is None else tested
     row, query = kept.nonzero(as_tuple=True)
     return pd.DataFrame(
         {
@@ -146,9 +151,9 @@ def influence_rows(
             "query": seeds[query].numpy(),
             "method": method,
             "measure": measure,
-            "score": score[kept].numpy(),
-            "z": z[kept].numpy(),
-            "p_value": p[kept].numpy(),
-            "q_value": q[kept].numpy(),
+            "score": score[kept].double().numpy(),
+            "z": z[kept].double().numpy(),
+            "p_value": p[kept].double().numpy(),
+            "q_value": q[kept].double().numpy(),
         }
     )

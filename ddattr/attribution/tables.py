@@ -18,6 +18,7 @@ from ddattr.attribution.calibration import calibrated
 from ddattr.attribution.denoising import Distinctive
 from ddattr.attribution.nulls import nulls
 from ddattr.attribution.retrieval import retrieval, summarise
+from ddattr.attribution.rows import Rows
 from ddattr.attribution.scored import BLOCK, Scored
 from ddattr.attribution.sets import neighbourhoods, sets_of
 from ddattr.attribution.significance import TestSettings
@@ -34,12 +35,13 @@ _PARQUET = ("attributions", "influence", "sets", "nulls")
 class Tables(NamedTuple):
     """Tables by the names of the files that hold them; None where there is nothing to say.
 
+    `rows` are those of influence.parquet, which are made as they are written: of all units they are by far the most.
     `agreement` and its summary take a tape, `calibration` pictures that were held out, and `retrieval` queries whose
     source is known.
     """
 
     attributions: pd.DataFrame
-    influence: pd.DataFrame
+    rows: Rows
     sets: pd.DataFrame
     radius: pd.DataFrame
     queries: pd.DataFrame
@@ -51,9 +53,15 @@ class Tables(NamedTuple):
     retrieval: pd.DataFrame | None = None
     retrieval_summary: pd.DataFrame | None = None
 
-    def files(self) -> dict[str, pd.DataFrame]:
+    @property
+    def influence(self) -> pd.DataFrame:
+        """All of `rows`, as one table."""
+        return self.rows.whole()
+
+    def files(self) -> dict[str, pd.DataFrame | Rows]:
         """Those that there are, by the names of their files."""
-        there = {name: table for name, table in self._asdict().items() if table is not None}
+        named = {"influence" if name == "rows" else name: table for name, table in self._asdict().items()}
+        there = {name: table for name, table in named.items() if table is not None}
         return {f"{name}.{'parquet' if name in _PARQUET else 'csv'}": table for name, table in there.items()}
 
     def metrics(self) -> dict[str, float]:
@@ -160,11 +168,15 @@ def named(tables: Tables, codebook: Codebook) -> Tables:
     """
     if codebook.design == RANDOM:
         return tables
-    by, untested = codebook.p_by, tables.influence.p_value.isna()
-    of_scores = (tables.influence.measure == "norm").map({True: codebook.rank_by, False: by})
+    by = codebook.p_by
+
+    def of_scores(rows: pd.DataFrame) -> pd.DataFrame:
+        found = (rows.measure == "norm").map({True: codebook.rank_by, False: by})
+        return rows.assign(p_by=found.mask(rows.p_value.isna(), None))
+
     return tables._replace(
         attributions=tables.attributions.assign(p_by=by),
-        influence=tables.influence.assign(p_by=of_scores.mask(untested, None)),
+        rows=tables.rows.each(of_scores),
         sets=tables.sets.assign(p_by=by),
         calibration=None if tables.calibration is None else tables.calibration.assign(p_by=by),
     )
