@@ -89,3 +89,22 @@ def test_looks_are_of_a_picture_and_directions_of_one_in_all_directions(make_run
     together = min(run.config.attribution.queries, run.config.attribution.batch)
     assert (looks.few, looks.tangent, looks.exact) == (1 / together, 1 / together / n, n / beside)
     assert 0 < looks.many < looks.few
+
+
+def test_some_directions_say_what_all_would_take(make_run, monkeypatch):
+    """Where pictures are large no more are pushed than a network is timed on; here one, of a second."""
+    run, pushed = make_run("trainer.accelerator=cpu"), []
+
+    def second(call, device: torch.device) -> float:
+        call()
+        return 1.0
+
+    def propagate(ensemble, k, x, t, s, tangents):
+        pushed.append(len(s))
+
+    monkeypatch.setattr(estimate, "_TIMED", 1)
+    monkeypatch.setattr(estimate, "_seconds", second)
+    monkeypatch.setattr(estimate, "propagate", propagate)
+    looks = estimate._Looks(run, run.network(0))
+    assert looks.tangent == 1 / min(run.config.attribution.queries, run.config.attribution.batch)
+    assert set(pushed) == {1}

@@ -95,9 +95,10 @@ class _Looks:
         tangents = attribution.jacobian.tangents
 
         def pushed(x: torch.Tensor) -> float:
-            """Seconds of one member's part in a step of the exact Jacobian."""
-            s, chunk = x.new_zeros(n, *x.shape), tangents or max(1, ensemble.batch // len(x))
-            return _seconds(lambda: propagate(of(x), 0, x, 0, s, chunk), device)
+            """Seconds of one member's part in a step of the exact Jacobian: by some of its n directions."""
+            chunk = tangents or max(1, ensemble.batch // len(x))
+            s = x.new_zeros(min(n, chunk, max(1, _most(run) // len(x))), *x.shape)
+            return _seconds(lambda: propagate(of(x), 0, x, 0, s, chunk), device) * n / len(s)
 
         self.few = _seconds(lambda: of(x).member(0, x, 0), device) / together
         propagate(of(x[:1]), 0, x[:1], 0, x.new_zeros(1, 1, *x.shape[1:]), 1)  # imports what differentiates
