@@ -20,6 +20,7 @@ import torch
 from diffusers import DDPMScheduler
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
+from measured import figure, pytest_cmdline_main, pytest_terminal_summary  # noqa: F401
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -433,8 +434,7 @@ def pytest_collection_modifyitems(config, items) -> None:
     for item in items:
         if "validated" in item.fixturenames:
             item.add_marker("slow")
-        measures = item.path.parent.name == "benchmarks" and item.get_closest_marker("slow")
-        if measures and not config.getoption("benchmark_enable"):
+        if "figure" in item.fixturenames and not config.getoption("benchmark_enable"):
             item.add_marker(pytest.mark.skip(reason="measures, with --benchmark-enable"))
     items.sort(key=lambda item: "test_own_pictures" not in item.nodeid)
 

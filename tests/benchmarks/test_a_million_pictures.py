@@ -1,6 +1,6 @@
 """Scoring of more and more pictures, and of codewords alone: processor seconds, and memory beside the mapped pictures.
 
-`pytest tests/benchmarks/test_a_million_pictures.py -m slow --benchmark-enable -n 0 -s`, up to PICTURES=1000000 and
+`pytest tests/benchmarks/test_a_million_pictures.py --benchmark-enable -s`, up to PICTURES=1000000 and
 UNITS=100000000 of the environment. Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8
 queries; each size is scored by a process of its own. Nothing here asserts a timing.
 """
@@ -26,7 +26,7 @@ from ddattr.attribution.significance import TestSettings, benjamini_hochberg, no
 from ddattr.attribution.tables import tabulate
 from ddattr.codebook import Codebook, encode
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.data.pictures import Pictures
+from ddattr.data.pictures import Pictures, blocks
 from ddattr.data.source import Source
 
 MEMBERS, QUERIES, SHAPE = 64, 8, (3, 32, 32)
@@ -110,13 +110,26 @@ def scored(path: Path, count: int) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
-def test_scoring_of_pictures(tmp_path):
+def read(path: Path, count: int) -> dict[str, float]:
+    """Every picture once, as numbers: what no score of all of them does without."""
+    found: dict[str, float] = {}
+    pixels = Pictures(np.memmap(path, np.uint8, "r", shape=(count, *SHAPE)))
+    with peak(found, "read"):
+        for block in blocks(pixels):
+            block.sum()
+    return found
+
+
+def test_scoring_of_pictures(tmp_path, figure):
     found = []
     for count in PICTURES:
         written(tmp_path / "pixels", count)
         found.append(alone(scored, tmp_path / "pixels", count))
     report("pictures", PICTURES, found, (1_000_000,))
+    last, floor = found[-1], alone(read, tmp_path / "pixels", PICTURES[-1])
+    size = PICTURES[-1] * np.prod(SHAPE) / 2**20
+    figure(f"all tables of {PICTURES[-1]:,} pictures", last["tables, s"], "s", "every picture read", floor["read, s"])
+    figure("memory of that", last["tables, MB"], "MB", "all pictures as bytes", size)
 
 
 # -- codewords alone
@@ -183,8 +196,15 @@ def test_ranks_in_blocks_are_benjamini_and_hochberg_s(level, monkeypatch):
         assert torch.equal(best, score(gram, words).topk(BEST, 0).indices)
 
 
-@pytest.mark.slow
-def test_scoring_of_codewords_alone():
+def test_scoring_of_codewords_alone(figure):
     found = [alone(of_codewords, units) for units in UNITS]
     report("units", UNITS, found, (10**8, 10**9))
+    last = found[-1]
+    figure(
+        f"norm and loss of {UNITS[-1]:,} codewords",
+        last["words, norm and loss, s"],
+        "s",
+        "the codewords alone",
+        last["words, s"],
+    )
     assert max(one["words, norm and loss, MB"] for one in found) < 1000  # 0.6 GB of any number

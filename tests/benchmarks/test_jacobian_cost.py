@@ -1,17 +1,16 @@
-"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
+"""Cost of the Jacobian as ratios within one run: `pytest tests/benchmarks --benchmark-enable`.
 
 The default network and queries of `experiment=digits`, untrained: the cost does not depend on the weights; and, where
 there is a GPU, the 2023 paper's network on 28 x 28 pictures. Medians over repeated, interleaved calls of processor
 seconds on one thread, or of the GPU's; nothing here asserts a timing.
 """
 
-import statistics
-import time
 from typing import NamedTuple
 
 import pytest
 import torch
 from conftest import composed, needs_cuda, torchs_forward_mode
+from measured import medians
 from torch import Tensor
 from torch.func import jvp
 
@@ -68,21 +67,7 @@ def restated(setting: Setting) -> None:
         jvp(picture, (ensemble.uniform.to(tape),), (torch.eye(len(ensemble))[0].to(tape),))
 
 
-def seconds(call, device: torch.device) -> float:
-    """Of the processor, or of the GPU with everything that it was asked before."""
-    if device.type == "cpu":
-        started = time.process_time()
-        call()
-        return time.process_time() - started
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-@pytest.mark.slow
-def test_cost_of_the_jacobian(setting: Setting, benchmark):
+def test_cost_of_the_jacobian(setting: Setting, figure):
     """Exact and rotating, against plain forwards and against the restatement's n directions."""
     ensemble, reverse, tape = setting
     calls = {
@@ -91,16 +76,10 @@ def test_cost_of_the_jacobian(setting: Setting, benchmark):
         "exact": lambda: jacobian(ensemble, tape, reverse),
         "rotating": lambda: jacobian(ensemble, tape, reverse, members_per_step=2),
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    rounds = 5 if benchmark.enabled else 1
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds(call, tape.device))
-    ratio = {name: statistics.median(measured) for name, measured in times.items()}
-    # the first step has no tangent to propagate yet
-    benchmark.extra_info["exact, in forwards"] = ratio["exact"] / ratio["forwards"] * STEPS / (STEPS - 1)
-    benchmark.extra_info["restatement over exact"] = len(ensemble) * ratio["restated"] / ratio["exact"]
-    benchmark.extra_info["rotating over exact"] = ratio["rotating"] / ratio["exact"]
-    benchmark.pedantic(calls["rotating"], rounds=1)
-    print(*(f"\n{name}: {value:.2f}" for name, value in benchmark.extra_info.items()))
-    assert all(value > 0 for value in benchmark.extra_info.values())
+    spent = medians(calls, 5, tape.device.type)
+    later = spent["forwards"] * (STEPS - 1) / STEPS  # the first step has no tangent to propagate yet
+    restatement = len(ensemble) * spent["restated"]
+    on = f", {tape.device.type}"
+    figure(f"exact Jacobian{on}", spent["exact"], "s", "plain forwards of n x Q pictures", later)
+    figure(f"exact Jacobian{on}", spent["exact"], "s", "the 2023 algorithm restated", restatement)
+    figure(f"rotating Jacobian{on}", spent["rotating"], "s", "exact Jacobian", spent["exact"])

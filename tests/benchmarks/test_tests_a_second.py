@@ -1,13 +1,11 @@
-"""p-values a second, and what phantoms would cost: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
+"""p-values a second, and what phantoms would cost: `pytest tests/benchmarks --benchmark-enable`.
 
 Random answers: the cost hardly depends on them. Processor seconds on one thread; nothing here asserts a timing.
 """
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
+from measured import medians
 
 from ddattr.attribution.significance import pull_significance
 from ddattr.attribution.tails import counted, saddlepoint
@@ -16,36 +14,27 @@ from ddattr.codebook import Codebook, contrast
 TESTS, PHANTOMS = 5_000, 100_000
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Median of three."""
-    found = []
-    for _ in range(3):
-        start = time.process_time()
-        call()
-        found.append(time.process_time() - start)
-    return sorted(found)[1]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("members", [16, 18, 20, 24, 64, 256])
-def test_p_values_a_second(benchmark, members):
+def test_p_values_a_second(figure, members):
     code = Codebook(100, members, round(members * 4 / 9))
     generator = torch.Generator().manual_seed(0)
     answers = torch.randn(members, 100, TESTS // 100, generator=generator, dtype=torch.float64)
     codewords = code.codewords(torch.arange(100))
-    _, p = benchmark(lambda: pull_significance(answers, codewords, codewords))
+    _, p = pull_significance(answers, codewords, codewords)
     assert abs(p.mean() - 0.5) < 4.5 / (12 * TESTS) ** 0.5 + 0.01  # uniform: false alarm 7e-6
-    spent = seconds(lambda: pull_significance(answers, codewords, codewords))
     weights = -contrast(code.sample_phantoms(min(code.phantoms, PHANTOMS))).double()
     some = answers[:, :, :1].flatten(1)
-    drawing = seconds(lambda: (weights @ some >= some[0]).sum(0)) / some.shape[1]
-    benchmark.extra_info["ratio"] = ratio = drawing * TESTS / spent
-    print(f"\nn = {members}: {TESTS / spent:,.0f} a second, {ratio:.0f} times those of {len(weights):,} phantoms")
+    calls = {
+        "exact": lambda: pull_significance(answers, codewords, codewords),
+        "phantoms": lambda: (weights @ some >= some[0]).sum(0),
+    }
+    spent = medians(calls, 3)
+    each = spent["phantoms"] / some.shape[1]
+    figure(f"p-values a second, n = {members}", TESTS / spent["exact"], "/s", f"by {len(weights):,} phantoms", 1 / each)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("members", [16, 18, 20, 22, 24])
-def test_error_of_the_saddlepoint_where_it_can_be_counted(members):
+def test_error_of_the_saddlepoint_where_it_can_be_counted(figure, members):
     """By size of p: the 5 %, 50 % and 95 % quantiles of saddlepoint over counted."""
     weight = round(members * 4 / 9)
     numbers = torch.randn(members, 1, 1500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -60,3 +49,5 @@ def test_error_of_the_saddlepoint_where_it_can_be_counted(members):
             quantiles = some.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
             assert abs(quantiles[1] - 1) < (0.03 if low >= 1e-3 else 0.15)
             print(f"\nn = {members}, p from {low:g}: " + ", ".join(f"{q:.3f}" for q in quantiles), end="")
+            if low == 1e-3:
+                figure(f"saddlepoint's p of 0.001 to 0.01, n = {members}", quantiles[1], "times", "counted p", 1.0)
