@@ -31,7 +31,8 @@ from ddattr.data.source import Source
 
 MEMBERS, QUERIES, SHAPE = 64, 8, (3, 32, 32)
 KEPT, BEST = 1000, 10
-PICTURES = [10_000, 30_000, int(os.environ.get("PICTURES", 100_000))]
+MOST = int(os.environ.get("PICTURES", 100_000))
+PICTURES = [MOST // 10, MOST * 3 // 10, MOST]
 UNITS = sorted({100_000, int(os.environ.get("UNITS", 10_000_000)) // 10, int(os.environ.get("UNITS", 10_000_000))})
 BLOCK = 1 << 16  # codewords together
 
