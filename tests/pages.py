@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from ddattr.artifacts import load_table, load_tensors, save_json, save_table, save_tensors, save_text
 from ddattr.attribution import replayed
 from ddattr.attribution import tables as denoised
 from ddattr.attribution.significance import TestSettings
@@ -16,6 +15,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.data.tables import near_table, unit_table
+from ddattr.files import load_table, load_tensors, save_json, save_table, save_tensors, save_text
 from ddattr.stages.attributing import write
 
 SETTINGS = TestSettings(0, phantoms=2000, neighbourhoods=(1, 2, 5))

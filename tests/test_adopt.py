@@ -12,10 +12,10 @@ from conftest import TINY, contents, manifest, refused
 from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from ddattr.artifacts import digest, load_table
 from ddattr.diffusion.noise import TrainingDraws
 from ddattr.diffusion.pipeline import denoiser, save, scheduler
 from ddattr.diffusion.sampler import DDPM
+from ddattr.files import digest, load_table
 from ddattr.stages.training import train_member
 
 MEMBER = "members/003"

@@ -11,7 +11,7 @@ from slurm import until
 from test_cut import started
 from test_online import server  # noqa: F401
 
-from ddattr.artifacts import load_json, load_table
+from ddattr.files import load_json, load_table
 from ddattr.locks import holder
 from ddattr.stages import train
 

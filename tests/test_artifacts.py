@@ -18,17 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from ddattr.artifacts import (
-    Artifact,
-    atomic,
-    fingerprint,
-    load_json,
-    load_table,
-    load_tensors,
-    save_json,
-    save_table,
-    save_tensors,
-)
+from ddattr.artifacts import Artifact, fingerprint
+from ddattr.files import atomic, load_json, load_table, load_tensors, save_json, save_table, save_tensors
 from ddattr.locks import held, holder, locked
 
 CONFIG = {"training": {"steps": 600, "batch": 64}, "seed": 0}

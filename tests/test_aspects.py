@@ -7,12 +7,12 @@ import torch
 from conftest import COLUMNS, contents, manifest, refused
 from PIL import Image
 
-from ddattr.artifacts import load_table, load_tensors
 from ddattr.attribution.aspects import METHOD, first_order_error, tabulate
 from ddattr.attribution.methods import FUNCTIONAL
 from ddattr.attribution.scored import Scored
 from ddattr.attribution.significance import TestSettings, benjamini_hochberg
 from ddattr.codebook import Codebook, contrast
+from ddattr.files import load_table, load_tensors
 from ddattr.tracking.attributed import attributed
 
 CORNER = ("functional=region", "functional.box=[0,0,4,4]")

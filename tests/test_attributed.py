@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, composed
 
-from ddattr.artifacts import save_table
 from ddattr.attribution.places import default_folder
+from ddattr.files import save_table
 from ddattr.stages.run import Run
 from ddattr.tracking.attributed import NO_SHARES, attributed
 from ddattr.tracking.report import summary, write_report

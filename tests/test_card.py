@@ -10,9 +10,9 @@ import pytest
 import torch
 from pages import Made, given_pictures, made
 
-from ddattr.artifacts import load_tensors, save_table
 from ddattr.attribution.methods import TESTED
 from ddattr.codebook import contrast
+from ddattr.files import load_tensors, save_table
 from ddattr.tracking.page.answers import answered
 from ddattr.tracking.page.card import Card, Cards, surest
 from ddattr.tracking.page.plain import one_in, times, way
@@ -178,7 +178,7 @@ def test_how_much_a_picture_changes_is_seen_in_it():
 
 def test_what_is_left_out_by_lot_grows_with_the_jacobian_and_not_with_the_unit(run, tmp_path):
     """Of pictures that nothing clips."""
-    from ddattr.artifacts import save_tensors
+    from ddattr.files import save_tensors
 
     run, lots = copied(run, tmp_path), []
     tensors = load_tensors(run.folder / "queries.safetensors")

@@ -6,7 +6,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from ddattr.artifacts import load_table, save_json, save_table
+from ddattr.files import load_table, save_json, save_table
 from ddattr.tracking.comparison import COLUMNS, ESTIMATES, compare, growth
 from ddattr.tracking.figures.fig14_comparison import draw
 

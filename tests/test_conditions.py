@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from test_pretrained import saved
 from torch import Tensor, nn
 
-from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.counterfactual import ablated
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.jacobian import jacobian
@@ -32,6 +31,7 @@ from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.member import MemberModule
 from ddattr.ensemble.sampling import SamplingModule
+from ddattr.files import load_json, load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
 from ddattr.validation import peers

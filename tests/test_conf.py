@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ddattr import cli
-from ddattr.artifacts import load_json, load_tensors
 from ddattr.codebook import default_weight
 from ddattr.diffusion.sampler import DDPM
+from ddattr.files import load_json, load_tensors
 from ddattr.schema import KEYS, check_keys
 from ddattr.stages import train, training
 from ddattr.stages.run import Run

@@ -12,9 +12,9 @@ import torch
 from conftest import TINY, composed
 from omegaconf import DictConfig
 
-from ddattr.artifacts import load_json
 from ddattr.codebook import Codebook
 from ddattr.ensemble.member import AtomicCheckpointIO
+from ddattr.files import load_json
 from ddattr.stages import evaluate, retrain, train
 from ddattr.stages.run import Run
 

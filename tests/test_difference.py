@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ddattr.artifacts import save_table, save_tensors
+from ddattr.files import save_table, save_tensors
 from ddattr.stages.difference import difference
 
 

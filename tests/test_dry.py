@@ -7,8 +7,8 @@ import pytest
 from conftest import TINY, contents, manifest, refused
 from faults import forks  # noqa: F401
 
-from ddattr.artifacts import save_json
 from ddattr.cli.help import VERBS
+from ddattr.files import save_json
 from ddattr.locks import locked
 from ddattr.stages.dry import _STEPS, MAKES
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY
 from omegaconf import OmegaConf
 
-from ddattr.artifacts import load_table, save_table
+from ddattr.files import load_table, save_table
 from ddattr.stages.compare import alike
 from ddattr.stages.saved import text
 from ddattr.tracking.ensembles import ensembles, lines, numbers

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddattr.artifacts import load_table, save_table
 from ddattr.attribution.methods import METHODS, label_of, shown
+from ddattr.files import load_table, save_table
 from ddattr.tracking.figures import EVIDENCE, draw_evidence
 from ddattr.tracking.figures.fig9_removal import COLOURS
 from ddattr.tracking.figures.fig12_cost import side_by_side

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, composed
 
-from ddattr.artifacts import load_table, save_table
 from ddattr.attribution.methods import label_of
+from ddattr.files import load_table, save_table
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import ALL, EVIDENCE, FIGURES, draw_all, folder_of, style
 from ddattr.tracking.figures.fig4_correlation import methods

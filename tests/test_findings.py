@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ddattr.artifacts import save_table
+from ddattr.files import save_table
 from ddattr.tracking.findings import findings, metrics
 
 COLUMNS = ["truth", "kind", "share", "copies", "target", "queries", "removed", "test", "level"]

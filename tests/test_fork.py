@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY, manifest
 
-from ddattr.artifacts import load_json, load_tensors
+from ddattr.files import load_json, load_tensors
 from ddattr.validation.truth import Truth
 
 FORKED = ("training=forked", "training.fork.steps=7")

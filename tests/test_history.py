@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.history import History
 
 

@@ -8,8 +8,8 @@ import torch
 from conftest import TINY, composed
 
 from ddattr import jacobian, load
-from ddattr.artifacts import load_table, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
+from ddattr.files import load_table, load_tensors, save_table
 from ddattr.stages import attribute
 from ddattr.stages.run import Run
 

@@ -13,10 +13,10 @@ from test_cut import CUT, SAW, cut, results, started
 from test_pretrained import afresh, saved  # noqa: F401
 
 import ddattr as ddattr_
-from ddattr.artifacts import load_tensors, save_tensors
 from ddattr.diffusion import pretrained
 from ddattr.diffusion.adapters import Adapted
 from ddattr.ensemble.member import AtomicCheckpointIO
+from ddattr.files import load_tensors, save_tensors
 from ddattr.stages import retrain, train, training
 from ddattr.stages.run import Run
 from ddattr.validation.peers import Loss, gradients

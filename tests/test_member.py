@@ -11,13 +11,13 @@ import torch
 from conftest import needs_cuda
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ddattr.artifacts import load_json
 from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import Pictures
 from ddattr.data.source import Source
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.ensemble.member import AtomicCheckpointIO, Fork, MemberModule, address
+from ddattr.files import load_json
 from ddattr.stages import train
 
 STEPS, SEED = 20, 3

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import bends
 
-from ddattr.artifacts import load_tensors
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.counterfactual import ablated, counterfactual, factual
 from ddattr.attribution.denoising import denoised
@@ -28,6 +27,7 @@ from ddattr.codebook import Codebook, contrast
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import load_tensors
 from ddattr.tracking.history import History
 
 

@@ -19,7 +19,7 @@ import wandb
 from conftest import SMALL
 from loopback import Server, served
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.stages import train
 from ddattr.tracking.wandb import Tracking, log_figures, log_panels
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import TINY, composed, refused
 
-from ddattr.artifacts import load_json, load_table
 from ddattr.codebook import ORTHOGONAL, Codebook, encode
+from ddattr.files import load_json, load_table
 from ddattr.stages import plan, train
 from ddattr.stages.rule import _members
 from ddattr.stages.run import Run

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.places import query_sets
+from ddattr.files import load_table
 
 README = Path(__file__).parent.parent / "README.md"
 FOLDERS = {"north": ("circle", "square"), "south": ("circle", "square"), "west": ("circle", "triangle")}

@@ -12,9 +12,9 @@ import pytest
 import torch
 from pages import Made, given_pictures, made
 
-from ddattr.artifacts import load_json, load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.data.tables import unit_table
+from ddattr.files import load_json, load_tensors, save_table
 from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.duplicates import duplicates
 from ddattr.tracking.page.pictures import LEVELS, fine, grid, shades, small

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pages import Made, given_pictures, made
 
-from ddattr.artifacts import load_tensors, save_table
 from ddattr.attribution.methods import SUPPORT
 from ddattr.data.tables import unit_table
+from ddattr.files import load_tensors, save_table
 from ddattr.tracking.report import write_report
 
 pytestmark = pytest.mark.slow

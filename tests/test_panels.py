@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import SMALL, composed
 
-from ddattr.artifacts import load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
+from ddattr.files import load_table, load_tensors
 from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels
 

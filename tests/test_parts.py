@@ -12,9 +12,9 @@ import torch
 import yaml
 from conftest import TINY, composed, contents, refused
 
-from ddattr.artifacts import load_json
 from ddattr.attribution.module import AttributionModule
 from ddattr.attribution.shards import Shards
+from ddattr.files import load_json
 from ddattr.locks import locked
 from ddattr.stages import attribute as stage
 from ddattr.stages.run import Run

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddattr.artifacts import load_table, load_tensors
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.ensemble.quality import EnsembleQuality, frechet, gathered, kernel, quality_rows
+from ddattr.files import load_table, load_tensors
 from ddattr.stages import train
 
 FID = ["kind", "member", "order", "members", "fid", "kid", "kid_std", "images"]

@@ -10,12 +10,13 @@ from conftest import TINY, contents, refused, shapes
 from PIL import Image
 
 import ddattr as product
-from ddattr.artifacts import Artifact, load_json, load_table, save_json
+from ddattr.artifacts import Artifact
 from ddattr.attribution.places import DEFAULT, default_folder, located, query_sets
 from ddattr.attribution.queries import QuerySet
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.sources.digits import digits
 from ddattr.data.sources.folder import folder
+from ddattr.files import load_json, load_table, save_json
 
 
 def made(folder):

@@ -9,7 +9,8 @@ import torch
 from conftest import contents, manifest, refused
 from PIL import Image
 
-from ddattr.artifacts import Artifact, load_tensors, save_json, save_tensors
+from ddattr.artifacts import Artifact
+from ddattr.files import load_tensors, save_json, save_tensors
 
 MEMBER = "run/members/003"
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, composed
 
-from ddattr.artifacts import load_json, load_table, load_tensors, save_table
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.files import load_json, load_table, load_tensors, save_table
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import FIGURES
 from ddattr.tracking.report import WARNING, summary, write_report

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ddattr as product
-from ddattr.artifacts import load_table
 from ddattr.attribution.queries import HELD_OUT, QuerySet
 from ddattr.attribution.retrieval import of_sets, of_units, retrieval, summarise
 from ddattr.attribution.significance import benjamini_hochberg
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.known import known
 from ddattr.data.source import Source
+from ddattr.files import load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
 

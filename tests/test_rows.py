@@ -6,8 +6,8 @@ import weakref
 import numpy as np
 import pandas as pd
 
-from ddattr.artifacts import load_table, save_table
 from ddattr.attribution.rows import Rows
+from ddattr.files import load_table, save_table
 
 
 def part(start: int, text: str | None = None) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import open_dict
 
-from ddattr.artifacts import load_json
 from ddattr.attribution.queries import QuerySet
+from ddattr.files import load_json
 from ddattr.schema import check_keys
 from ddattr.stages import folder, validate
 from ddattr.stages.run import Run
@@ -204,7 +204,7 @@ def test_a_key_that_a_constructor_has_is_accepted(compose):
 
 
 def test_the_ensemble_is_the_members_as_they_were_trained(make_run, copy):
-    from ddattr.artifacts import load_tensors
+    from ddattr.files import load_tensors
 
     ensemble = make_run().ensemble()
     assert len(ensemble) == 6

@@ -7,8 +7,8 @@ import yaml
 from conftest import TINY, composed, contents, refused
 
 from ddattr import cli, load
-from ddattr.artifacts import save_text
 from ddattr.ensemble.sampling import SamplingModule
+from ddattr.files import save_text
 from ddattr.locks import locked
 from ddattr.stages import evaluate, train
 from ddattr.stages.run import Run
@@ -181,8 +181,8 @@ FOREIGN = {
     "one of the system": ({"sampler": {"_target_": "os.system", "command": "touch canary"}}, "os.system"),
     "one with arguments": ({"sampler._args_": ["canary"]}, "sampler._args_ is of no saved config"),
     "one of ours that is of no config": (
-        {"sampler": {"_target_": "ddattr.artifacts.save_text", "path": "canary", "content": "x"}},
-        "ddattr.artifacts.save_text",
+        {"sampler": {"_target_": "ddattr.files.save_text", "path": "canary", "content": "x"}},
+        "ddattr.files.save_text",
     ),
     "one of Hydra's": ({"sampler": {"_target_": "hydra.utils.get_method", "path": "evil.make"}}, "get_method"),
     "one called like a scheduler": ({"diffusion.scheduler": {"_target_": "evil.DDPMScheduler"}}, "evil.DDPMScheduler"),

@@ -11,7 +11,6 @@ from additive import randn as single
 from conftest import bends
 from torch import nn
 
-from ddattr.artifacts import save_tensors
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import kernel_ridge, rbf_kernel, subset_means
 from ddattr.attribution.denoising import distinctive
@@ -22,6 +21,7 @@ from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.attribution.posterior import posterior
 from ddattr.codebook import Codebook, contrast
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import save_tensors
 from ddattr.meter import Meter
 from ddattr.validation import scores
 from ddattr.validation.metrics import lds

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ddattr.artifacts import load_json, load_table, save_json, save_table
 from ddattr.codebook import Codebook, contrast
+from ddattr.files import load_json, load_table, save_json, save_table
 from ddattr.tracking import sizes
 from ddattr.tracking.figures import ALL
 from ddattr.tracking.figures.style import STYLE

@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import COLUMNS, SMALL, TINY, answer, composed, contents, environment, manifest, needs_cuda, spawn
 
-from ddattr.artifacts import load_json, load_table, load_tensors, save_json
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import smallest
+from ddattr.files import load_json, load_table, load_tensors, save_json
 from ddattr.locks import locked
 from ddattr.stages import reproduce
 from ddattr.stages import train as train_stage

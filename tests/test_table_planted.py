@@ -11,7 +11,6 @@ from conftest import TINY_SIZES, LinearDenoiser, composed
 from scipy import stats
 from torch import nn
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.agreement import wilson
 from ddattr.attribution.baselines import pixel
 from ddattr.attribution.datamodel import subset_means
@@ -31,6 +30,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import load_table
 from ddattr.stages.run import Run
 from ddattr.validation.plan import Plan
 from ddattr.validation.study import Study

@@ -9,7 +9,6 @@ import torch
 from conftest import COLUMNS, METHODS
 from pyarrow.parquet import ParquetFile
 
-from ddattr.artifacts import load_table, save_table
 from ddattr.attribution import baselines, influence, significance
 from ddattr.attribution.agreement import mean_interval
 from ddattr.attribution.denoising import distinctive
@@ -23,6 +22,7 @@ from ddattr.attribution.tables import Tables, attributions
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
+from ddattr.files import load_table, save_table
 from ddattr.validation.tables.planted import influence_by_pull
 
 N, n, Q, SHAPE = 12, 6, 4, (1, 8, 8)

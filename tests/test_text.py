@@ -17,7 +17,6 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import ddattr as package
-from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.diffusion import prompted, text
 from ddattr.diffusion.adapters import Adapted, Base, Lora
 from ddattr.diffusion.captions import Captions
@@ -25,6 +24,7 @@ from ddattr.diffusion.noise import Stream, noise_tape, seeded_torch
 from ddattr.diffusion.prompts import Texts
 from ddattr.diffusion.tangents import pushed
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import load_json, load_table, load_tensors
 from ddattr.stages import train
 from ddattr.stages.run import Run
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import SMALL, TINY, composed, contents, manifest
 
-from ddattr.artifacts import load_table, load_tensors
 from ddattr.attribution.methods import EQUAL_COST, METHODS, method_of, nameable
 from ddattr.attribution.power import expected_power
+from ddattr.files import load_table, load_tensors
 from ddattr.stages.run import Run
 from ddattr.stages.training import retrain
 from ddattr.stages.truth import removal_plan

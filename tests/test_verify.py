@@ -12,7 +12,8 @@ import pytest
 from conftest import contents, manifest, refused
 
 from ddattr.archive import files
-from ddattr.artifacts import Artifact, fingerprint, load_tensors, save_json, save_tensors, save_text
+from ddattr.artifacts import Artifact, fingerprint
+from ddattr.files import load_tensors, save_json, save_tensors, save_text
 from ddattr.stages.saved import read, renewed
 from ddattr.stages.verify import verdicts
 

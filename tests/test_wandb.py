@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from wandb.proto import wandb_internal_pb2 as protocol
 
-from ddattr.artifacts import load_json, load_table
+from ddattr.files import load_json, load_table
 from ddattr.stages import train
 from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels

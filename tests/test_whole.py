@@ -12,7 +12,7 @@ import wandb
 from test_cut import CUT, cut
 from test_online import impatient, server, until  # noqa: F401
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.stages import train
 from ddattr.tracking.sync import offline, send
 from ddattr.tracking.wandb import Tracking

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ddattr.artifacts import load_tensors, save_tensors
+from ddattr.files import load_tensors, save_tensors
 from ddattr.locks import locked
 
 _QUERY_DIMENSION = dict.fromkeys(("seeds", "factual", "rotating_error", "pull_spread", "replay_error"), 0)

@@ -16,12 +16,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
-from ddattr.artifacts import atomic
 from ddattr.data.pictures import Images
 from ddattr.diffusion.adapters import Lora
 from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
 from ddattr.diffusion.process import Process
+from ddattr.files import atomic
 
 
 @dataclass(frozen=True)

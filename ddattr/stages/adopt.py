@@ -10,8 +10,9 @@ saw its own units and no other, only you know: a member that was adopted is mark
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ddattr.artifacts import Artifact, digest, load_about, save_tensors
+from ddattr.artifacts import Artifact
 from ddattr.diffusion.checkpoint import Checkpoint, checkpoint, fit
+from ddattr.files import digest, load_about, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 

@@ -2,11 +2,12 @@
 
 import torch
 
-from ddattr.artifacts import Artifact, load_tensors, save_table, save_tensors
+from ddattr.artifacts import Artifact
 from ddattr.attribution import aspects
 from ddattr.attribution.adjoint import differentiated
 from ddattr.attribution.queries import QuerySet
 from ddattr.attribution.scored import Scored
+from ddattr.files import load_tensors, save_table, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.attributing import built
 from ddattr.stages.builder import refused_by

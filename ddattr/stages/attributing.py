@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, fingerprint, first_process, save_table, save_tensors
+from ddattr.artifacts import Artifact, fingerprint, first_process
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.module import AttributionModule
@@ -16,6 +16,7 @@ from ddattr.attribution.shards import Shards
 from ddattr.attribution.tables import Tables
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.files import save_table, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.panels import panels

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from omegaconf import OmegaConf
 
-from ddattr.artifacts import Artifact, load_json, save_table
+from ddattr.artifacts import Artifact
 from ddattr.attribution.places import default_folder
 from ddattr.codebook import RANDOM
+from ddattr.files import load_json, save_table
 from ddattr.stages.run import Run
 from ddattr.stages.saved import NAME
 from ddattr.tracking import sizes

@@ -4,7 +4,7 @@ Of all runs of `tracking.project`, a group an ensemble. With tracking=online bot
 what was brought before; else they are written to the run's folder as JSON, for eyes and for diffs.
 """
 
-from ddattr.artifacts import save_json
+from ddattr.files import save_json
 from ddattr.stages.run import Run
 from ddattr.tracking.dashboard import outline, push, specs
 

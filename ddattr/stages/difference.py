@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 
 
 def difference(kept: Path, made: Path) -> str:

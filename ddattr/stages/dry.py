@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ddattr.artifacts import Artifact, load_json
+from ddattr.artifacts import Artifact
+from ddattr.files import load_json
 from ddattr.stages.run import Run
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ddattr.artifacts import adopted, first_process, save_table, save_tensors
+from ddattr.artifacts import adopted, first_process
+from ddattr.files import save_table, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddattr.artifacts import Artifact, save_tensors, save_text, written
+from ddattr.artifacts import Artifact
 from ddattr.diffusion.adapters import Adapted
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.pipeline import check_exportable, denoiser, loaded, lora_weights, replayed, save, scheduler
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import save_tensors, save_text, written
 from ddattr.stages.modelcard import UNEVEN, Checked, card
 from ddattr.stages.run import Run
 from ddattr.stages.usage import Usage, of_adapters, of_pipeline

@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ddattr.artifacts import Artifact, fingerprint, load_json
+from ddattr.artifacts import Artifact, fingerprint
 from ddattr.attribution.places import DEFAULT, FUNCTIONALS, default_folder, functionals, query_sets
+from ddattr.files import load_json
 from ddattr.stages.rule import named
 from ddattr.stages.saved import checked_name
 from ddattr.validation.versions import SCORED, TABLED

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, load_table, load_tensors
+from ddattr.artifacts import Artifact
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.attribution.places import DEFAULT, query_sets, shown_in
 from ddattr.attribution.queries import QuerySet
@@ -20,6 +20,7 @@ from ddattr.diffusion.captions import Conditions
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import load_table, load_tensors
 from ddattr.stages.attributing import attribute
 from ddattr.stages.run import Run
 from ddattr.stages.saved import PER_CALL, read

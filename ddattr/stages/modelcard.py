@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ddattr.artifacts import adopted, load_json
+from ddattr.artifacts import adopted
+from ddattr.files import load_json
 from ddattr.stages.run import Run
 from ddattr.stages.usage import Usage
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ddattr.artifacts import adopted, load_table
+from ddattr.artifacts import adopted
 from ddattr.attribution.power import expected_power, members_needed
 from ddattr.codebook import (
     FREEDOM,
@@ -19,6 +19,7 @@ from ddattr.codebook import (
 )
 from ddattr.data.near import COMPARED
 from ddattr.data.tables import near_table, unit_table
+from ddattr.files import load_table
 from ddattr.hadamard import exists
 from ddattr.stages.estimate import Estimate, estimate
 from ddattr.stages.processes import cores, launched

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ddattr.artifacts import load_json
 from ddattr.attribution.places import default_folder
+from ddattr.files import load_json
 from ddattr.stages.folder import Folder
 from ddattr.stages.rule import open_keys
 from ddattr.stages.saved import NAME, renewed, whole

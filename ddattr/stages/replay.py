@@ -18,9 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ddattr.artifacts import Artifact, checksum, digest, load_json, own_files, same_digest
+from ddattr.artifacts import Artifact, checksum, own_files, same_digest
 from ddattr.attribution.places import FUNCTIONALS
 from ddattr.attribution.queries import QuerySet
+from ddattr.files import digest, load_json
 from ddattr.stages import aspects, evaluate, report
 from ddattr.stages.attributing import attribute
 from ddattr.stages.difference import difference

@@ -1,6 +1,6 @@
 """`ddattr report`: figures and the page, from artifacts alone."""
 
-from ddattr.artifacts import save_table, save_text
+from ddattr.files import save_table, save_text
 from ddattr.stages.run import Run
 from ddattr.tracking.figures import draw_all
 from ddattr.tracking.ledger import ledger

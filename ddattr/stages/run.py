@@ -9,23 +9,13 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from ddattr.artifacts import (
-    Artifact,
-    digest,
-    fingerprint,
-    first_process,
-    load_about,
-    load_tensors,
-    save_json,
-    save_table,
-    save_tensors,
-    save_text,
-)
+from ddattr.artifacts import Artifact, fingerprint, first_process
 from ddattr.attribution.places import FUNCTIONALS
 from ddattr.attribution.queries import QuerySet
 from ddattr.data.near import COMPARED
 from ddattr.data.pictures import blocks, content_of
 from ddattr.data.tables import near_table, unit_table
+from ddattr.files import digest, load_about, load_tensors, save_json, save_table, save_tensors, save_text
 from ddattr.stages.builder import Builder
 from ddattr.stages.saved import NAME, renewed
 

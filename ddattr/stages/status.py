@@ -13,8 +13,9 @@ from datetime import datetime
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ddattr.artifacts import Artifact, adopted, load_json, load_table
+from ddattr.artifacts import Artifact, adopted
 from ddattr.attribution.places import DEFAULT
+from ddattr.files import load_json, load_table
 from ddattr.locks import holder
 from ddattr.stages.folder import Folder
 from ddattr.tracking.ledger import said

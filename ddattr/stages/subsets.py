@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ddattr.artifacts import Artifact, save_json, save_table, save_tensors
+from ddattr.artifacts import Artifact
 from ddattr.ensemble.member import address
+from ddattr.files import save_json, save_table, save_tensors
 from ddattr.stages.run import Run
 
 _DRAWN = {  # as `noise.TrainingDraws` and `noise.noise_tape` draw: settings.json says it to whoever has no ddattr

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
 
-from ddattr.artifacts import Artifact, first_process, load_json, save_json, save_tensors
+from ddattr.artifacts import Artifact, first_process
 from ddattr.ensemble.member import AtomicCheckpointIO, MemberModule, address, resumed
+from ddattr.files import load_json, save_json, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History

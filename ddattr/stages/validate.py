@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from ddattr.artifacts import Artifact, load_json, load_table, load_tensors, save_json, save_table, save_tensors
+from ddattr.artifacts import Artifact
+from ddattr.files import load_json, load_table, load_tensors, save_json, save_table, save_tensors
 from ddattr.stages import lineage
 from ddattr.stages.processes import beside
 from ddattr.stages.run import Run

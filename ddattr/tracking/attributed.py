@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ddattr.artifacts import load_table, load_tensors
 from ddattr.attribution.places import default_folder, functionals, query_sets, shown_in
+from ddattr.files import load_table, load_tensors
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.pictures import drawn
 from ddattr.tracking.units import unit_names

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import load_json, load_table, save_table
+from ddattr.files import load_json, load_table, save_table
 from ddattr.tracking.figures import draw_all
 from ddattr.tracking.figures.fig14_comparison import ESTIMATES, best_estimate
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.places import default_folder
+from ddattr.files import load_table
 from ddattr.tracking.findings import metrics
 
 COLUMNS = ["statistic", "runs", "mean", "sd", "low", "high"]

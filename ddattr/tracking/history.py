@@ -7,7 +7,7 @@ import pandas as pd
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ddattr.artifacts import load_table, save_table
+from ddattr.files import load_table, save_table
 
 
 class History(Logger):

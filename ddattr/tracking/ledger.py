@@ -6,8 +6,9 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddattr.artifacts import adopted, load_json
+from ddattr.artifacts import adopted
 from ddattr.attribution.places import query_sets
+from ddattr.files import load_json
 
 if TYPE_CHECKING:
     import pandas

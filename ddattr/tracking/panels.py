@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED
 from ddattr.attribution.places import shown_in
 from ddattr.codebook import Codebook, contrast
+from ddattr.files import load_json, load_table, load_tensors
 
 
 def panels(root: Path, folder: Path, queries: int | None = None) -> list[dict[str, Any]]:

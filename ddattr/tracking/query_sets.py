@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.methods import FUNCTIONAL, TESTED
 from ddattr.attribution.places import query_sets
 from ddattr.attribution.retrieval import said as retrieved
+from ddattr.files import load_table
 from ddattr.tracking.figures.words import q_of
 
 

@@ -9,11 +9,12 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ddattr.artifacts import adopted, load_json, load_table, save_text
+from ddattr.artifacts import adopted
 from ddattr.attribution.places import DEFAULT, default_folder
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
+from ddattr.files import load_json, load_table, save_text
 from ddattr.tracking.attributed import NO_SHARES, attributed, surest
 from ddattr.tracking.figures import ALL, EVIDENCE, folder_of
 from ddattr.tracking.findings import findings

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ddattr.artifacts import load_json, load_table, save_table
 from ddattr.attribution.agreement import mean_interval, share_interval
 from ddattr.attribution.places import default_folder
 from ddattr.codebook import Codebook
+from ddattr.files import load_json, load_table, save_table
 from ddattr.tracking.figures import draw_all
 from ddattr.tracking.figures.fig15_sizes import PUBLISHED
 from ddattr.tracking.figures.words import interval

@@ -12,7 +12,7 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as protocol
 
-from ddattr.artifacts import atomic
+from ddattr.files import atomic
 
 STAGED = "artifacts/staging"  # below a run's folder: files of tables and artifacts until they are sent
 LIMIT = 600  # seconds that a run has to be sent

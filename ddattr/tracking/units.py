@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 
 
 def unit_names(root: Path) -> Callable[[int], str]:

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ddattr.artifacts import load_tensors
 from ddattr.attribution.baselines import pixel, random
 from ddattr.attribution.datamodel import adjusted_means, kernel_ridge, rbf_kernel, subset_means
 from ddattr.attribution.denoising import distinctive
@@ -19,6 +18,7 @@ from ddattr.attribution.loss import loss_change, residual_gram
 from ddattr.attribution.methods import METHODS, WITH_GRADIENTS, Family, keys
 from ddattr.attribution.posterior import posterior
 from ddattr.ensemble.ensemble import Ensemble
+from ddattr.files import load_tensors
 from ddattr.meter import Meter
 from ddattr.validation.answers import Answers
 from ddattr.validation.metrics import lds

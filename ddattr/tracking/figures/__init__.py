@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import save_table
 from ddattr.attribution.places import located
+from ddattr.files import save_table
 from ddattr.tracking.figures.style import STYLE, save_figure
 
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table, load_tensors
+from ddattr.files import load_table, load_tensors
 from ddattr.tracking.figures.style import WIDTH, show_picture
 
 CAPTION = (

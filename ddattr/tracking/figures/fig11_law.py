@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.growth import Curve, curves_of, draw_growth, legend_above
 from ddattr.tracking.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH, zero
 

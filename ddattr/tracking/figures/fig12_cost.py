@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.methods import label_of, ordered
+from ddattr.files import load_table
 from ddattr.tracking.figures.forest import reach
 from ddattr.tracking.figures.style import WIDTH, colour_of, marks_of, zero
 from ddattr.tracking.figures.words import worth_showing

@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.methods import TESTED, label_of
+from ddattr.files import load_table
 from ddattr.tracking.figures.forest import reach
 from ddattr.tracking.figures.style import WIDTH, colour_of, zero
 

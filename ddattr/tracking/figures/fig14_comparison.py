@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.growth import over_orders
 from ddattr.tracking.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDTH, zero
 

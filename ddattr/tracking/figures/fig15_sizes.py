@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.forest import reach
 from ddattr.tracking.figures.style import BLUE, GREEN, GREY, ORANGE, RED, SKY, WIDTH
 

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_json
 from ddattr.codebook import Codebook
+from ddattr.files import load_json
 from ddattr.tracking.figures.style import BLUE, GREY, RED
 
 CAPTION = "Figure 1. Encoded ensemble: member k trains on the units whose bit k is 1."

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.style import BLUE, ORANGE, WIDTH, members_axis
 
 CAPTION = "Figure 2. Quality of individual members and of ensembles, at equal numbers of pictures."

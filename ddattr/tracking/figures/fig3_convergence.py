@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.style import BLUE, RED, members_axis
 
 CAPTION = "Figure 3. The ensemble converges as it grows (95 % intervals over orders and pictures)."

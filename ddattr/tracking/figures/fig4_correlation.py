@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.methods import METHODS, label_of
 from ddattr.attribution.places import located
+from ddattr.files import load_table
 from ddattr.tracking.figures.forest import reach, reference
 from ddattr.tracking.figures.style import BLUE, RED, SKY, WIDTH, zero
 

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.places import default_folder
+from ddattr.files import load_table
 from ddattr.tracking.figures.style import WIDTH, show_picture
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.panels import panels

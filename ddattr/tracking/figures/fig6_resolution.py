@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
 from ddattr.attribution.places import default_folder
+from ddattr.files import load_table
 from ddattr.tracking.figures.style import BLUE, GREY, RED, members_axis, zero
 
 CAPTION = "Figure 6. Significance of the k nearest units as a set, by the denoising; dots mark each query's resolution."

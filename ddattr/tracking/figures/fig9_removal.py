@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import load_table
+from ddattr.files import load_table
 from ddattr.tracking.figures.forest import ROW, by_value, forest
 from ddattr.tracking.figures.growth import legend_above
 from ddattr.tracking.figures.style import BLUE, GREEN, GREY, ORANGE, RED, SKY, WIDTH, zero

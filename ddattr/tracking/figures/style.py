@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from ddattr.artifacts import atomic
 from ddattr.attribution.methods import Family, method_of
+from ddattr.files import atomic
 
 # Okabe & Ito's colours: told apart by every kind of colour vision
 BLUE = "#0072B2"

@@ -8,11 +8,11 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.jacobian import first_order
 from ddattr.attribution.methods import SUPPORT, TESTED, shown
 from ddattr.attribution.places import query_sets, shown_in
 from ddattr.codebook import Codebook, contrast
+from ddattr.files import load_json, load_table, load_tensors
 from ddattr.tracking.attributed import query_names
 
 _SHORT = {"p_value": "p", "q_value": "q"}

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.places import DEFAULT
 from ddattr.codebook import RANDOM
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.files import load_json, load_table
 from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.listed import Nearest
 from ddattr.tracking.page.owed import Owed, owed

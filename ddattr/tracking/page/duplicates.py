@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ddattr.artifacts import load_table
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.files import load_table
 from ddattr.tracking.page.pictures import drawn
 
 _SHOWN = 16

@@ -11,10 +11,10 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from torch import Tensor
 
-from ddattr.artifacts import load_json, load_table
 from ddattr.attribution.methods import label_of
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
+from ddattr.files import load_json, load_table
 from ddattr.tracking.page import listed, pictures
 from ddattr.tracking.page.answers import Answers
 from ddattr.tracking.page.card import Card, surest

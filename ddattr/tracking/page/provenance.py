@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ddattr.artifacts import adopted, load_json
+from ddattr.artifacts import adopted
+from ddattr.files import load_json
 from ddattr.tracking.ledger import folders, ledger
 
 

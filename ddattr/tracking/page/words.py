@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ddattr.artifacts import load_json, load_table, load_tensors
 from ddattr.attribution.places import DEFAULT, default_folder, shown_in
 from ddattr.codebook import RANDOM, Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.ensemble.likeness import UNLIKE
+from ddattr.files import load_json, load_table, load_tensors
 from ddattr.tracking.attributed import passing, query_names
 from ddattr.tracking.figures.words import q_of
 from ddattr.tracking.page.listed import Nearest

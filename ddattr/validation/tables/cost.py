@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from ddattr.artifacts import load_json
 from ddattr.attribution.methods import LEFT_OUT, WITH_GRADIENTS, Family, Method, method_of
 from ddattr.attribution.places import default_folder
+from ddattr.files import load_json
 from ddattr.validation.plan import Plan, Training
 from ddattr.validation.study import Phase, Study
 
