@@ -112,7 +112,9 @@ class Ensemble(nn.Module):
 
         return denoiser
 
-    def _shared(self, weights: Float[Tensor, "rows q n"], x: Tensor, t: int) -> Float[Tensor, "rows q c h w"]:
+    def _shared(
+        self, weights: Float[Tensor, "rows #q n"], x: Float[Tensor, "q c h w"], t: int
+    ) -> Float[Tensor, "rows q c h w"]:
         """The same of one row of pictures, for all rows of weights: of every member that some row gives weight to."""
         weights = weights.to(x).expand(-1, len(x), -1)
         queries = None if self.under is None else self._queries(x)
