@@ -167,12 +167,14 @@ def test_trak_of_fewer_dimensions_takes_a_corner_of_the_gram_of_all(size, pictur
 
 
 @pytest.mark.parametrize("method", ["trak", "dtrak"])
-def test_a_panel_with_more_pictures_than_dimensions_takes_one_gram_and_scores_as_without(panel, monkeypatch, method):
+def test_a_panel_with_more_pictures_than_dimensions_takes_one_gram_and_scores_as_without(
+    panel, pictures, asked, monkeypatch, method
+):
     monkeypatch.setattr(peers, "PROJECTIONS", (4, 8, 4096))
-    features = randn(len(panel.images), 4096), randn(len(panel.queries), 4096, seed=1)
+    features = randn(len(pictures), 4096), randn(len(asked), 4096, seed=1)
     monkeypatch.setattr(peers, "trak_features", lambda *given, **named: features)
     tried = panel._tried(method)
-    assert 8 <= len(panel.images) < 4096
+    assert 8 <= len(pictures) < 4096
     for size in peers.PROJECTIONS:
         alone = peers.trak(features[0][:, :size], features[1][:, :size], 1.0)
         torch.testing.assert_close(tried[f"{size} dimensions, damping 1"], peers.over_units(alone, panel.unit_of))

@@ -113,6 +113,7 @@ def test_what_is_of_one_call_is_not_of_the_next(ddattr, saved):
         "path": None,
         "against": [],
         "fetch": None,
+        "functional": None,
         "queries": config(ddattr, "train")["queries"],
     }
 
