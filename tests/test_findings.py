@@ -78,8 +78,8 @@ def test_lines_say_what_the_tables_say(folder):
     assert findings(folder) == [
         "agreement with retraining (Spearman, pull): jvp 0.49 [0.10, 0.90], pixel 0.37 [0.10, 0.90]; ceiling 0.85, "
         "split-half reliability 0.72",
-        "LDS, loss of held-out pictures: dtrak 0.45 [0.10, 0.90], denoised_posterior@9 0.41 [0.10, 0.90]; ceiling 0.70, "
-        "split-half reliability 0.49",
+        "LDS, loss of held-out pictures: dtrak 0.45 [0.10, 0.90], denoised_posterior@9 0.41 [0.10, 0.90]; ceiling "
+        "0.70, split-half reliability 0.49",
         "remove 20 and retrain, L2 of the picture: jvp 2.00 [0.10, 0.90], random 1.00 [0.10, 0.90]",
         "leave one group out, top-1 on loss: loss 0.75 [0.10, 0.90]; a whole group's pull, first order against "
         "retraining, Spearman 0.55 [0.35, 0.67]",
