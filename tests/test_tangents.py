@@ -45,12 +45,21 @@ FUNCTIONS = {  # of pictures (3, 4, 6, 8)
     "interpolate": lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"),
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
     "relu in place": lambda x: F.elu(x * 2, inplace=True),
+    "in place, and the input again": lambda x: _again(x * 2, F.elu),
+    "silu in place, and the input again": lambda x: _again(x * 2, F.silu),
+    "a product by one that is changed in place": lambda x: _summed(x * 1, x.sin()) + x,
+    "a quotient by one that is changed in place": lambda x: _summed(x / 1.0, x.sin()) + x,
     "pooling": lambda x: F.avg_pool2d(x, 2),
     "attention": lambda x: F.scaled_dot_product_attention(*x.flatten(2).repeat(1, 3, 1).chunk(3, dim=1)),
     "softmax": lambda x: (x.flatten(2) @ x.flatten(2).mT).softmax(-1),
     "shapes": lambda x: x.reshape(3, -1).unflatten(1, (2, -1)).permute(2, 0, 1)[x.shape[1] :, : x.size(0)].contiguous(),
     "parts": lambda x: sum(part.square() for part in x.split(2, dim=1)),
 }
+
+
+def _again(a, function):
+    b = function(a, inplace=True)
+    return a + 3 * b
 
 
 def _summed(a, b):

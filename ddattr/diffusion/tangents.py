@@ -61,7 +61,9 @@ def _by_torch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = getattr(func, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         return _in_place(name, args, kwargs)
-    flat, spec = tree_flatten((args, {**kwargs, "inplace": False} if "inplace" in kwargs else kwargs))
+    if kwargs.get("inplace"):
+        return _rebound(name, args[0], _Carried.__torch_function__(func, (), args, {**kwargs, "inplace": False}))
+    flat, spec = tree_flatten((args, kwargs))
     places = [place for place, given in enumerate(flat) if isinstance(given, _Carried)]
 
     def of(*values: Tensor) -> Any:
@@ -85,9 +87,14 @@ def _by_torch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _in_place(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """x += y, as x = x + y under the same name; of a view, whose base would not know, it is refused."""
     x, func = args[0], getattr(Tensor, name[:-1], None)
-    if func is None or not isinstance(x, _Carried) or x.value._is_view():
+    if func is None:
+        raise RuntimeError(f"{name} works in place, where a derivative would be lost")
+    return _rebound(name, x, _Carried.__torch_function__(func, (), args, kwargs))
+
+
+def _rebound(name: str, x: Any, made: Any) -> Any:
+    if not isinstance(x, _Carried) or x.value._is_view():
         raise RuntimeError(f"{name} works in place on a view, or on what has no tangents: a derivative would be lost")
-    made = _Carried.__torch_function__(func, (), args, kwargs)
     if made.shape != x.shape or made.dtype != x.dtype:
         raise RuntimeError(f"{name} gives {tuple(made.shape)} in place of {tuple(x.shape)}")
     x.value, x.tangents = made.value, made.tangents
@@ -116,6 +123,8 @@ def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 def _silu(x: Any, inplace: bool = False) -> Any:
+    if inplace:
+        return NotImplemented
     made, gate = F.silu(x.value), x.value.sigmoid()
     return _Carried(made, x.tangents * (gate + made * (1 - gate)))
 
@@ -153,7 +162,9 @@ def _scaled(times: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     def rule(one: Any, other: Any, **named: Any) -> Any:
         if named or not isinstance(one, _Carried) or not isinstance(other, int | float):
             return NotImplemented
-        return one if other == 1 else _Carried(times(one.value, other), times(one.tangents, other))
+        if other == 1:  # a tensor of its own, which may be changed in place
+            return _Carried(one.value, one.tangents)
+        return _Carried(times(one.value, other), times(one.tangents, other))
 
     return rule
 
