@@ -31,8 +31,9 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.data.sources.digits import digits
 from ddattr.data.sources.first import first
-from ddattr.diffusion.noise import Stream, seeded_torch
-from ddattr.diffusion.process import Process
+from ddattr.diffusion.noise import Stream, noise_tape, seeded_torch
+from ddattr.diffusion.process import Process, ReverseStep
+from ddattr.diffusion.sampler import DDPM
 from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.stages import estimate, train
@@ -136,6 +137,18 @@ def make_process() -> Callable[..., Process]:
 @pytest.fixture
 def process(make_process) -> Process:
     return make_process()
+
+
+@pytest.fixture
+def reverse(process) -> list[ReverseStep]:
+    """Five steps with noise."""
+    return DDPM(5).reverse(process)
+
+
+@pytest.fixture
+def tape() -> torch.Tensor:
+    """Of two queries, for these steps and pictures of (1, 8, 8)."""
+    return noise_tape([0, 3], 5, (1, 8, 8))
 
 
 @pytest.fixture

@@ -26,16 +26,6 @@ def along(functional, pictures, response):
     return torch.einsum("qp,nqp->nq", differentiated(functional, pictures)[1].flatten(1), response.flatten(2))
 
 
-@pytest.fixture
-def reverse(process):
-    return DDPM(5).reverse(process)
-
-
-@pytest.fixture
-def tape():
-    return noise_tape([0, 3], 5, LARGE)
-
-
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_linear_denoisers_and_a_linear_functional_have_a_closed_form(make_linear, process, eta):
     """d x_0 / d v_k = sum over steps of the product of all later moves, times b f_k(x_t)."""

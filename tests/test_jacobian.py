@@ -46,16 +46,6 @@ def centred(response):
 
 
 @pytest.fixture
-def reverse(process):
-    return DDPM(5).reverse(process)
-
-
-@pytest.fixture
-def tape():
-    return noise_tape([0, 3], 5, LARGE)
-
-
-@pytest.fixture
 def small_tape():
     return noise_tape([0, 3], 5, SMALL).double()
 
