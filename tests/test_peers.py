@@ -78,11 +78,15 @@ def test_the_loss_is_of_the_weights_that_are_given(network, process, make_loss, 
 
 
 @pytest.mark.parametrize("square", [False, True])
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_gradients_are_autograd_s_whatever_the_chunk(network, process, make_loss, images, square, chunk):
+@pytest.mark.parametrize(("passes", "together"), [(1, 1), (3, 1), (11, 3), (512, 7)])
+def test_gradients_are_autograd_s_however_many_at_once(
+    network, process, make_loss, images, square, passes, together, monkeypatch
+):
+    """Of three draws each: no more than the passes, but for one picture."""
+    monkeypatch.setattr(peers, "_PASSES", passes)
     loss = make_loss(square)
-    found = list(peers.gradients(network, loss, images, chunk))
-    assert max(len(part) for part in found) <= chunk
+    found = list(peers.gradients(network, loss, images))
+    assert max(len(part) for part in found) == together
     torch.testing.assert_close(torch.cat(found), by_autograd(network, process, loss, images))
 
 
@@ -315,9 +319,10 @@ def test_the_first_columns_of_a_projection_are_the_smaller_projection(process):
         assert torch.equal(one[:, :512], other)
 
 
-def test_a_query_that_is_a_training_picture_has_its_features(process):
-    """In whichever batch it stands."""
+def test_a_query_that_is_a_training_picture_has_its_features(process, monkeypatch):
+    """In whichever batch it stands: here of 16 pictures of two draws."""
     pytest.importorskip("trak")
+    monkeypatch.setattr(peers, "_PASSES", 32)
     images = randn(70, *SHAPE, seed=1).float()
     loss = Loss(process, *loss_draws(2, process, SHAPE, seed=0))
     of_images, of_queries = peers.trak_features(bends(1)[0], loss, images[[3, 68]], images, 64)

@@ -23,6 +23,7 @@ from ddattr.validation.metrics import lds
 PROJECTIONS = (512, 1024, 2048, 4096)  # dimensions of TRAK's features: the first of a random projection are one
 DAMPINGS = tuple(10.0**power for power in range(-6, 4))  # of TRAK, over the mean eigenvalue of the gradients' Gram
 FISHER_DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of unlearning, over the mean of the Fisher information's diagonal
+_PASSES = 512  # of the network, each with a graph of its own, that are differentiated at once: memory is theirs
 Shown = Tensor | tuple[Tensor, Tensor]  # pictures (pictures, C, H, W), and, of a conditioned model, their conditions
 
 
@@ -65,6 +66,11 @@ class Loss(nn.Module):
         self.noise = noise
         self.square = square
 
+    @property
+    def together(self) -> int:
+        """Pictures whose gradients are taken at once: of few draws more."""
+        return max(1, _PASSES // len(self.times))
+
     def of(self, network: nn.Module, weights: dict[str, Tensor], shown: Shown) -> Tensor:
         """Loss of one picture; differentiable in the weights."""
         picture, *condition = shown if isinstance(shown, tuple) else (shown,)
@@ -75,13 +81,11 @@ class Loss(nn.Module):
         return (output if self.square else output - self.process.target(each, self.noise, self.times)).square().mean()
 
 
-def gradients(
-    network: nn.Module, loss: Loss, pictures: Shown, chunk: int = 32
-) -> Iterator[Float[Tensor, "chunk weights"]]:
-    """Gradient of every picture's loss in the weights, a chunk of pictures at a time."""
+def gradients(network: nn.Module, loss: Loss, pictures: Shown) -> Iterator[Float[Tensor, "chunk weights"]]:
+    """Gradient of every picture's loss in the weights, `loss.together` pictures at a time."""
     weights = {name: p.detach() for name, p in network.named_parameters()}
     each: Any = vmap(grad(lambda w, x: loss.of(network, w, x)), in_dims=(None, 0))  # type: ignore[misc, arg-type]
-    for part in _split(pictures, chunk):
+    for part in _split(pictures, loss.together):
         found = each(weights, part)
         yield torch.cat([g.flatten(1) for g in found.values()], 1)
 
@@ -141,7 +145,7 @@ def trak_features(
             logging_level=40,
         )
         tracer.load_checkpoint(network.state_dict(), model_id=0)
-        for batch in zip(*(part.split(64) for part in pictures), strict=True):
+        for batch in zip(*(part.split(loss.together) for part in pictures), strict=True):
             tracer.featurize(batch=batch, num_samples=len(batch[0]))
         found = torch.tensor(tracer.saver.current_store["grads"]).float()
     return found[:count], found[count:]
