@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from ddattr.attribution.agreement import relative_error
 from ddattr.attribution.denoising import denoised
 from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.adapters import Adapted, Base, Lora
 from ddattr.diffusion.noise import Stream, noise_tape, seeded_torch
+from ddattr.diffusion.sampler import DDPM
 from ddattr.diffusion.tangents import pushed
 from ddattr.diffusion.unet import UNet
 from ddattr.ensemble.ensemble import Ensemble
@@ -53,6 +55,15 @@ def network(make_unets) -> UNet:
 @pytest.fixture
 def base(network) -> Base:
     return Base(copy.deepcopy(network), LORA)
+
+
+def test_rounded_adapters_are_near_those_in_float32(base, process):
+    ensemble = Ensemble([moved(base, seed) for seed in range(3)])
+    tape, reverse = noise_tape([0, 1], 4, (1, 8, 8)), DDPM(4).reverse(process)
+    full, rounded = (jacobian(ensemble.rounded(of), tape, reverse)[1] for of in (torch.float32, torch.bfloat16))
+    error = relative_error(rounded, full)
+    assert (error > 0).all()
+    assert (error < 0.1).all()
 
 
 def test_a_new_adapter_changes_nothing(network, base):

@@ -102,6 +102,15 @@ def answers(ensemble: Ensemble, process, reverse, tape: Tensor) -> dict[str, Ten
     }
 
 
+def test_guidance_of_rounded_networks_is_not_rounded():
+    """It would amplify the rounding of the difference of two estimates."""
+    ensemble, x = Ensemble(shifting(1)).rounded(torch.bfloat16), noise_tape([0, 1, 2], 0, SHAPE)[0]
+    without, classed = (ensemble.given(under(*given)).member(0, x, 3) for given in ([NULL] * 3, [0, 1, 2]))
+    guided = ensemble.given(under(0, 1, 2, guidance=5.0)).member(0, x, 3)
+    assert torch.equal(guided, without + 5.0 * (classed - without))
+    assert not torch.equal(guided, guided.bfloat16().float())
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_a_conditioned_ensemble_is_for_every_query_the_ensemble_of_its_class(process, reverse, tape, guidance):
     """Pictures, ablations, Jacobian, denoising and loss: of what no guidance leaves, to rounding."""

@@ -250,6 +250,31 @@ def test_the_picture_of_the_rotating_jacobian_is_exact(unets, reverse, tape):
     torch.testing.assert_close(jacobian(unets, tape, reverse, 1)[0], jacobian(unets, tape, reverse)[0])
 
 
+@pytest.mark.parametrize("m", [None, 2])
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_rounded_jacobian_is_near_that_in_float32(make_unets, reverse, tape, attention, m):
+    """Within 0.1: members differ by a fraction of what they say, of which 8 bits are kept."""
+    ensemble = Ensemble(make_unets(3, attention))
+    _, full = jacobian(ensemble, tape, reverse, m)
+    picture, rounded = jacobian(ensemble.rounded(torch.bfloat16), tape, reverse, m)
+    assert picture.dtype == rounded.dtype == torch.float32
+    error = relative_error(rounded, full)
+    assert (error > 0).all()
+    assert (error < 0.1).all()
+    assert rounded.mean(0).abs().max() < 1e-6  # the sum over members is not rounded: it is centred as ever
+
+
+@needs_cuda
+def test_a_rounded_jacobian_on_a_gpu_is_near_that_in_float32(make_unets, reverse, tape):
+    ensemble, tape = Ensemble(make_unets(3, True)).to("cuda"), tape.to("cuda")
+    _, full = jacobian(ensemble, tape, reverse)
+    picture, rounded = jacobian(ensemble.rounded(torch.bfloat16), tape, reverse)
+    assert picture.dtype == rounded.dtype == torch.float32
+    error = relative_error(rounded, full)
+    assert (error > 0).all()
+    assert (error < 0.1).all()
+
+
 @pytest.mark.parametrize("members_per_step", [0, -1, 4])
 def test_an_impossible_number_of_members_per_step_is_refused(unets, reverse, tape, members_per_step):
     with pytest.raises(ValueError, match=f"jacobian: members_per_step={members_per_step}, expected 1 to 3"):

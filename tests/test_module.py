@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import bends
+from torch import nn
 
+from ddattr.attribution.agreement import relative_error
 from ddattr.attribution.asked import Asked
 from ddattr.attribution.counterfactual import ablated, counterfactual, factual
 from ddattr.attribution.denoising import denoised
@@ -248,6 +250,42 @@ def test_rotating_over_all_members_is_exact(attribute, members_per_step):
     errors = attribute(jacobian=rotating(members_per_step)).tables.queries.rotating_error.dropna()
     assert len(errors) == 3
     assert (errors < 1e-5).all()
+
+
+def test_what_rounding_moves_is_measured_against_float32_on_the_queries_that_are_checked(attribute):
+    """Jacobian and exact displacements; what a picture is denoised to is not rounded."""
+    full, rounded = attribute(), attribute("b", precision="bfloat16")
+    assert "precision_error" not in full.tables.queries
+    columns = rounded.tables.queries[["precision_error", "precision_error_exact"]]
+    assert columns.notna().to_numpy().tolist() == [[c, c] for c in (True, True, False, True, False)]
+    assert ((columns.dropna() > 0) & (columns.dropna() < 0.1)).all(axis=None)
+    moved = [module.tensors["ablations"] - module.tensors["factual"] for module in (rounded, full)]
+    checked = torch.from_numpy(columns.precision_error.notna().to_numpy(copy=True))
+    for name, (of, truth) in {
+        "precision_error": (rounded.tensors["jacobian"], full.tensors["jacobian"]),
+        "precision_error_exact": moved,
+    }.items():
+        expected = relative_error(of, truth)[checked]
+        np.testing.assert_allclose(columns[name].dropna(), expected, rtol=0.05)  # of batches of other sizes
+    picture = rounded.tensors["factual"]
+    again = denoised(rounded.ensemble, rounded.process, picture, rounded.times, rounded.noise)
+    torch.testing.assert_close(rounded.tensors["denoised"], again, rtol=1e-5, atol=1e-6)
+
+
+def test_networks_that_multiply_no_matrices_are_off_by_nothing(attribute):
+    """What is measured is rounding alone: nothing else differs from the replay in float32."""
+
+    class Scaled(nn.Module):
+        def __init__(self, k):
+            super().__init__()
+            self.k = k
+
+        def forward(self, x, t):
+            return (1 + self.k / 10) * torch.tanh(x)
+
+    ensemble = Ensemble([Scaled(k) for k in range(n)])
+    table = attribute(ensemble=ensemble, precision="bfloat16", check=QUERIES).tables.queries
+    assert (table[["precision_error", "precision_error_exact"]] < 1e-5).all(axis=None)
 
 
 def test_the_jvp_error_is_that_of_the_displacements(attribute):

@@ -4,6 +4,7 @@ import html.parser
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL, composed
@@ -169,6 +170,20 @@ def test_samples_and_queries_that_are_not_like_the_data_are_the_first_thing_said
     assert "2 of 6 queries are farther from every training picture" in line
     assert line.endswith(": 1, 4")
     assert len(doubted(root, data, 0.9, [True] * 6)) == 2
+
+
+def test_lower_precision_is_said_and_doubted_where_it_moves_much(reproduced, data, tmp_path):
+    root = shutil.copytree(reproduced.root, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "members"))
+    path = root / "attribution" / "default" / "queries.csv"
+    table = load_table(path)
+    for worst, loud in ((0.1, False), (0.11, True)):
+        errors = {"precision_error": [0.01, 0.03] + [np.nan] * 4, "precision_error_exact": [0.05, worst] + [np.nan] * 4}
+        save_table(path, table.assign(**errors))
+        lines = summary(root)
+        assert any(line.startswith(f"{WARNING}: replays in lower precision miss up to 0.11") for line in lines) == loud
+        assert any(f"; lower precision 0.020 of it, {(0.05 + worst) / 2:.3f} of exact displ" in line for line in lines)
+    save_table(path, table)
+    assert not any("lower precision" in line for line in summary(root))
 
 
 def test_p_that_draws_refute_is_said_first(reproduced, tmp_path):

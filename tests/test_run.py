@@ -231,6 +231,26 @@ def test_a_block_is_in_no_fingerprint_and_a_table_of_some_units_is_in_one(make_r
         assert of(make_run("attribution.kept=12")).fingerprint != artifact.fingerprint
 
 
+def test_replays_in_lower_precision_are_another_artifact_and_those_in_float32_are_older_runs(make_run):
+    for asked in (QuerySet(seeds=[100]), QuerySet()):
+        plain = make_run("attribution.precision=float32").query_set_artifact(asked)
+        rounded = make_run("attribution.precision=bfloat16").query_set_artifact(asked)
+        assert plain.fingerprint == make_run("~attribution.precision").query_set_artifact(asked).fingerprint
+        assert "precision" not in plain.config["attribution"]
+        assert rounded.config["attribution"]["precision"] == "bfloat16"
+        assert rounded.fingerprint != plain.fingerprint
+    plain.make(0, lambda: None)
+    with pytest.raises(ValueError, match=r"was made with attribution.precision=None \(now bfloat16\)"):
+        rounded.done()
+
+
+def test_an_unknown_precision_of_replays_is_refused(make_run):
+    with pytest.raises(
+        ValueError, match=r"^attribution.precision=float16, expected one of float32, bfloat16\. Set att"
+    ):
+        make_run("attribution.precision=float16")
+
+
 def test_validate_takes_no_table_of_some_units(make_run):
     with pytest.raises(ValueError, match=r"kept=12, expected null: .* Set attribution.kept"):
         validate.ready(make_run("attribution.kept=12"))

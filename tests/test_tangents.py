@@ -88,6 +88,21 @@ def test_through_a_network_they_agree_with_central_differences(make_unets, atten
     torch.testing.assert_close(tangents, torch.stack(differences), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_under_autocast_they_err_no_more_than_torchs_own(make_unets, attention):
+    """Against float64, and within the noise of rounding; the value is torch's to the bit."""
+    network = make_unets(1, attention)[0].eval().requires_grad_(False)
+    x, tangents = randn(2, 1, 8, 8), randn(5, 2, 1, 8, 8, seed=1)
+    _, truth = pushed(lambda y: network.double()(y, 3), x, tangents)
+    network, x, tangents = network.float(), x.float(), tangents.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        value, found = pushed(lambda y: network(y, 3), x, tangents)
+        torch.testing.assert_close(value, network(x, 3), rtol=0, atol=0)
+        _, theirs = by_torch(lambda y: network(y, 3), x, tangents)
+    ours, theirs = ((of.double() - truth).norm() / truth.norm() for of in (found, theirs))
+    assert 0 < ours < 1.5 * theirs < 0.05
+
+
 def test_what_does_not_depend_on_x_has_none():
     value, tangents = pushed(lambda x: torch.ones(2, 3), randn(4), randn(5, 4))
     assert torch.equal(value, torch.ones(2, 3))

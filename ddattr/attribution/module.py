@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import lightning as L
 import torch
@@ -48,7 +48,10 @@ class AttributionModule(L.LightningModule):
         batch: queries together.
         jacobian: the function of that name, with its `members_per_step` and `tangents` given.
         ablation_units: units replayed exactly, the same for all queries, drawn by seed.
-        check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one.
+        check: queries, spread over all, whose exact Jacobian is made too, to measure the rotating one, and, where
+            replays are rounded, what that moves.
+        precision: that networks multiply in where a tape is found and replayed: pictures, Jacobian, ablations. What a
+            picture is denoised to, which p-values are made of, and functionals are in float32 always.
         denoisings: noised copies of every picture, whose denoising is what p-values are made of.
         refine: best units of every query, by p of the tested pull and by norm, that are replayed exactly.
         block: units that are scored together: fewer need less memory, and have the same numbers.
@@ -76,6 +79,7 @@ class AttributionModule(L.LightningModule):
         ablation_units: int = 64,
         denoisings: int = 50,
         check: int = 2,
+        precision: Literal["float32", "bfloat16"] = "float32",
         refine: int = 3,
         block: Annotated[int, Ge(1)] = BLOCK,
         kept: Annotated[int, Ge(12)] | None = None,
@@ -97,6 +101,7 @@ class AttributionModule(L.LightningModule):
         self.conditions = conditions
         # noise that `validate` holds no score against; it denoises real pictures with the same
         self.times, self.noise = loss_draws(denoisings, process, data.shape, seed, attempt=2)
+        self.precision = getattr(torch, precision)
         count = len(self.asked.numbers)
         self.checked = self.asked.numbers[[i * count // check for i in range(check)]]
         order = generator(seed, Stream.TRUTH_UNITS).permutation(codebook.units)
@@ -157,8 +162,9 @@ class AttributionModule(L.LightningModule):
 
     def _replayed(self, ensemble: Ensemble, numbers: Tensor, given: Tensor | None) -> dict[str, Tensor]:
         """That, and all that takes a tape; of given pictures, how well their tapes do."""
-        tapes, reverse = self._tapes(ensemble, numbers)
-        replay = replace(self.replay, ensemble=ensemble)
+        rounded = ensemble.rounded(self.precision)
+        tapes, reverse = self._tapes(rounded, numbers)
+        replay = replace(self.replay, ensemble=rounded)
         drawn, response = replay.first_order(tapes[0], reverse)
         found, response = self._denoised(ensemble, numbers, drawn), response.cpu()
         checked = torch.isin(numbers, self.checked)

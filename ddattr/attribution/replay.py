@@ -35,6 +35,8 @@ class Replay:
         ablated: units that are ablated for all queries.
         refine: best units of every query, by p of the tested pull and by norm, that are ablated for it.
         block: units that are scored together: a matter of memory.
+
+    The ensemble may be `rounded`; queries that are checked are then replayed in float32 too.
     """
 
     ensemble: Ensemble
@@ -64,7 +66,8 @@ class Replay:
         """Everything else that the tables of replayed queries are made of, from pictures, Jacobian and denoising.
 
         Args:
-            checked: mask of the queries whose exact Jacobian is made too, to measure the rotating one.
+            checked: mask of the queries whose exact Jacobian is made too, to measure the rotating one, and, where
+                replays are rounded, Jacobian and ablations in float32.
         """
         codewords = self._codewords
         top = self._best(picture, response, denoised)
@@ -78,6 +81,7 @@ class Replay:
             "refined": ablated_each(self.ensemble, codewords, top, tape, reverse, (self.ablated, exact)),
             "refined_images": self.data.unit_pictures[top],
             "rotating_error": self._rotating_error(tape, reverse, response, checked),
+            **self._rounding(tape, reverse, response, exact.cpu() - picture, checked),
         }
 
     def pulls(
@@ -99,6 +103,22 @@ class Replay:
             _, full = self.jacobian(self.ensemble.at(checked), tape[:, checked], reverse, members_per_step=None)
             error[checked] = relative_error(response[:, checked], full.cpu())
         return error
+
+    def _rounding(
+        self, tape: Tensor, reverse: list[ReverseStep], response: Tensor, moved: Tensor, checked: Tensor
+    ) -> dict[str, Tensor]:
+        """Relative errors for rounding of checked queries' Jacobian and exact displacements, NaN of others; of
+        replays in float32 none."""
+        if self.ensemble.precision == torch.float32:
+            return {}
+        jacobian, displacement = torch.full((2, len(checked)), torch.nan)
+        if checked.any():
+            full, its = self.ensemble.at(checked).rounded(torch.float32), tape[:, checked]
+            picture, truth = (made.cpu() for made in self.jacobian(full, its, reverse))
+            exact = ablated(full, self._codewords[self.ablated], its, reverse).cpu() - picture
+            jacobian[checked] = relative_error(response[:, checked], truth)
+            displacement[checked] = relative_error(moved[:, checked], exact)
+        return {"precision_error": jacobian, "precision_error_exact": displacement}
 
     def _best(self, picture: Tensor, response: Tensor, denoised: Tensor) -> Int[Tensor, "best q"]:
         """Every query's best units, by p, then by norm."""

@@ -23,7 +23,7 @@ MEASURES = ("pull", "norm")
 AGREEMENT = ["truth", "method", "measure", "query", "pearson", "spearman", "cosine", "relative_error"]
 UNSTABLE = 0.25  # a query is flagged when the first order misses this share of its exact displacements
 _QUERIES = ["query", "jacobian_norm", "jvp_error", "rotating_error", "label", "unstable", "nearest", "unlike_data"]
-_INVERTED = ["replay_error", "pull_spread"]
+_OTHERS = ["replay_error", "pull_spread", "precision_error", "precision_error_exact"]
 Scores = Mapping[str, Mapping[str, Float[Tensor, "units q"]]]  # by method and measure
 
 
@@ -43,7 +43,8 @@ def tabulate(
     Args:
         tensors: seeds (Q,), factual (Q, C, H, W), jacobian, denoised, members and last_step (n, Q, C, H, W),
             ablations (ablated, Q, C, H, W), refined_units (2 k, Q), refined (2 k, Q, C, H, W), rotating_error (Q,);
-            of inverted pictures replay_error and pull_spread (Q,).
+            of inverted pictures replay_error and pull_spread (Q,), of rounded replays precision_error and
+            precision_error_exact (Q,).
         ablated: units that were ablated exactly.
         names: of the queries, in words; None for those of seeds.
         block: units that are scored together: a matter of memory.
@@ -161,14 +162,15 @@ def _queries(table: pd.DataFrame, tensors: dict[str, Tensor], error: Tensor) -> 
     """How far the first order can be trusted on every query, beside what every set says of its queries.
 
     Of inverted pictures also `replay_error`, the largest difference of a pixel between the replay and the picture, and
-    `pull_spread`, as `inversion_spread` defines it.
+    `pull_spread`, as `inversion_spread` defines it. Of rounded replays also `precision_error` of the Jacobian and
+    `precision_error_exact` of the ablated displacements, against those in float32.
     """
     found = {
         "jacobian_norm": instability(tensors["jacobian"]),
         "jvp_error": error,
         "rotating_error": tensors["rotating_error"],
         "unstable": error > UNSTABLE,
-        **{name: tensors[name] for name in _INVERTED if name in tensors},
+        **{name: tensors[name] for name in _OTHERS if name in tensors},
     }
     table = table.assign(**{name: values.numpy() for name, values in found.items()})
-    return table[_QUERIES + [name for name in ("name", *_INVERTED) if name in table]]
+    return table[_QUERIES + [name for name in ("name", *_OTHERS) if name in table]]

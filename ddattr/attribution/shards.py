@@ -15,7 +15,16 @@ from torch import Tensor
 from ddattr.files import load_tensors, save_tensors
 from ddattr.locks import locked
 
-_QUERY_DIMENSION = dict.fromkeys(("seeds", "factual", "rotating_error", "pull_spread", "replay_error"), 0)
+_PER_QUERY = (
+    "seeds",
+    "factual",
+    "rotating_error",
+    "pull_spread",
+    "replay_error",
+    "precision_error",
+    "precision_error_exact",
+)
+_QUERY_DIMENSION = dict.fromkeys(_PER_QUERY, 0)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ class Tables(NamedTuple):
         if "jvp_error" in self.queries:
             metrics["jacobian/rotating_error"] = float(self.queries.rotating_error.mean())
             metrics["jacobian/jvp_error"] = float(self.queries.jvp_error.median())
+        if "precision_error" in self.queries:
+            metrics["jacobian/precision_error"] = float(self.queries.precision_error.mean())
         return metrics
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Interval
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -43,7 +43,7 @@ class Given:
         """That of some queries, by their places or a mask; a place may come more than once."""
         return Given(self.condition[queries], self.null, self.guidance)
 
-    def estimate(self, network: nn.Module, x: Tensor, t: int) -> Tensor:
+    def estimate(self, network: Callable[..., Tensor], x: Tensor, t: int) -> Tensor:
         """What a network says of pictures, each under the condition of its row: affine in its two estimates."""
         condition = self.condition.to(x if self.condition.is_floating_point() else x.device)
         estimate = network(x, t, condition)

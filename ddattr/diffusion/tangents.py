@@ -135,6 +135,10 @@ def _group_norm(
     """With the tangent scale (dx - mean(dx) - y mean(y dx)), y the normalised input, by groups."""
     if _other(weight, bias):
         return NotImplemented
+    if weight is not None and weight.dtype != x.dtype:  # under autocast: in its type, and given back in torch's
+        made = F.group_norm(x.value, groups, weight, bias, eps)
+        full = _Carried(x.value.to(weight.dtype), x.tangents.to(weight.dtype))
+        return _Carried(made, _group_norm(full, groups, weight, bias, eps).tangents.to(made.dtype))
     value, (batch, channels, *space) = x.value.contiguous(), x.value.shape
     size = torch.Size(space).numel()
     made, mean, rstd = torch.native_group_norm(value, weight, bias, batch, channels, size, groups, eps)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members).eval().requires_grad_(False)
         self.batch = batch
         self.under: Given | None = None
+        self.precision = torch.float32
 
     def given(self, under: Given | None) -> "Ensemble":
         """The same members, asked under conditions, a row a query: whatever takes an ensemble takes this one.
@@ -37,6 +39,15 @@ class Ensemble(nn.Module):
         """
         ensemble = copy(self)
         ensemble.under = under
+        return ensemble
+
+    def rounded(self, precision: torch.dtype) -> "Ensemble":
+        """The same members, whose networks multiply in bfloat16 (torch's autocast), or, as it is, in float32.
+
+        What they say is of the pictures' own type: steps, guidance, sums over members and of tangents are not rounded.
+        """
+        ensemble = copy(self)
+        ensemble.precision = precision
         return ensemble
 
     def at(self, queries: Tensor) -> "Ensemble":
@@ -61,15 +72,20 @@ class Ensemble(nn.Module):
         Raises:
             ValueError: there are conditions for another number of queries.
         """
-        flat = x.reshape(-1, *x.shape[-3:])
-        with _full_precision(x.device.type):
+        flat, network = x.reshape(-1, *x.shape[-3:]), partial(self._said, k)
+        with _precision(x.device.type, self.precision):
             if self.under is None:
-                made = [self.members[k](part, t) for part in flat.split(self.batch)]
+                made = [network(part, t) for part in flat.split(self.batch)]
             else:
                 places = (self._queries(x) if queries is None else queries).split(self.batch)
                 parts = zip(flat.split(self.batch), places, strict=True)
-                made = [self.under.at(place).estimate(self.members[k], part, t) for part, place in parts]
+                made = [self.under.at(place).estimate(network, part, t) for part, place in parts]
             return torch.cat(made).reshape(x.shape)
+
+    def _said(self, k: int, x: Tensor, *given: Any) -> Tensor:
+        """What a network says, in the type of its pictures."""
+        said = self.members[k](x, *given)
+        return said if said.dtype == x.dtype else said.to(x.dtype)
 
     def _queries(self, x: Tensor) -> Tensor:
         """Places of the queries of rows of pictures, whose conditions are on the CPU."""
@@ -151,8 +167,10 @@ class Ensemble(nn.Module):
 
 
 @contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """No autocast, and no TF32, the default of CUDA's convolutions: its 10 bits make a picture depend on its batch.
+def _precision(device: str, precision: torch.dtype) -> Iterator[None]:
+    """Autocast to bfloat16, where that is asked; else none, whatever surrounds it, and what is in float32 is in full.
+
+    So no TF32, the default of CUDA's convolutions: its 10 bits make a picture depend on its batch.
 
     Nor what `set_float32_matmul_precision` may have allowed, on CPUs too.
     """
@@ -163,7 +181,7 @@ def _full_precision(device: str) -> Iterator[None]:
     for knob in knobs:
         knob.fp32_precision = "ieee"
     try:
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
             yield
     finally:
         for knob, precision in zip(knobs, before, strict=True):

@@ -70,7 +70,7 @@ class Folder:
 
     @property
     def precision(self) -> str:
-        """Of training; replays are float32 always.
+        """Of training; that of replays is attribution's own.
 
         Raises:
             ValueError: one of another type of weights, or one whose gradients have to be scaled.
@@ -228,9 +228,11 @@ class Folder:
 
     @property
     def _scoring(self) -> dict[str, Any]:
-        """What scores depend on: no matter of memory, nor a table of all units, which older runs do not speak of."""
+        """What scores depend on: no matter of memory, nor, as older runs do not speak of them, a table of all units and
+        replays in float32."""
         settings = self.plain("attribution")
-        return {key: of for key, of in settings.items() if key != "block" and (key, of) != ("kept", None)}
+        unsaid = ("kept", None), ("precision", "float32")
+        return {key: of for key, of in settings.items() if key != "block" and (key, of) not in unsaid}
 
     def _attribution(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config of a query set: what all have, and its own."""

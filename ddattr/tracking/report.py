@@ -29,6 +29,7 @@ from ddattr.tracking.page.words import words
 from ddattr.tracking.query_sets import compared
 
 WARNING = "WARNING"
+ROUNDED = 0.1  # share of Jacobian or displacements that replays in lower precision may miss, without a warning
 LIMIT = 10_000_000  # bytes of a page of 32 queries
 
 
@@ -64,7 +65,8 @@ def lines(root: Path) -> dict[str, str]:
         f"{count} queries{_design(code)}",
         "quality": _quality(root),
         "agreement": f"{_agreement(root)}; error of the first order {queries.jvp_error.median():.3f} of the "
-        f"displacement (median), worst {queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}",
+        f"displacement (median), worst {queries.jvp_error.max():.3f}{_rotating(queries.rotating_error)}"
+        f"{_precision(queries)}",
         "attributable": f"attributable at q <= {level:g}: to one {unit} {radius.attributable.sum()} of {count}"
         f"{surest(root)}{_sets(root, level)}",
         "resolution": _resolution(radius),
@@ -100,7 +102,16 @@ def warnings(root: Path, queries: pd.DataFrame) -> list[str]:
             f"{WARNING}: {len(far)} of {len(queries)} queries are farther from every training picture than 99 % of "
             f"real pictures are: {some}"
         )
-    return [*found, *_refuted(root)]
+    return [*found, *_rounded(queries), *_refuted(root)]
+
+
+def _rounded(queries: pd.DataFrame) -> list[str]:
+    """Nothing of replays in float32, which have no such errors."""
+    worst = queries.get(["precision_error", "precision_error_exact"], pd.DataFrame()).max().max()
+    return [
+        f"{WARNING}: replays in lower precision miss up to {worst:.2f} of what those in float32 say (> {ROUNDED}): set "
+        "attribution.precision=float32, in a run of another name"
+    ] * bool(worst > ROUNDED)
 
 
 def _refuted(root: Path) -> list[str]:
@@ -118,6 +129,14 @@ def _rotating(error: pd.Series) -> str:
     """Nothing where no query's was measured."""
     checked = error.count()
     return f"; rotating Jacobian off by {error.mean():.3f} ({checked} queries)" if checked else ""
+
+
+def _precision(queries: pd.DataFrame) -> str:
+    """Nothing of replays in float32, nor where no query's was measured."""
+    if "precision_error" not in queries or not queries.precision_error.count():
+        return ""
+    moved = queries.precision_error_exact.mean()
+    return f"; lower precision {queries.precision_error.mean():.3f} of it, {moved:.3f} of exact displacements"
 
 
 def _quality(root: Path) -> str:
