@@ -15,8 +15,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import ddattr
+from ddattr.stages.forked import Fork, entry
 from ddattr.stages.run import Run
 from ddattr.stages.saved import conf
+
+Child = Fork | subprocess.Popen
 
 
 def cores() -> int:
@@ -69,18 +72,23 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def beside(steps: list[list[str]], run: Run) -> Iterator[list[subprocess.Popen]]:
+def beside(steps: list[list[str]], run: Run) -> Iterator[list[Child]]:
     """Command lines that run while the block does; its end waits for them.
+
+    Forks of this process where there can be any, else started anew, as a sweep is, which starts processes itself.
 
     Raises:
         ValueError: one of them failed; its own line says why.
     """
-    children: list[subprocess.Popen] = []
+    children: list[Child] = []
     try:
         for step in steps:
             arguments = run.words(*step)
             print(f"$ ddattr {shlex.join(arguments)}", flush=True)
-            children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments], env=_environment()))
+            if "-m" not in step and (main := entry()) is not None:
+                children.append(Fork(main, arguments, _environment()))
+            else:
+                children.append(subprocess.Popen([sys.executable, "-m", "ddattr", *arguments], env=_environment()))
         yield children
         ended = [child.wait() for child in children]
     except BaseException:

@@ -5,7 +5,6 @@ members alone.
 """
 
 import os
-import subprocess
 import time
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from ddattr.artifacts import Artifact
 from ddattr.files import load_json, load_table, load_tensors, save_json, save_table, save_tensors
 from ddattr.stages import lineage
-from ddattr.stages.processes import beside
+from ddattr.stages.processes import Child, beside
 from ddattr.stages.run import Run
 from ddattr.stages.truth import check, removal_plan
 from ddattr.tracking.figures import draw_all, draw_evidence
@@ -106,7 +105,7 @@ def _training(run: Run, models: list[Training]) -> list[list[str]]:
     return [["retrain"]] * (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
 
 
-def _trained(run: Run, models: list[Training], children: list[subprocess.Popen]) -> bool:
+def _trained(run: Run, models: list[Training], children: list[Child]) -> bool:
     """Waits for models that children train; False if these stopped before."""
 
     def done() -> bool:
