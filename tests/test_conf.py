@@ -162,7 +162,8 @@ def idx_files(tmp_path) -> list[str]:
     draw = np.random.default_rng(0)
     images = write("images", draw.integers(0, 256, (40, 28, 28), np.uint8))
     labels = write("labels", draw.integers(0, 10, 40, np.uint8))
-    return [f"data.source.images={images}", f"data.source.labels={labels}", f"root={tmp_path / 'run'}"]
+    source = [f"data.source.images={images}", f"data.source.labels={labels}"]
+    return [*source, "quality.extractor_steps=2", f"root={tmp_path / 'run'}"]  # 400 would be all that these tests take
 
 
 def test_paper_mnist_is_the_published_setting(idx_files):
