@@ -62,15 +62,16 @@ def mean_interval(values: Float[Tensor, "q"], level: float = 0.95) -> tuple[floa
     error, quantile = values.std().item() / count**0.5, stats.t.ppf((1 + level) / 2, count - 1)
     square = away.square().mean()
     skewness = (away.pow(3).mean() / square**1.5).item() / count**0.5 if square > 0 else 0.0
+    low, high = (mean.item() - error * _studentised(t, skewness) for t in (quantile, -quantile))
+    return mean.item(), low, high
 
-    def bound(t: float) -> float:
-        """The studentised mean whose map is t; t itself where there is no skewness."""
-        if abs(skewness) < 1e-6:
-            return t
-        base = 1 + skewness * (t - skewness / 6)
-        return 3 / skewness * (math.copysign(abs(base) ** (1 / 3), base) - 1)
 
-    return mean.item(), mean.item() - error * bound(quantile), mean.item() - error * bound(-quantile)
+def _studentised(t: float, skewness: float) -> float:
+    """The studentised mean whose map is t; t itself where there is no skewness."""
+    if abs(skewness) < 1e-6:
+        return t
+    base = 1 + skewness * (t - skewness / 6)
+    return 3 / skewness * (math.copysign(abs(base) ** (1 / 3), base) - 1)
 
 
 def share_interval(values: Float[Tensor, "q"], level: float = 0.95) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ at every operation. Here the tangents of what networks are made of are written o
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,12 +66,7 @@ def _by_torch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _rebound(name, args[0], _Carried.__torch_function__(func, (), args, {**kwargs, "inplace": False}))
     flat, spec = tree_flatten((args, kwargs))
     places = [place for place, given in enumerate(flat) if isinstance(given, _Carried)]
-
-    def of(*values: Tensor) -> Any:
-        filled = dict(zip(places, values, strict=True))
-        given, named = tree_unflatten([filled.get(place, one) for place, one in enumerate(flat)], spec)
-        return func(*given, **named)
-
+    of = partial(_called, func, flat, spec, places)
     values = tuple(flat[place].value for place in places)
     versions = [value._version for value in values]
     made = of(*values)
@@ -82,6 +78,13 @@ def _by_torch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     with sdpa_kernel(SDPBackend.MATH):  # flash attention has no forward mode
         pushed = vmap(lambda *along: jvp(of, values, along)[1])(*(flat[place].tangents for place in places))
     return tree_unflatten([_Carried(*pair) for pair in zip(outputs, tree_flatten(pushed)[0], strict=True)], shape)
+
+
+def _called(func: Any, flat: Any, spec: Any, places: list[int], *values: Tensor) -> Any:
+    """The function of tensors in these places, and of all else that it was called with."""
+    filled = dict(zip(places, values, strict=True))
+    given, named = tree_unflatten([filled.get(place, one) for place, one in enumerate(flat)], spec)
+    return func(*given, **named)
 
 
 def _in_place(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
