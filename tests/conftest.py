@@ -443,13 +443,15 @@ def copy(trained, tmp_path) -> Path:
 
 def pytest_collection_modifyitems(config, items) -> None:
     """What looks at a whole validation is slow, since one has to be made. What only measures is run by
-    --benchmark-enable. The longest test is the first: begun last, it would leave the other processes idle."""
+    --benchmark-enable. The longest test is the first: begun last, it would leave the other processes idle. Files that
+    look at a run which all share follow, so that one process makes it while the other has tests that need none."""
     for item in items:
         if "validated" in item.fixturenames:
             item.add_marker("slow")
         if "figure" in item.fixturenames and not config.getoption("benchmark_enable"):
             item.add_marker(pytest.mark.skip(reason="measures, with --benchmark-enable"))
-    items.sort(key=lambda item: "test_own_pictures" not in item.nodeid)
+    lookers = {item.path for item in items if "reproduced" in item.fixturenames}
+    items.sort(key=lambda item: ("test_own_pictures" not in item.nodeid, item.path not in lookers))
 
 
 @pytest.fixture(scope="session")
