@@ -59,11 +59,11 @@ def noise_tape(
 
     Row 0 is the start x_T; row i + 1 is added by reverse step i, of `steps`. Another stream or attempt: other noise.
     """
-
-    def draw(seed: int, row: int) -> np.ndarray:
-        return generator(seed, stream, step=row, attempt=attempt).standard_normal(tuple(shape), np.float32)
-
-    return torch.from_numpy(np.stack([np.stack([draw(seed, row) for seed in seeds]) for row in range(steps + 1)]))
+    rows = [
+        [generator(seed, stream, step=row, attempt=attempt).standard_normal(tuple(shape), np.float32) for seed in seeds]
+        for row in range(steps + 1)
+    ]
+    return torch.from_numpy(np.array(rows))
 
 
 @contextmanager

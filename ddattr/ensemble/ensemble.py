@@ -111,22 +111,21 @@ class Ensemble(nn.Module):
         if weights.shape[-1] != len(self):
             raise ValueError(f"ensemble: weights for {weights.shape[-1]} members, but it has {len(self)}.")
         weights = weights[:, None] if weights.dim() == 2 else weights
+        return partial(self._weighted, weights)
 
-        def denoiser(x: Tensor, t: int) -> Tensor:
-            if x.dim() == 4:
-                return self._shared(weights, x, t)
-            x = x.expand(len(weights), *x.shape[-4:])
-            flat, each = x.flatten(0, 1), weights.to(x).expand(*x.shape[:2], -1).flatten(0, 1)
-            queries = None if self.under is None else self._queries(x)
-            estimate = torch.zeros_like(flat)
-            for k, column in enumerate(each.T):
-                given = column.nonzero()[:, 0]
-                if len(given):
-                    part = self.member(k, flat[given], t, None if queries is None else queries[given.cpu()])
-                    estimate.index_add_(0, given, column[given].reshape(-1, 1, 1, 1) * part)
-            return estimate.reshape(x.shape)
-
-        return denoiser
+    def _weighted(self, weights: Tensor, x: Tensor, t: int) -> Tensor:
+        if x.dim() == 4:
+            return self._shared(weights, x, t)
+        x = x.expand(len(weights), *x.shape[-4:])
+        flat, each = x.flatten(0, 1), weights.to(x).expand(*x.shape[:2], -1).flatten(0, 1)
+        queries = None if self.under is None else self._queries(x)
+        estimate = torch.zeros_like(flat)
+        for k, column in enumerate(each.T):
+            given = column.nonzero()[:, 0]
+            if len(given):
+                part = self.member(k, flat[given], t, None if queries is None else queries[given.cpu()])
+                estimate.index_add_(0, given, column[given].reshape(-1, 1, 1, 1) * part)
+        return estimate.reshape(x.shape)
 
     def _shared(
         self, weights: Float[Tensor, "rows #q n"], x: Float[Tensor, "q c h w"], t: int
