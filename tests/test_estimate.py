@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import TINY, composed
 
-from ddattr.stages import estimate
+from ddattr.data import units as grouping
+from ddattr.stages import estimate, plan
 from ddattr.stages.run import Run
+from ddattr.validation.plan import Plan
 
 
 @pytest.fixture
@@ -68,10 +70,19 @@ def test_an_estimate_goes_with_steps_and_members(run, monkeypatch):
     assert more.seconds["evaluate"] == pytest.approx(2 * found.seconds["evaluate"])
     asked = run.config.attribution
     denoising = asked.queries * n * asked.denoisings * Looks.many  # which takes no step of the sampler
-    fixed, each = estimate._SCORING
-    beside = denoising + fixed + each * run.codebook.units * asked.queries
+    beside = denoising + estimate.scoring(run.codebook.units, asked.queries)
     doubled = 2 * (found.seconds["attribute"] - beside)
     assert more.seconds["attribute"] - beside == pytest.approx(doubled)
+
+
+def test_of_many_units_each_further_one_is_scored_at_the_rate_of_many():
+    """A few units are scored at the rate of 1,797 digits, where clusters are made; none is scored twice as often."""
+    few, next_few = (estimate.scoring(1797 + more, 24) for more in (0, 1))
+    at, after = (estimate.scoring(20_000 + more, 24) for more in (0, 1))
+    many, next_many = (estimate.scoring(1_000_000 + more, 24) for more in (0, 1))
+    assert next_few - few > 10 * (after - at)
+    assert next_many - many == pytest.approx(after - at)
+    assert many - at == pytest.approx(980_000 * (after - at))
 
 
 @pytest.mark.parametrize(("check", "beside"), [(0, 1), (1, 1), (2, 1), (4, 2)])
@@ -108,3 +119,16 @@ def test_some_directions_say_what_all_would_take(make_run, monkeypatch):
     looks = estimate._Looks(run, run.network(0))
     assert looks.tangent == 1 / min(run.config.attribution.queries, run.config.attribution.batch)
     assert set(pushed) == {1}
+
+
+def test_a_plan_makes_no_clusters_and_counts_the_models_that_validate_makes(tmp_path, monkeypatch, capsys):
+    """Clusters of many pictures take longer than all else that a plan does; models without them it counts."""
+    run = Run(composed(*TINY, f"root={tmp_path}", "trainer.accelerator=cpu", "validation.groups=label"))
+    with monkeypatch.context() as patch:
+        patch.setattr(grouping, "by_cluster", lambda *_: pytest.fail("clusters were made"))
+        patch.setattr(Plan, "models", lambda _: pytest.fail("models were made"))
+        patch.setattr(plan, "launched", lambda: 1)  # of a command line there is none
+        plan.run(run)
+    models = run.validation.models()
+    assert len(models) > 0
+    assert f"{'retrain, for validate':<28}{len(models)} models, " in capsys.readouterr().out

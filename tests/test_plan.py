@@ -489,3 +489,34 @@ def test_a_model_s_name_does_not_depend_on_what_else_is_removed():
     few = {r.model.name: r.model.units for r in removals({"pixel": scores["pixel"][:, 1:]}, [1, 2], [5])}
     many = {r.model.name: r.model.units for r in removals(scores, [0, 1, 2], [2, 5])}
     assert all(torch.equal(many[name], units) for name, units in few.items())
+
+
+@given(
+    counts=st.fixed_dictionaries(
+        {
+            "retrained_units": st.integers(0, 6),
+            "replicates": st.integers(1, 3),
+            "lds_subsets": st.integers(0, 5),
+            "groups": st.sampled_from([None, "label", "unit"]),
+            "left_out": st.sampled_from([None, 3]),
+            "leave_one_out": st.booleans(),
+            "removal_queries": st.integers(0, 3),
+            "peers": st.sampled_from([(), ("dtrak",), ("gradient_dot",)]),
+        }
+    ),
+    seed=st.integers(0, 2**32),
+)
+def test_models_are_counted_as_they_are_made(counts, seed):
+    if counts["groups"] is None:
+        counts |= {"left_out": None}
+    made = plan(**counts, seed=seed)
+    assert made.count() == len(made.models())
+
+
+def test_what_cannot_be_made_is_not_counted_either():
+    """One member has a single unit, and every unit that any member of the truth saw is left out."""
+    book = Codebook(5, 6, 1, seed=3)
+    lone = Plan(book, {}, 0, groups=None, removal_sizes=(1,), retrained_units=5, retrained_members=6)
+    for ask in (lone.models, lone.count):
+        with pytest.raises(ValueError, match="has no data left"):
+            ask()

@@ -19,6 +19,7 @@ from ddattr.data import similarity as alike
 from ddattr.data import units as grouping
 from ddattr.data.decode import Frame
 from ddattr.data.near import Near, components, near_duplicates, within
+from ddattr.data.partitions import Partitions
 from ddattr.data.pictures import Images, Indexed, Pictures, blocks, content_of
 from ddattr.data.similarity import PIXELS, Similarity
 from ddattr.data.source import Source
@@ -295,22 +296,27 @@ class UnitDataModule(L.LightningDataModule):
     def _near(self, images: Images) -> Near:
         return near_duplicates(images) if self.near_by == "hash" else within(self.similarity.points(images))
 
-    def partitions(self) -> dict[str, Int[Tensor, "units"]]:
+    def partitions(self) -> Partitions:
         """Sets scored after the fact: for every unit the label, the cluster, and the value of every column of `sets`,
         that most of its pictures have; as numbers, which `set_name` has words for."""
-        if self.code is not None:
-            return self.pictures.partitions()
-        sets = {}
-        if self.labels is not None and self.kind != "label":
-            sets["label"] = grouping.majority(self.labels, self.unit_of)
-        if self.kind == "image":
+        return self.pictures._partitions
+
+    @cached_property
+    def _partitions(self) -> Partitions:
+        label = ["label"] if self.labels is not None and self.kind != "label" else []
+        cluster = ["cluster"] if self.kind == "image" else []
+        return Partitions(dict.fromkeys([*label, *cluster, *self.sets]), self._partition)
+
+    def _partition(self, kind: str) -> Int[Tensor, "units"]:
+        if kind in self.sets:
+            values = grouping.by_column(self.kept.table, kind, "sets")
+        elif kind == "label":
+            assert self.labels is not None
+            values = self.labels
+        else:
             clusters = min(self.clusters, len(self.images))
-            cluster = grouping.by_cluster(self._points(self.images), clusters, self.seed)
-            sets["cluster"] = grouping.majority(cluster, self.unit_of)
-        for column in self.sets:
-            values = grouping.by_column(self.kept.table, column, "sets")
-            sets[column] = grouping.majority(values, self.unit_of)
-        return sets
+            values = grouping.by_cluster(self._points(self.images), clusters, self.seed)
+        return grouping.majority(values, self.unit_of)
 
     def _points(self, images: Images) -> Indexed:
         """Pictures as points; by pixels themselves, which may stay where they are."""

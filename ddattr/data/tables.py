@@ -1,10 +1,10 @@
 """What the numbers of units mean, and which pictures are the same, as tables."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ddattr.data import units as grouping
@@ -17,42 +17,54 @@ def unit_table(data: UnitDataModule) -> pd.DataFrame:
     Its name in words; the label, the cluster and the value of every column of `sets` that most of its pictures have, as
     far as there are any; how many pictures it has, their rows in the source, and their files.
     """
-    sizes = data.unit_of.bincount(minlength=data.units).tolist()
-    places = data.unit_of.argsort(stable=True).split(sizes)
-    rows = [data.rows[part].tolist() for part in places]
-    sets = data.partitions()
+    order = data.unit_of.argsort(stable=True)
+    ends = data.unit_of.bincount(minlength=data.units).cumsum(0).tolist()
+    spans = list(zip([0, *ends], ends, strict=False))
+    in_order = data.rows[order].tolist()
+    sets = dict(data.partitions())
     if data.labels is not None:
         sets["label"] = grouping.majority(data.labels, data.unit_of)
-    grouped = torch.zeros(data.units, dtype=torch.bool)
-    if data.groups is not None:
-        grouped[data.unit_of[data.groups >= 0]] = True
-    table: dict[str, Any] = {"unit": range(data.units)}
-    table["name"] = [
-        f"group from picture {rows[unit][0]}" if grouped[unit] else _name(data, unit, places[unit], sets)
-        for unit in range(data.units)
-    ]
+    table: dict[str, Any] = {"unit": range(data.units), "name": unit_names(data, torch.arange(data.units))}
     for kind, of in sets.items():
         named = kind in data.sets or (kind == "label" and data.source.label_names is not None)
-        table[kind] = [data.set_name(kind, value) for value in of.tolist()] if named else of.tolist()
-    table |= {"pictures": sizes, "rows": rows}
+        words = {value: data.set_name(kind, value) for value in of.unique().tolist()} if named else {}
+        table[kind] = [words.get(value, value) for value in of.tolist()]
+    table["pictures"] = [end - start for start, end in spans]
+    table["rows"] = [in_order[start:end] for start, end in spans]
     if data.kept.table is not None and "file" in data.kept.table:
-        files = data.kept.table["file"].tolist()
-        table["files"] = [[files[place] for place in part.tolist()] for part in places]
+        files = data.kept.table["file"].to_numpy()[order.numpy()].tolist()
+        table["files"] = [files[start:end] for start, end in spans]
     return pd.DataFrame(table)
 
 
-def _name(data: UnitDataModule, unit: int, places: Tensor, sets: Mapping[str, Tensor]) -> str:
-    """A picture goes by its file, or its row in the source; a label, a folder and a column by its text."""
-    table, first = data.kept.table, int(places[0])
-    if data.kind in ("image", "near"):
-        name = picture_name(data, first)
-        return name if data.kind == "image" or len(places) == 1 else f"{name} and its like"
-    if data.kind == "label":
-        value = int(sets["label"][unit])
-        return f"label {value}" if data.source.label_names is None else data.set_name("label", value)
-    if data.kind == "cluster" or table is None:
-        return f"{data.kind} {unit}"
-    return str(table[data.kind].iloc[first]) or "."
+def unit_names(data: UnitDataModule, units: Int[Tensor, "some"]) -> list[str]:
+    """Some units in words.
+
+    A picture goes by its file, or its row in the source; a label, a folder and a column by its text; a group by its
+    first picture.
+    """
+    order, sizes = data.unit_of.argsort(stable=True), data.unit_of.bincount(minlength=data.units)
+    firsts, counts = order[sizes.cumsum(0) - sizes][units], sizes[units]
+    grouped = torch.zeros(len(firsts), dtype=torch.bool) if data.groups is None else data.groups[firsts] >= 0
+    values = None
+    if data.kind == "label" and data.labels is not None:
+        values = grouping.majority(data.labels, data.unit_of)[units].tolist()
+    rows, table, names = data.rows[firsts].tolist(), data.kept.table, []
+    for i, (unit, first, count) in enumerate(zip(units.tolist(), firsts.tolist(), counts.tolist(), strict=True)):
+        if grouped[i]:
+            name = f"group from picture {rows[i]}"
+        elif data.kind in ("image", "near"):
+            alone = data.kind == "image" or count == 1
+            name = f"{picture_name(data, first)}{'' if alone else ' and its like'}"
+        elif values is not None:
+            known = data.source.label_names is not None
+            name = data.set_name("label", values[i]) if known else f"label {values[i]}"
+        elif data.kind == "cluster" or table is None:
+            name = f"{data.kind} {unit}"
+        else:
+            name = str(table[data.kind].iloc[first]) or "."
+        names.append(name)
+    return names
 
 
 def picture_name(data: UnitDataModule, place: int) -> str:

@@ -12,8 +12,10 @@ from ddattr.provenance import device_name
 from ddattr.stages.run import Run
 
 _TIMED = 1 << 17  # numbers of the pictures that a network is timed on, at most
-# Seconds that `attribute` takes beside its networks, and more for a unit and query; of two runs (results/speed.md)
-_SCORING = 10.0, 1.2e-3
+# Seconds that `attribute` takes beside its networks, and more for a unit and query (results/speed.md); for one of the
+# units past 20,000, where clusters cost no more (results/scale.md)
+_SCORING = 10.0, 1.2e-3, 6e-5
+_CLUSTERED = 20_000
 
 
 class Estimate(NamedTuple):
@@ -57,8 +59,7 @@ def estimate(run: Run) -> Estimate:
         "evaluate": steps * rows * quality.pictures * looks.many,
         "attribute": steps * (queries * (first_order + replayed * looks.many) + checked)
         + queries * n * attribution.denoisings * looks.many
-        + _SCORING[0]
-        + _SCORING[1] * run.codebook.units * queries,
+        + scoring(run.codebook.units, queries),
     }
     pictures = n * queries * pixels * 3 + attribution.ablation_units * attribution.batch * pixels * 2
     held = 4 * (shared + n * parameters + pictures)
@@ -73,6 +74,12 @@ def estimate(run: Run) -> Estimate:
         memory=held + scores + 6e8,
         disk=n * parameters * 4 + 4 * pixels * queries * (n + 8) + run.codebook.units * queries * 14 * 12,
     )
+
+
+def scoring(units: int, queries: int) -> float:
+    """Seconds that scores and tests take of one process, beside all networks."""
+    base, each, beyond = _SCORING
+    return base + queries * (each * min(units, _CLUSTERED) + beyond * max(0, units - _CLUSTERED))
 
 
 class _Looks:

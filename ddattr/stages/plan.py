@@ -18,7 +18,7 @@ from ddattr.codebook import (
     smallest_orthogonal,
 )
 from ddattr.data.near import COMPARED
-from ddattr.data.tables import near_table, unit_table
+from ddattr.data.tables import near_table, unit_names
 from ddattr.files import load_table
 from ddattr.hadamard import exists
 from ddattr.stages.estimate import Estimate, estimate
@@ -140,8 +140,9 @@ def _data(data) -> list[tuple[str, str]]:
     if held := len(data.held_out.images):
         lines.append(("held out", f"{held:,} pictures that no member sees"))
     if data.units < len(data.images):
-        largest = unit_table(data).nlargest(_LARGEST, "pictures")
-        named = ", ".join(f"{name} ({count:,})" for name, count in zip(largest.name, largest.pictures, strict=True))
+        largest = sizes.argsort(descending=True, stable=True)[:_LARGEST]
+        names = zip(unit_names(data, largest), sizes[largest].tolist(), strict=True)
+        named = ", ".join(f"{name} ({count:,})" for name, count in names)
         lines.append(("pictures of a unit", f"{int(sizes.min()):,} to {int(sizes.max()):,}; the largest: {named}"))
     if data.kind == "cluster" or not data.is_small:
         lines.append(("pictures are compared by", data.compared_name))
@@ -207,7 +208,7 @@ def _conditions(run: Run) -> list[tuple[str, str]]:
 def _truth(run: Run, found: Estimate) -> list[tuple[str, str]]:
     """The models that `validate` asks for, whole trainings each; or why it would refuse, which nothing else minds."""
     try:
-        models = len(run.validation.models())
+        models = run.validation.count()
     except ValueError as error:
         return [("retrain, for validate", f"not as it is: {error}")]
     said = f"{models} models, {duration(models * found.whole)} in one process"

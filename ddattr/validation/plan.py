@@ -109,7 +109,7 @@ class Plan:
         if self.groups not in (None, "unit", *self.sets):
             _refuse("groups", self.groups, ", ".join(["unit", *self.sets, "null"]))
         if self.groups is not None:
-            count = len(self.group_of.unique())
+            count = self.group_count
             if count < 2:
                 raise ValueError(
                     f"validation: there is one {self.groups}, expected 2 or more. Set validation.groups=null."
@@ -295,8 +295,11 @@ class Plan:
 
     def scored_by(self) -> list[Training]:
         """The models that scores are made with; they are trained first."""
-        tuned = any(method_of(peer).tuned for peer in self.peers)
-        return [*(self.tuning_models() if tuned else []), self.full(0)]
+        return [*(self.tuning_models() if self._tuned else []), self.full(0)]
+
+    @property
+    def _tuned(self) -> bool:
+        return any(method_of(peer).tuned for peer in self.peers)
 
     def models(self) -> list[Training]:
         """All models that depend on no score, seed by seed; none when nothing is asked of them."""
@@ -311,6 +314,30 @@ class Plan:
             found += self.half_models(r) + self.group_models(r)
             found += [model for model in self.bases() + units if model.replicate == r]
         return found
+
+    def count(self) -> int:
+        """How many `models` has, none of which is made: each is a mask of all units.
+
+        Raises:
+            ValueError: as `models`.
+        """
+        if not self.retrains:
+            return 0
+        seen = self.codebook.codewords(self.retraining_units)[:, self.retraining_members]
+        if (seen & (self.codebook.balance[self.retraining_members] == 1)).any():
+            return len(self.models())  # which says whose only unit it is
+        of_groups = 0 if self.groups is None else self.group_count if self.left_out is None else self.left_out
+        bases = self.retrained_members if self.retrained_units else 0
+        full = self.replicates if self.groups is not None else min(1, self.removal_queries)
+        each = self.lds_subsets + of_groups + bases + int(seen.sum())
+        alone = of_groups if self.leave_one_out else 0
+        tuning = self.tuning_subsets if self._tuned else 0
+        return 1 + tuning + alone + full + self.replicates * each
+
+    @property
+    def group_count(self) -> int:
+        """Sets of the kind `groups` that there are."""
+        return self.codebook.units if self.groups == "unit" else len(self.group_of.unique())
 
     @property
     def retrains(self) -> bool:
