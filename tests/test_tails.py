@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from ddattr.attribution.tails import counted, saddlepoint
+from ddattr.attribution.tails import _EDGE, _within, counted, saddlepoint
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -153,3 +153,27 @@ def test_on_hostile_numbers_it_is_seldom_wrong_by_half(kind, wrong):
     ratio = saddlepoint(numbers, z, weight)[p > 1e-4] / p[p > 1e-4]
     assert ((ratio < 1 / 2) | (ratio > 2)).double().mean() <= wrong
     assert ratio.median() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["normal", *KINDS])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("members", "weight"), [(64, 28), (64, 60), (7, 3)])
+def test_a_z_is_taken_back_from_the_range_s_end_whether_or_not_that_was_looked_for(kind, size, members, weight):
+    """To the bit what it is by the ordered numbers, test by test: most are too small to need them."""
+    parts = [randn(members, 1, 200, seed=s) if kind == "normal" else hostile(members, kind) for s in range(size)]
+    a = torch.cat(parts, 1).double()
+    a = a - a.mean(0)
+    a = a / (a.square().sum((0, 1)) * (weight * (1 - weight / members) / (members - 1))).sqrt()
+    for one in a.split(1, 2)[::20]:
+        ordered = one.sort(0).values
+        low, high = ordered[:weight].sum((0, 1)), ordered[-weight:].sum((0, 1))
+        bound = _EDGE * (high - low)
+        for z in torch.linspace(-8, 8, 65, dtype=torch.float64)[:, None]:
+            assert torch.equal(_within(one, z, weight), z.clamp(low + bound, high - bound))
+
+
+def test_a_z_that_is_well_within_the_range_is_not_looked_at_twice(monkeypatch):
+    """64 normal numbers: none of one deviation is near an end."""
+    numbers, z = randn(64, 1, 50), torch.linspace(-1, 1, 50, dtype=torch.float64)
+    monkeypatch.setattr(torch.Tensor, "sort", lambda *_: pytest.fail("numbers were ordered"))
+    saddlepoint(numbers, z, 28)
