@@ -1,5 +1,7 @@
 """Pictures kept as bytes index as the scaled tensor does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,21 @@ def test_nothing_is_read_until_it_is_indexed():
     assert (len(part), part.shape[1:]) == (5, (3, 4, 6))
     with pytest.raises(AssertionError, match="read"):
         _ = part[0]
+
+
+def resident() -> int:
+    """Megabytes of mapped files that count as this process's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is resident")
+def test_pages_of_a_mapped_file_are_given_back(tmp_path):
+    """Of 64 MB that are read no more than a block stays; what is read again is the same."""
+    np.random.default_rng(0).integers(0, 256, 1 << 26, np.uint8).tofile(tmp_path / "pixels")
+    stored = np.memmap(tmp_path / "pixels", np.uint8, "r", shape=(1 << 14, 1, 64, 64))
+    pictures = Pictures(stored, np.zeros((1 << 14, 16), np.uint8))
+    before = resident()
+    first = [block.double().sum() for block in blocks(pictures)]
+    assert resident() - before < 32
+    assert [block.double().sum() for block in blocks(pictures)] == first

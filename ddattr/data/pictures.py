@@ -1,6 +1,7 @@
 """Pictures kept as bytes, in memory or in a mapped file, and scaled where they are used."""
 
 import hashlib
+import mmap
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 _BLOCK = 1 << 24  # pixels that are floats at once
+_MANY = 1 << 23  # bytes read at once, from which on a mapped file gives its pages back
 
 
 class Pictures:
@@ -45,7 +47,16 @@ class Pictures:
         return (len(self), *self._stored.shape[1:])
 
     def __getitem__(self, index: Tensor | slice | int) -> Float[Tensor, "... c h w"]:
-        return scaled(torch.from_numpy(np.asarray(self._stored[self._rows[index].numpy()])).to(self.device))
+        pixels = np.asarray(self._stored[self._rows[index].numpy()])
+        if pixels.nbytes >= _MANY:
+            self._give_back()
+        return scaled(torch.from_numpy(pixels).to(self.device))
+
+    def _give_back(self) -> None:
+        """Pages of a mapped file that were read count as the process's memory until then; the system keeps them."""
+        mapped = getattr(self._stored, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[place] for place in range(len(self)))
