@@ -139,10 +139,19 @@ def norm_significance(
 
     `norm` is one, and the change of the loss another.
     """
-    order = null.sort(0).values
-    below = torch.searchsorted(order.T.contiguous(), (score - _TIE * score.abs()).T.contiguous()).T
-    p = (1 + len(null) - below) / (1 + len(null))
+    p = ranks(score, ordered(null)) / (1 + len(null))
     return _standardise(score - null.mean(0), null.std(0).expand_as(score)), p.to(score)
+
+
+def ordered(null: Float[Tensor, "phantoms q"]) -> Float[Tensor, "q phantoms"]:
+    """A null as `ranks` takes it: once for all blocks of units."""
+    return null.sort(0).values.T.contiguous()
+
+
+def ranks(score: Float[Tensor, "units q"], null: Float[Tensor, "q phantoms"]) -> Int[Tensor, "units q"]:
+    """1 + phantoms of an `ordered` null that reach each score: over 1 + phantoms, its p."""
+    below = torch.searchsorted(null, (score - _TIE * score.abs()).T.contiguous()).T
+    return 1 + null.shape[1] - below
 
 
 def benjamini_hochberg(p: Float[Tensor, "tests *rest"]) -> Float[Tensor, "tests *rest"]:
