@@ -34,7 +34,10 @@ class Pictures:
         device: torch.device | str = "cpu",
     ):
         self._stored = stored
-        self._digests = digests_of(stored) if digests is None else digests
+        if digests is None:
+            digests = digests_of(stored)
+            self._give_back()
+        self._digests = digests
         self._rows = torch.arange(len(stored)) if rows is None else rows
         self.device = torch.device(device)
 
