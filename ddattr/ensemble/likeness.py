@@ -13,7 +13,7 @@ UNLIKE = 0.5  # of the way from data to noise
 _CELLS = 8  # pictures are looked at in no more cells a side
 _USUAL = 0.99  # share of real pictures that are as near to the others as a picture has to be
 _REAL = 2000  # real pictures that are asked, at most
-_PAIRS, _FEWEST = 1 << 29, 200  # of real pictures and data that are compared at most, and real pictures at least
+_PAIRS, _FEWEST = 1 << 28, 200  # of real pictures and data that are compared at most, and real pictures at least
 _SPARE = 3  # more than are asked for, that are found by products
 
 
@@ -44,7 +44,7 @@ def unusual(distance: Float[Tensor, "q"], data: Images, held_out: Images) -> Boo
     """Whether pictures are farther from the nearest of the data (`nearest`) than 99 % of real pictures are.
 
     Real pictures are those held out where there are 100 or more, else the data themselves, each less itself: 2,000
-    evenly spaced, and fewer of more than 268,000 pictures, so that no more than 2^29 pairs are compared.
+    evenly spaced, and fewer of more than 134,000 pictures, so that about 2^28 pairs are compared, and 200 at least.
     """
     own = len(held_out) < 100
     real = data if own else held_out
