@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ddattr.attribution.influence import norm
 from ddattr.attribution.loss import loss_change
-from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance
+from ddattr.attribution.significance import TestSettings, benjamini_hochberg, norm_significance, ordered, ranks
 from ddattr.attribution.tables import tabulate
 from ddattr.codebook import Codebook, encode
 from ddattr.data.datamodule import UnitDataModule
@@ -43,22 +43,27 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 @contextmanager
 def peak(found: dict[str, float], name: str) -> Iterator[None]:
-    """Seconds of the processor, and the most memory in megabytes: none of a mapped file's, which is not needed."""
-    ended, most = threading.Event(), [0]
+    """Seconds of the processor and of the clock, and the most memory in megabytes: anonymous, which nobody can take
+    back, and all that is resident, pages of mapped files too."""
+    ended, most = threading.Event(), {"RssAnon": 0, "VmRSS": 0}
 
     def watch() -> None:
         while not ended.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            most[0] = max(most[0], next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+            held = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+            for kind in most:
+                most[kind] = max(most[kind], int(held[kind].split()[0]))
 
-    thread, started = threading.Thread(target=watch), time.process_time()
+    thread, started, clock = threading.Thread(target=watch), time.process_time(), time.perf_counter()
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        found[f"{name}, s"], found[f"{name}, MB"] = time.process_time() - started, most[0] / 1024
+        found[f"{name}, s"] = time.process_time() - started
+        found[f"{name}, s of the clock"] = time.perf_counter() - clock
+        found[f"{name}, MB"] = most["RssAnon"] / 1024
+        found[f"{name}, MB with mapped pages"] = most["VmRSS"] / 1024
 
 
 def alone(call: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
@@ -143,25 +148,24 @@ def streamed(code: Codebook, gram: Tensor, phantoms: Tensor, level: float) -> di
     Benjamini and Hochberg take, and their number is the phantoms'.
     """
     of = {"norm": norm, "loss": loss_change}
-    nulls = {name: score(gram, phantoms) for name, score in of.items()}
-    ranks = {name: torch.zeros(len(phantoms) + 2, len(gram), dtype=torch.long) for name in of}
+    nulls = {name: ordered(score(gram, phantoms)) for name, score in of.items()}
+    counts = {name: torch.zeros(len(phantoms) + 2, len(gram), dtype=torch.long) for name in of}
     best = dict.fromkeys(of, (torch.empty(0, len(gram), dtype=gram.dtype), torch.empty(0, len(gram), dtype=torch.long)))
     for start in range(0, code.units, BLOCK):
         units = torch.arange(start, min(start + BLOCK, code.units))
         words = code.codewords(units)
         for name, score in of.items():
             found = score(gram, words)
-            _, p = norm_significance(found, nulls[name])
-            rank = (p * (1 + len(phantoms))).round().long()
-            ranks[name].scatter_add_(0, rank, torch.ones_like(rank))
+            rank = ranks(found, nulls[name])
+            counts[name].scatter_add_(0, rank, torch.ones_like(rank))
             scores = torch.cat([best[name][0], found])
             held = torch.cat([best[name][1], units[:, None].expand_as(found)])
             kept = scores.topk(BEST, 0)
             best[name] = kept.values, held.gather(0, kept.indices)
     passing = {}
-    for name, counts in ranks.items():
-        reached = counts.cumsum(0)
-        p = torch.arange(len(counts), dtype=torch.float64)[:, None] / (1 + len(phantoms))
+    for name, of_rank in counts.items():
+        reached = of_rank.cumsum(0)
+        p = torch.arange(len(of_rank), dtype=torch.float64)[:, None] / (1 + len(phantoms))
         passes = (p * code.units <= level * reached) & (reached > 0)
         passing[name] = torch.where(passes, reached, 0).amax(0)
     return {name: (best[name][1], passing[name]) for name in of}
