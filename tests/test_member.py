@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
@@ -16,7 +17,7 @@ from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import Pictures
 from ddattr.data.source import Source
 from ddattr.diffusion.noise import Stream, TrainingDraws, seeded_torch
-from ddattr.ensemble.member import AtomicCheckpointIO, Fork, MemberModule, address
+from ddattr.ensemble.member import AtomicCheckpointIO, Fork, MemberModule, WeightAverage, address
 from ddattr.files import load_json
 from ddattr.stages import train
 
@@ -158,6 +159,17 @@ def test_a_gpu_trains_the_same_bits_twice_and_when_resumed(make_member, make_une
     with pytest.raises(Died):
         fit(wide(), data, tmp_path / "c", 37, callbacks=[DieAt(61)], accelerator="cuda")
     assert same(fit(wide(), data, tmp_path / "c", 37, resume=True, accelerator="cuda"), undisturbed)
+
+
+def test_the_average_goes_to_the_device_of_the_training(make_member):
+    """Before the module does: Lightning sets callbacks up first. Its count, read at every step, stays on the CPU."""
+    module, average = make_member(), WeightAverage(0.9)
+    trainer = Mock(spec=L.Trainer)
+    trainer.strategy.root_device = torch.device("meta")
+    average.setup(trainer, module, "fit")
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
+    assert {p.device.type for p in module.parameters()} == {"cpu"}
+    assert average._average_model.n_averaged.device.type == "cpu"
 
 
 def test_half_precision_trains_and_rounds_the_same_twice(make_member, data, tmp_path):

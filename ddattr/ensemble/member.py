@@ -207,6 +207,14 @@ class WeightAverage(WeightAveraging):
         super().__init__()
         self.decay = decay
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The average goes where the module is about to: Lightning, asked before that, would leave it on the CPU, and
+        every step would bring all weights there. Its count stays, as it is read at every step."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = torch.zeros((), dtype=torch.long)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.averages, self.weights = _held(self._average_model.module), _held(pl_module)  # type: ignore[union-attr]
 
