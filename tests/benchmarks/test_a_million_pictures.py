@@ -1,8 +1,9 @@
 """Scoring of more and more pictures, and of codewords alone: processor seconds, and memory beside the mapped pictures.
 
 `pytest tests/benchmarks/test_a_million_pictures.py --benchmark-enable -s`, up to PICTURES=1000000 and
-UNITS=100000000 of the environment. Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8
-queries; each size is scored by a process of its own. Nothing here asserts a timing.
+UNITS=100000000 of the environment; with SCALE=FOLDER every size is added to its scale.csv, which scale.py draws.
+Pictures of 3 x 32 x 32 are bytes by seed, and so is what 64 members make of 8 queries; each size is scored by a process
+of its own. Nothing here asserts a timing.
 """
 
 import multiprocessing
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scale
 import torch
 from torch import Tensor
 
@@ -28,6 +30,8 @@ from ddattr.codebook import Codebook, encode
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import Pictures, blocks
 from ddattr.data.source import Source
+from ddattr.files import load_table
+from ddattr.provenance import provenance
 
 MEMBERS, QUERIES, SHAPE = 64, 8, (3, 32, 32)
 KEPT, BEST = 1000, 10
@@ -84,6 +88,15 @@ def report(title: str, sizes: list[int], found: list[dict[str, float]], at: tupl
         print(f"{name:<28}" + "".join(f"{value:>14,.1f}" for value in values) + f"{slope:>10.2f}" + more)
 
 
+def kept(of: str, units: int, found: dict[str, float], name: str) -> None:
+    """A size's row, where there is a folder for it."""
+    if folder := os.environ.get("SCALE"):
+        of_run = provenance()
+        spent = (found[f"{name}, {what}"] for what in ("s", "s of the clock", "MB", "MB with mapped pages"))
+        row = dict(zip(scale.COLUMNS, [of, units, *spent, of_run["device"], of_run["commit"]], strict=True))
+        scale.add(Path(folder), row)
+
+
 # -- pictures
 
 
@@ -131,6 +144,7 @@ def test_scoring_of_pictures(tmp_path, figure):
     for count in PICTURES:
         written(tmp_path / "pixels", count)
         found.append(alone(scored, tmp_path / "pixels", count))
+        kept("pictures", count, found[-1], "tables")
     report("pictures", PICTURES, found, (1_000_000,))
     last, floor = found[-1], alone(read, tmp_path / "pixels", PICTURES[-1])
     size = PICTURES[-1] * np.prod(SHAPE) / 2**20
@@ -202,7 +216,10 @@ def test_ranks_in_blocks_are_benjamini_and_hochberg_s(level, monkeypatch):
 
 
 def test_scoring_of_codewords_alone(figure):
-    found = [alone(of_codewords, units) for units in UNITS]
+    found = []
+    for units in UNITS:
+        found.append(alone(of_codewords, units))
+        kept("codewords", units, found[-1], "words, norm and loss")
     report("units", UNITS, found, (10**8, 10**9))
     last = found[-1]
     figure(
@@ -213,3 +230,24 @@ def test_scoring_of_codewords_alone(figure):
         last["words, s"],
     )
     assert max(one["words, norm and loss, MB"] for one in found) < 1000  # 0.6 GB of any number
+
+
+# -- the figure
+
+
+def test_exponents_are_those_of_powers_and_a_size_has_one_row(tmp_path):
+    """Seconds as N^0.8, memory as N^0.1 past the constant; below it anything; two sizes give no exponent."""
+    sizes = {"pictures": [1000, 30_000, 100_000, 1_000_000], "codewords": [100_000, 1_000_000]}
+    for of, counts in sizes.items():
+        for n in [*counts, counts[-1]]:
+            spent = (77.0 if n == 1000 else n**0.8, 1.0, 5 * n**0.1, 9.0)
+            scale.add(tmp_path, dict(zip(scale.COLUMNS, [of, n, *spent, "cpu", "abc"], strict=True)))
+    table = load_table(tmp_path / "scale.csv")
+    assert table.groupby("of").units.apply(list).to_dict() == sizes
+    scale.main(tmp_path)
+    fitted = load_table(tmp_path / "exponents.csv")
+    assert set(fitted.of) == {"pictures"}
+    assert fitted.set_index("statistic").exponent.to_dict() == pytest.approx(
+        {"processor_seconds": 0.8, "anonymous_mb": 0.1, "resident_mb": 0.0}, abs=1e-6
+    )
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
