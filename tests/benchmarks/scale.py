@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 from ddattr.files import load_table, save_table
@@ -17,7 +18,7 @@ from ddattr.tracking.figures.style import BLUE, GREY, ORANGE, STYLE, WIDTH
 
 KEYS = ["of", "units"]
 COLUMNS = [*KEYS, "processor_seconds", "clock_seconds", "anonymous_mb", "resident_mb", "device", "commit"]
-CONSTANT = 20_000  # pictures that k-means sees at most: below, most seconds are its
+CONSTANT = 1 << 15  # units from which on answers are in single precision; k-means sees 20,000 pictures at most
 LINES = {"pictures": ("all tables of pictures", BLUE, "o"), "codewords": ("norm and loss of codewords", ORANGE, "s")}
 
 
@@ -67,10 +68,13 @@ def draw(table: pd.DataFrame, fitted: pd.DataFrame):
                 )
         axis.set(xscale="log", yscale="log", xlabel="units N", ylabel=label)
         axis.legend(loc="lower left", bbox_to_anchor=(-0.04, 1.0), borderaxespad=0.2)
-    axes[0].axhline(600, color=GREY, linewidth=0.8, linestyle="--")
-    axes[0].annotate("ten minutes", (table.units.min(), 600), xytext=(0, 2), textcoords="offset points", fontsize=8)
-    axes[1].axhline(4000, color=GREY, linewidth=0.8, linestyle="--")
-    axes[1].annotate("4 GB", (table.units.min(), 4000), xytext=(0, 2), textcoords="offset points", fontsize=8)
+    for axis, limit, words in zip(axes, (600, 4000), ("ten minutes", "4 GB"), strict=True):
+        axis.axhline(limit, color=GREY, linewidth=0.8, linestyle="--")
+        axis.annotate(words, (table.units.min(), limit), xytext=(0, -9), textcoords="offset points", fontsize=8)
+        axis.set_ylim(top=1.3 * max(limit, axis.get_ylim()[1] / 1.3))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
     figure.tight_layout()
     return figure
 
