@@ -426,11 +426,12 @@ def test_models_of_the_truth_are_asked_as_the_members_are(process, reverse):
     assert known.under.condition.tolist() == [2, NULL]
 
 
-def test_peers_ask_for_the_loss_of_a_picture_under_its_own_condition(process):
+def test_peers_ask_for_the_loss_of_a_picture_under_its_own_condition(process, monkeypatch):
+    monkeypatch.setattr(peers, "_PASSES", 6)  # two pictures of three draws at once
     network, images, numbers = shifting(1)[0], noise_tape(range(5), 0, SHAPE)[0], torch.tensor([1, 0, 2, 1, NULL])
     loss = peers.Loss(process, *loss_draws(3, process, SHAPE, seed=0))
     shown = (images, numbers)
-    gradients = torch.cat(list(peers.gradients(network, loss, shown, chunk=2)))
+    gradients = torch.cat(list(peers.gradients(network, loss, shown)))
     information = peers.fisher(network, loss, shown)
     moved = peers.unlearning(network, loss, shown, shown, information, 0.1)
     for q, number in enumerate(numbers.tolist()):
