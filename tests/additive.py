@@ -16,9 +16,10 @@ from ddattr.diffusion.process import Process
 from ddattr.diffusion.sampler import DDPM
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.answers import Answers
-from ddattr.validation.plan import Plan, Training
+from ddattr.validation.plan import Plan
 from ddattr.validation.queries import Queries
 from ddattr.validation.study import Study
+from ddattr.validation.training import Training
 from ddattr.validation.truth import Truth
 
 SHAPE, SEEDS = (1, 2, 2), [4, 0, 9]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ddattr.attribution.methods import METHODS, Family, keys
 from ddattr.codebook import Codebook
-from ddattr.validation.plan import Plan, best, removals
+from ddattr.validation.plan import Plan
+from ddattr.validation.removal import best, removals
 
 BOOK = Codebook(30, 8, 3)
 LABELS = torch.arange(30) % 5 + 2  # sets are named by any number

@@ -17,9 +17,10 @@ from ddattr.attribution.methods import Family, keys
 from ddattr.codebook import contrast
 from ddattr.validation.intervals import joint_resamples, percentiles
 from ddattr.validation.metrics import ndcg, top_one
-from ddattr.validation.plan import Plan, Training
+from ddattr.validation.plan import Plan
 from ddattr.validation.study import Study
 from ddattr.validation.tables.groups import Case, group_tables, tables
+from ddattr.validation.training import Training
 
 QUERIES = [4, 0, 9]
 NAMES = {"generated": QUERIES, "real": [0, 1]}

@@ -10,9 +10,11 @@ from conftest import joint, row
 from scipy import stats
 
 from ddattr.validation.intervals import compared
-from ddattr.validation.plan import Plan, Training, best, removals
+from ddattr.validation.plan import Plan
+from ddattr.validation.removal import best, removals
 from ddattr.validation.study import Study
 from ddattr.validation.tables.removal import _predicted, tables
+from ddattr.validation.training import Training
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,8 +8,9 @@ import torch
 from additive import BOOK, EFFECTS, LABELS, PLAN, asked, members, network, study_of
 
 from ddattr.ensemble.ensemble import Ensemble
-from ddattr.validation.plan import Plan, Training
+from ddattr.validation.plan import Plan
 from ddattr.validation.queries import Queries
+from ddattr.validation.training import Training
 from ddattr.validation.truth import Truth
 
 

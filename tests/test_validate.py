@@ -15,7 +15,7 @@ from ddattr.stages.training import retrain
 from ddattr.stages.truth import removal_plan
 from ddattr.stages.validate import build
 from ddattr.tracking.figures import EVIDENCE
-from ddattr.validation.plan import Training
+from ddattr.validation.training import Training
 
 OF_GRADIENTS = {method.key for method in METHODS if "gradients" in method.needs}  # those of the extra `peers`
 TABLES = {

@@ -15,7 +15,7 @@ from ddattr.codebook import ORTHOGONAL, Codebook, encode
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
 from ddattr.validation import tables
-from ddattr.validation.plan import removals
+from ddattr.validation.removal import removals
 from ddattr.validation.study import Phase, Study
 
 MODULES = [module.name for module in pkgutil.iter_modules(tables.__path__)]

@@ -30,7 +30,7 @@ from ddattr.stages.run import Run
 from ddattr.stages.training import retrain, train_base, train_member
 from ddattr.stages.truth import removal_plan
 from ddattr.stages.verify import others, readable
-from ddattr.validation.plan import Training
+from ddattr.validation.training import Training
 
 _DIFFERS = 3
 _SAME = "same bits"

@@ -8,7 +8,7 @@ the others at the end; a part of several, -m 'part=range(0,8)', does not.
 from ddattr.stages.run import Run
 from ddattr.stages.training import retrain
 from ddattr.stages.truth import check, removal_plan
-from ddattr.validation.plan import Training
+from ddattr.validation.training import Training
 
 
 def run(run: Run) -> None:

@@ -19,7 +19,7 @@ from ddattr.stages import lineage
 from ddattr.stages.run import Run
 from ddattr.tracking.history import History
 from ddattr.tracking.wandb import RunLogger
-from ddattr.validation.plan import Training
+from ddattr.validation.training import Training
 
 
 def train_member(run: Run, member: int) -> bool:

@@ -2,7 +2,7 @@
 
 from ddattr.stages.run import Run
 from ddattr.validation.peers import check_installed
-from ddattr.validation.plan import Removal, removals
+from ddattr.validation.removal import Removal, removals
 from ddattr.validation.scores import load_scores
 
 

@@ -20,11 +20,11 @@ from ddattr.tracking.findings import findings, metrics
 from ddattr.tracking.report import write_report
 from ddattr.tracking.wandb import log_figures
 from ddattr.validation.answers import Answers
-from ddattr.validation.plan import Training
 from ddattr.validation.queries import Queries
 from ddattr.validation.scores import load_scores, score
 from ddattr.validation.study import Phase, Study
 from ddattr.validation.tables import made
+from ddattr.validation.training import Training
 from ddattr.validation.truth import Truth
 
 

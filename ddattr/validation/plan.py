@@ -7,29 +7,20 @@ members' own, nor that of the models that peers ask: what shares a seed agrees f
 seed, replicate 0, models without each group are a method: `leave_one_out`, unless it is too dear.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ddattr.attribution.agreement import ENOUGH
 from ddattr.attribution.methods import EQUAL_COST, Family, keys, method_of, nameable
 from ddattr.codebook import MAX_MEMBERS, Codebook
 from ddattr.diffusion.noise import Stream, generator
-
-
-class Training(NamedTuple):
-    """A model of the ground truth. `units` (N,) are those it may see; `member` names whose draws, None the common."""
-
-    name: str
-    units: Tensor
-    member: int | None = None
-    replicate: int = 0
+from ddattr.validation.training import Training, digest
 
 
 @dataclass(frozen=True)
@@ -257,7 +248,7 @@ class Plan:
             raise ValueError(f"retrain: unit={list(units)}, expected numbers of units. Set 'unit=[3,17]'.")
         self.codebook.codewords(torch.tensor(units))  # refuses a unit that does not exist
         removed = torch.isin(torch.arange(self.codebook.units), torch.tensor(units))
-        return self.without(f"units/{_digest(removed)}", removed)
+        return self.without(f"units/{digest(removed)}", removed)
 
     def set(self, name: str) -> list[Training]:
         """Models without a whole set, named as in sets.parquet: `label:3`.
@@ -361,58 +352,6 @@ class Plan:
             name = method.removesuffix(EQUAL_COST)
             named.append(method if name == method else f"{name}@{self.equal_cost(name)}")
         return [name for name in named if not name.endswith("@0")]
-
-
-class Removal(NamedTuple):
-    """A set of best units of one query by one method, and the model trained on all others."""
-
-    method: str
-    size: int
-    query: int
-    model: Training
-
-
-def removals(
-    scores: Mapping[str, Float[Tensor, "units q"]], seeds: Sequence[int], sizes: Sequence[int]
-) -> list[Removal]:
-    """For every method, size and query the model without the query's best units, with the draws of `full/seed-1`.
-
-    A model bears the name of the units it lacks: methods that name the same ones share it, and one that lacks a single
-    unit is that of the groups `unit`.
-    """
-    return [
-        Removal(method, size, seed, _lacking(best(column, size)))
-        for method, score in scores.items()
-        for size in sizes
-        for seed, column in zip(seeds, score.T, strict=True)
-    ]
-
-
-def best(score: Float[Tensor, "units"], size: int) -> Bool[Tensor, "units"]:
-    """Mask of the units of largest score.
-
-    Raises:
-        ValueError: more than there are, or so many that none is left to train on.
-    """
-    if not 1 <= size < len(score):
-        raise ValueError(
-            f"removal: {size} of {len(score)} units, expected 1 to {len(score) - 1}. Set validation.removal_sizes."
-        )
-    mask = torch.zeros(len(score), dtype=torch.bool)
-    mask[score.topk(size).indices] = True
-    return mask
-
-
-def _lacking(removed: Bool[Tensor, "units"]) -> Training:
-    units = removed.nonzero()[:, 0].tolist()
-    if len(units) == 1:
-        return Training(f"without-unit-{units[0]}/seed-1", ~removed, None, 1)
-    return Training(f"removed/{_digest(removed)}-seed-1", ~removed, None, 1)
-
-
-def _digest(removed: Bool[Tensor, "units"]) -> str:
-    """A name for a set of units: how many, and a digest of which."""
-    return f"{int(removed.sum()):04d}-{hashlib.sha256(removed.numpy().tobytes()).hexdigest()[:12]}"
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

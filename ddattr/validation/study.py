@@ -13,7 +13,8 @@ from ddattr.attribution.influence import directions
 from ddattr.attribution.jacobian import first_order
 from ddattr.codebook import contrast
 from ddattr.validation.answers import Answers
-from ddattr.validation.plan import Plan, Removal
+from ddattr.validation.plan import Plan
+from ddattr.validation.removal import Removal
 from ddattr.validation.scores import Scores
 from ddattr.validation.truth import Truth
 

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddattr.validation.plan import Plan, Training
+from ddattr.validation.plan import Plan
 from ddattr.validation.queries import Queries
+from ddattr.validation.training import Training
 
 
 @dataclass

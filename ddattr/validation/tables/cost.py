@@ -9,8 +9,9 @@ import pandas as pd
 from ddattr.attribution.methods import LEFT_OUT, WITH_GRADIENTS, Family, Method, method_of
 from ddattr.attribution.places import default_folder
 from ddattr.files import load_json
-from ddattr.validation.plan import Plan, Training
+from ddattr.validation.plan import Plan
 from ddattr.validation.study import Phase, Study
+from ddattr.validation.training import Training
 
 PHASE = Phase.REMOVED
 
