@@ -131,3 +131,16 @@ def test_of_many_units_it_is_the_same_in_single_precision(monkeypatch):
     assert 0 < moved.max() < 1e-5
     assert (alone == 0).all()
     assert (distinctive(response, images[:1], distance[:1]) == 0).all()
+
+
+def test_of_many_units_it_is_the_same_where_all_are_nearly_alike(monkeypatch):
+    """Units that differ by a hundredth of their length: digits would cancel."""
+    draw = torch.Generator().manual_seed(0)
+    response = torch.randn(64, 2, 3, 32, 32, generator=draw)
+    response -= response.mean(0)
+    images = torch.rand(1, 3, 32, 32, generator=draw) + 0.006 * torch.randn(300, 3, 32, 32, generator=draw)
+    distance = torch.rand(300, 2, generator=draw) + 1
+    double = distinctive(response, images, distance)
+    monkeypatch.setattr(denoising, "_DOUBLE", 0)
+    single = distinctive(response, images, distance).double()
+    assert 0 < ((single - double).abs() / double.std(0)).max() < 1e-5
