@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import traceback
 from functools import cache
 from itertools import count
@@ -18,6 +19,7 @@ from ddattr.files import load_json
 from ddattr.stages import evaluate, retrain, train
 from ddattr.stages.run import Run
 
+CHECKPOINT = Path("members", "000", "last.ckpt")
 CUT = 9  # exit status of a process that was cut
 FEW = ("training.steps=6", "training.epoch_steps=3")  # two checkpoints, as TINY has
 ADAPTERS = ("training=lora", "training.lora.target_modules=[conv1]")
@@ -57,10 +59,35 @@ def cut(at: int, verb, root: Path, *overrides: str) -> int:
     os._exit(0)
 
 
+def copied(verb, root: Path, into: Path, *overrides: str) -> list[Path]:
+    """Copies of a run's folder after each write of a process that goes on: what SIGKILL would leave there then."""
+    into.mkdir()
+    if child := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return sorted(into.iterdir(), key=lambda folder: int(folder.name))
+    replace, written = os.replace, count(1)
+
+    def kept(part, path) -> None:
+        replace(part, path)
+        shutil.copytree(root, into / str(next(written)), symlinks=True)
+
+    os.replace = kept
+    try:
+        started(verb, root, *overrides)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
 def results(root: Path) -> dict[str, bytes]:
     """What a training leaves: weights and curves."""
     paths = [*root.rglob("*.safetensors"), *root.rglob("*.csv")]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def names(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
 @pytest.mark.parametrize(
@@ -85,16 +112,16 @@ def test_cut_after_any_write_and_started_again_it_has_the_same_bits(verb, overri
                 (tmp_path / name / part).symlink_to(trained / part)
         return tmp_path / name
 
-    started(verb, root("whole"), *overrides)
+    parts = copied(verb, root("whole"), tmp_path / "parts", *overrides)
     expected = results(tmp_path / "whole")
-    for at in count(1):
-        folder = root(str(at))
-        if (status := cut(at, verb, folder, *overrides)) != CUT:
-            break
-        assert cut(0, verb, folder, *overrides) == 0, f"write {at}"
-        assert results(folder) == expected, f"write {at}"
-    assert status == 0
-    assert at > writes  # all that there are were tried
+    assert len(parts) >= writes  # all that there are are tried
+    at = len(parts) // 2
+    assert cut(at, verb, root("killed"), *overrides) == CUT
+    assert names(tmp_path / "killed") == names(parts[at - 1])
+    assert results(tmp_path / "killed") == results(parts[at - 1])
+    for folder in parts:
+        assert cut(0, verb, folder, *overrides) == 0, f"write {folder.name}"
+        assert results(folder) == expected, f"write {folder.name}"
 
 
 @pytest.mark.slow
@@ -118,13 +145,20 @@ def test_a_finished_checkpoint_without_its_member_becomes_the_average_and_trains
     assert (load_json(folder / "status.json") or {})["state"] == "done"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "another network", "half"])
-def test_a_checkpoint_that_cannot_be_resumed_is_one_line_that_says_what_to_do(ddattr, tmp_path, damage):
-    root, at = tmp_path / "run", 1
-    given = [*TINY, f"root={root}", "member=0"]
-    while not (checkpoint := root / "members" / "000" / "last.ckpt").exists():
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A run whose member 0 was killed after its first checkpoint."""
+    root, at = tmp_path_factory.mktemp("begun") / "run", 1
+    while not (root / CHECKPOINT).exists():
         assert cut(at, train, root, "member=0") == CUT
         at += 1
+    return root
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "another network", "half"])
+def test_a_checkpoint_that_cannot_be_resumed_is_one_line_that_says_what_to_do(ddattr, begun, tmp_path, damage):
+    root = shutil.copytree(begun, tmp_path / "run")
+    given, checkpoint = [*TINY, f"root={root}", "member=0"], root / CHECKPOINT
     whole = torch.load(checkpoint, weights_only=True)
     if damage == "truncated":
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])

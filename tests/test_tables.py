@@ -1,5 +1,6 @@
 """Tables of an attribution, from tensors alone: columns, rows, and numbers that can be made again."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from ddattr.attribution.tables import Tables, attributions
 from ddattr.codebook import Codebook, contrast
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.source import Source
+from ddattr.data.sources.digits import digits
+from ddattr.data.sources.first import first
 from ddattr.files import load_table, save_table
 from ddattr.validation.tables.planted import influence_by_pull
 
@@ -31,8 +34,7 @@ ABLATED = torch.tensor([1, 4, 5, 8, 10])
 SETTINGS = TestSettings(0, level=0.05, phantoms=100, gls_share=0.5, neighbourhoods=(1, 2, 3))
 
 
-@pytest.fixture
-def tensors() -> dict[str, torch.Tensor]:
+def replayed() -> dict[str, torch.Tensor]:
     """What a replay leaves behind, with random pictures."""
     draw = torch.Generator().manual_seed(0)
 
@@ -55,8 +57,18 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def tables(tensors, data) -> Tables:
-    return tabulate(tensors, ABLATED, CODE, data, SETTINGS)
+def tensors() -> dict[str, torch.Tensor]:
+    return replayed()
+
+
+@pytest.fixture(scope="module")
+def tabulated() -> Tables:
+    return tabulate(replayed(), ABLATED, CODE, UnitDataModule(first(digits(), 12), clusters=3), SETTINGS)
+
+
+@pytest.fixture
+def tables(tabulated) -> Tables:
+    return deepcopy(tabulated)
 
 
 def matrix(table: pd.DataFrame, value: str = "score") -> np.ndarray:
