@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY, composed, refused
 from diffusers import UNet2DModel
+from faults import forks  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pretrained import saved
@@ -507,6 +508,7 @@ def test_data_without_labels_have_no_classes(ddattr):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_conditioned_run_goes_the_whole_way(ddattr, tmp_path):
     """Train, evaluate, attribute with guidance, another set, report: and a folder knows its conditions."""
     given_ = [*TINY, "root=run", "conditions=classes", "conditions.guidance=2.0", "conditions.queries=[3,null]"]

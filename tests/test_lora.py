@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY, composed, refused
 from diffusers import UNet2DModel
+from faults import forks  # noqa: F401
 from safetensors import safe_open
 from test_cut import CUT, SAW, cut, results, started
 from test_pretrained import afresh, saved  # noqa: F401
@@ -222,6 +223,7 @@ def test_plan_says_what_is_shared(base, ddattr):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_everything_is_reproduced_with_adapters_and_verified(base, ddattr):
     given = argv(base, "validation.retrained_members=1", "validation.peers=[]")
     said = ddattr("reproduce", *given)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import forks  # noqa: F401
 from PIL import Image, ImageDraw
 
 from ddattr.attribution.places import query_sets
@@ -51,6 +52,7 @@ def typed_block() -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_the_planted_shape_is_found_in_the_folder_that_has_it(ddattr, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -16,6 +16,7 @@ from diffusers import (
     PNDMScheduler,
     UNet2DModel,
 )
+from faults import forks  # noqa: F401
 
 from ddattr import load
 from ddattr.diffusion import pretrained
@@ -255,6 +256,7 @@ def test_a_member_is_trained_and_loaded_and_the_command_refuses_in_one_line(base
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_base_that_predicts_v_goes_all_the_way(tmp_path, ddattr):
     """Without signal at the last timestep: trained, attributed, shown, verified, made again and loaded."""
     scheduler = DDPMScheduler(
