@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy as copied
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,10 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from measured import figure, pytest_cmdline_main, pytest_terminal_summary  # noqa: F401
 from omegaconf import DictConfig
@@ -250,11 +255,22 @@ def data() -> UnitDataModule:
     return UnitDataModule(first(digits(), 12), clusters=3)
 
 
-def composed(*overrides: str) -> DictConfig:
-    """The app's config, as a command line would compose it."""
+@cache
+def _composed(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(cli.conf(), version_base="1.3"):
         return hydra.compose("config", ["stage=plan", *overrides])
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The app's config, as a command line would compose it. Files are read once for each choice of them: that takes ten
+    times as long as setting values in what they say."""
+    groups = {str(path.relative_to(cli.conf())) for path in Path(cli.conf()).rglob("*") if path.is_dir()}
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    choices = [word for word in given if word.key_or_group in groups or word.key_or_group.startswith("hydra")]
+    config = copied(_composed(*(word.input_line for word in choices)))
+    ConfigLoaderImpl._apply_overrides_to_config([word for word in given if word not in choices], config)
+    return config
 
 
 @pytest.fixture
@@ -290,6 +306,12 @@ class Said(NamedTuple):
 @pytest.fixture
 def ddattr(monkeypatch, capsys, tmp_path) -> Callable[..., Said]:
     """The console script, in this process and in a temporary folder."""
+    known = Hydra.get_mode  # which composes everything, to learn what no file of conf/ says
+
+    def mode(self, config_name, overrides):
+        return known(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
+
+    monkeypatch.setattr(Hydra, "get_mode", mode)
 
     def call(*argv: str) -> Said:
         monkeypatch.chdir(tmp_path)
@@ -441,17 +463,39 @@ def copy(trained, tmp_path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def pytest_collection_modifyitems(config, items) -> None:
-    """What looks at a whole validation is slow, since one has to be made. What only measures is run by
-    --benchmark-enable. The longest test is the first: begun last, it would leave the other processes idle. Files that
-    look at a run which all share follow, so that one process makes it while the other has tests that need none."""
+LONGEST = (  # longest first
+    "test_the_planted_shape_is_found",
+    "test_the_command_compares_again_only_what_changed",
+    "test_an_agent_goes_on",
+    "test_a_run_of_text_is_validated",
+    "goes_the_whole_way",
+    "test_every_verb_runs_on_a_tiny_planted",
+    "the_same_bits[retrained]",
+    "test_a_base_that_predicts_v",
+    "the_same_bits[base and fork]",
+    "no_squares_go_all_the_way",
+    "test_a_run_of_orthogonal_words",
+    "test_everything_is_reproduced_with_adapters",
+    "test_what_is_foretold",
+    "test_a_run_of_text_from_training",
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config, items) -> Iterator[None]:
+    """What looks at a whole run or validation is slow, since one has to be made. What only measures is run by
+    --benchmark-enable. The longest come first in both halves, with which two processes begin: begun last, they would
+    leave one idle."""
     for item in items:
-        if "validated" in item.fixturenames:
+        if {"reproduced", "validated"} & set(item.fixturenames):
             item.add_marker("slow")
         if "figure" in item.fixturenames and not config.getoption("benchmark_enable"):
             item.add_marker(pytest.mark.skip(reason="measures, with --benchmark-enable"))
-    lookers = {item.path for item in items if "reproduced" in item.fixturenames}
-    items.sort(key=lambda item: ("test_own_pictures" not in item.nodeid, item.path not in lookers))
+    yield  # to be selected
+    long = [item for name in LONGEST for item in items if name in item.nodeid]
+    rest, one = [item for item in items if item not in long], long[0::2]
+    left = max(len(items) // 2 - len(one), 0)
+    items[:] = [*one, *rest[:left], *long[1::2], *rest[left:]]
 
 
 @pytest.fixture(scope="session")
