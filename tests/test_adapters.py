@@ -159,6 +159,7 @@ def storages() -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
+@pytest.mark.slow
 def test_32_adapters_hold_their_base_once(make_unets):
     """At most 1.3 times the base and the adapters, all of it counted, after their use as well."""
     before = storages()

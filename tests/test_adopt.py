@@ -103,6 +103,7 @@ def test_files_are_listed_by_their_names(ddattr, tmp_path):
     assert json.loads((tmp_path / "runs" / "mine" / "subsets" / "settings.json").read_text())["folder"] == "pictures"
 
 
+@pytest.mark.slow
 def test_a_member_of_the_same_weights_is_the_member_and_is_marked_wherever_members_are_listed(ddattr, lacking, trained):
     mine = lacking.parent / "mine.safetensors"
     said = ddattr("adopt", "run", "member=3", "path=mine.safetensors")

@@ -454,6 +454,7 @@ def test_cfg_job_shows_the_config_and_runs_nothing(ddattr, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_multirun_trains_every_member_that_is_missing(ddattr, copy):
     spoil(copy, "missing")
     shutil.rmtree(copy / "members" / "005")
@@ -531,11 +532,13 @@ def test_the_module_runs_from_any_folder_and_without_a_verb_says_so(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_process_refuses_in_one_line_too(tmp_path):
     refused(answer(tmp_path, "train", "experiment=digits_small"), "train: member is missing")
     assert not list(tmp_path.glob("runs*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("buffered", "argv"), [(True, ("plan", "--cfg", "job")), (False, ("plan", "--cfg", "job")), (False, ("plan",))]
 )

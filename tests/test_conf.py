@@ -119,6 +119,7 @@ def test_the_weights_that_experiments_had_are_what_the_dial_gives(members, weigh
     assert default_weight(members) == weight
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     members=st.integers(2, 64),
@@ -196,6 +197,7 @@ def test_fashion_has_clusters_for_units_and_32_members(idx_files):
     assert composed("experiment=fashion").data.clusters == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", IDX)
 def test_experiments_on_idx_files_train_a_step_on_files_of_their_format(idx_files, experiment):
     run = Run(

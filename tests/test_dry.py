@@ -123,6 +123,7 @@ def test_a_part_waits_for_no_other_and_leaves_what_others_are_at(ddattr, copy, t
     assert (lines(said, "would leave"), lines(said, "would make")) == ({min(models)}, models - {min(models)})
 
 
+@pytest.mark.slow
 def test_what_was_made_otherwise_is_damaged_or_lacks_a_parent_is_refused_as_the_verb_would(ddattr, copy, tmp_path):
     def alike(*argv: str) -> str:
         said = foretold(ddattr, tmp_path, *argv)

@@ -64,6 +64,7 @@ def test_the_truth_is_trained_whole_and_its_model_of_all_units_is_the_base(make_
     assert forked.retrained_artifact(forked.validation.full(0)).fingerprint == forked.base_artifact.fingerprint
 
 
+@pytest.mark.slow
 def test_the_base_is_trained_once_and_goes_on_where_it_broke(ddattr, tmp_path):
     root = tmp_path / "run"
     argv = [*TINY, *FORKED, f"root={root}"]

@@ -22,6 +22,7 @@ def attributed(trained, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_from_nothing_to_the_best_units_of_a_picture(attributed, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(attributed, tmp_path / "moved" / "run").parent)
     # begins

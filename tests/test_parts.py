@@ -59,12 +59,13 @@ def alone(trained, tmp_path_factory) -> dict[str, bytes]:
     return made(root)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_parts_side_by_side_makes_the_bits_of_one_process(copy, alone, parts):
     assert side_by_side(*(lambda k=k: attributed(copy, k) for k in range(parts))) == [0] * parts
     assert made(copy) == alone
 
 
+@pytest.mark.slow
 def test_a_part_that_is_killed_leaves_its_shard_to_the_next(copy, alone, monkeypatch):
     """It is killed in the middle of its second one."""
     answers, asked = AttributionModule._answers, []
@@ -85,6 +86,7 @@ def test_a_part_that_is_killed_leaves_its_shard_to_the_next(copy, alone, monkeyp
     assert not folder.parent.exists()
 
 
+@pytest.mark.slow
 def test_a_part_leaves_what_another_holds_and_whoever_finds_none_missing_merges(copy, alone, monkeypatch, capsys):
     make = Shards.make
 
@@ -127,6 +129,7 @@ def test_shards_are_left_or_waited_for(tmp_path):
     assert Shards(tmp_path).make(numbers, lambda: pytest.fail("it was made again"))
 
 
+@pytest.mark.slow
 def test_parts_are_of_a_call_and_of_no_run(ddattr, copy, alone):
     said = ddattr("attribute", "-m", "part=range(0,2)", *TINY, f"root={copy}")
     assert (said.status, said.err) == (0, "")

@@ -191,6 +191,7 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_another_set_touches_nothing_that_exists_and_asks_for_no_name(ddattr, run, scans):
     before, quiet = contents(run), "tracking=none"
     said = [
@@ -217,6 +218,7 @@ def test_another_set_touches_nothing_that_exists_and_asks_for_no_name(ddattr, ru
         assert f"  query set {name}: done, {count} queries" in status
 
 
+@pytest.mark.slow
 def test_a_picture_by_the_command_line_and_in_python_is_the_same_to_the_bit(ddattr, finished, scans, tmp_path):
     typed, called = (shutil.copytree(finished, tmp_path / name) for name in ("typed", "called"))
     files = [str(scans / "a digit.png"), str(scans / "below")]

@@ -45,6 +45,7 @@ def test_a_member_and_the_codebook_have_the_same_bits_again_and_the_run_is_left_
     replayed(ddattr, copy / "codebook")
 
 
+@pytest.mark.slow
 def test_a_file_that_was_changed_or_lost_is_told_from_one_that_is_made_otherwise(ddattr, copy):
     metrics = copy / "members" / "003" / "metrics.csv"
     text = metrics.read_text()
@@ -61,6 +62,7 @@ def test_a_file_that_was_changed_or_lost_is_told_from_one_that_is_made_otherwise
         assert contents(copy) == before
 
 
+@pytest.mark.slow
 def test_weights_of_another_machine_are_said_to_differ_and_by_how_much(ddattr, copy):
     """One weight of a member is a thousandth larger, in a folder that is whole."""
     folder = copy / "members" / "003"
@@ -80,6 +82,7 @@ def test_weights_of_another_machine_are_said_to_differ_and_by_how_much(ddattr, c
     assert verdicts(said)["metrics.csv"] == "same bits"
 
 
+@pytest.mark.slow
 def test_what_differs_in_the_making_is_named_whatever_the_bits(ddattr, copy):
     folder = copy / "members" / "003"
     versions = manifest(folder)["versions"]
@@ -91,6 +94,7 @@ def test_what_differs_in_the_making_is_named_whatever_the_bits(ddattr, copy):
     assert not [line for line in lines if line.startswith(("diffusers ", "lightning "))]
 
 
+@pytest.mark.slow
 def test_a_manifest_of_before_there_were_threads_and_digests_of_tables_is_compared_to_its_files(ddattr, copy):
     folder = copy / "members" / "003"
     made = {k: v for k, v in manifest(folder).items() if k not in ("threads", "checksum")}

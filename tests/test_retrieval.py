@@ -122,6 +122,7 @@ def finished(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_held_out_pictures_are_a_set_whose_own_units_are_placed(finished, ddattr):
     said = ddattr("attribute", str(finished), "queries.held_out=true", "tracking=none")
     assert said.status == 0, said.err
@@ -142,6 +143,7 @@ def test_held_out_pictures_are_a_set_whose_own_units_are_placed(finished, ddattr
     assert "attribute: already done" in ddattr("attribute", str(finished), "queries.held_out=true", "tracking=none").out
 
 
+@pytest.mark.slow
 def test_the_set_is_the_same_in_python_and_is_replayed_to_the_bit(finished, ddattr):
     found = product.load(finished).attribute(held_out=True)
     assert found.folder.name == HELD_OUT

@@ -139,6 +139,7 @@ def test_the_figure_is_drawn_with_the_fitted_powers(make_root, tmp_path):
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_the_command_tells_runs_of_two_samples_from_others(reproduced, ddattr, tmp_path):
     """The same run twice, the second as if of fewer pictures and with fewer units replayed, and as if of an older
     config; without a validation."""

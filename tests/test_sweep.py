@@ -49,6 +49,7 @@ def test_a_bug_in_processes_of_their_own_keeps_its_traceback_once(tmp_path):
     assert last.startswith("3 of 3 jobs failed")
 
 
+@pytest.mark.slow
 def test_two_of_four_members_with_a_bug_are_named_and_the_others_trained(ddattr, tmp_path, monkeypatch):
     build = training.build
     monkeypatch.setattr(training, "build", lambda run, member: 1 / 0 if member in (1, 3) else build(run, member))

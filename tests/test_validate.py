@@ -217,6 +217,7 @@ def test_a_model_of_the_truth_says_how_it_was_made(validated):
     assert not list((validated.root / "validation").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
     """A model depends on its address alone: trained in reverse order, resumed or not, the weights are the same."""
     run = make_run(
@@ -235,6 +236,7 @@ def test_the_same_models_come_from_one_process_in_any_order(make_run, copy):
         assert all(torch.equal(again[name], value) for name, value in first[model.name].items())
 
 
+@pytest.mark.slow
 def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
     """Common random numbers: the same column, draws and seed give the trained member's own weights."""
     run = make_run()
@@ -245,6 +247,7 @@ def test_a_member_retrained_without_nothing_is_the_member(make_run, copy):
     assert all(torch.equal(again[name], value) for name, value in member.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["0", "[5,0]", "label:1"])
 def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
     """Exactly the truth's members that saw any of it, at every seed."""
@@ -259,6 +262,7 @@ def test_one_unit_or_set_can_be_retrained_alone(ddattr, copy, make_run, unit):
     assert {int(path.parent.name[:3]) for path in folders} == seen
 
 
+@pytest.mark.slow
 def test_units_and_sets_can_be_swept_over(ddattr, copy):
     """As members are; what one job has trained the next finds done."""
     sizes = ["validation.replicates=1", "validation.retrained_members=6", "validation.removal_sizes=[1]"]

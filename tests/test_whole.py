@@ -47,6 +47,7 @@ def killed(root: Path, mode: str, *steps: int, once: Callable[[], bool] = lambda
     time.sleep(1.1)  # a folder's name has the second
 
 
+@pytest.mark.slow
 def test_steps_that_the_server_has_are_not_sent_again(tmp_path, server, impatient):  # noqa: F811
     def has(count: int) -> Callable[[], bool]:
         return lambda: [len(run["history"]) for run in server.runs.values()] == [count]
