@@ -8,7 +8,7 @@ Hadamard matrix, so that what one unit does is in no other's contrast, and p is 
 (`attribution/regression.py`), not randomisation's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
@@ -179,6 +179,12 @@ class Codebook:
         """Whether a member trains on a unit."""
         self.check_member(member)
         return bool(self.codewords(torch.tensor([unit]))[0, member])
+
+    def check_units(self, units: Iterable[int]) -> None:
+        """Raises ValueError unless all of them are this codebook's: of numbers of any size, which tensors have not."""
+        for unit in units:
+            if not 0 <= unit < self.units:
+                raise ValueError(f"unit {unit} does not exist: units are 0 to {self.units - 1}.")
 
     def check_member(self, member: Any) -> None:
         """Raises ValueError unless `member` is one of this codebook's."""

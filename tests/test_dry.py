@@ -71,6 +71,12 @@ def test_a_verb_on_nothing_writes_nothing_and_refuses_as_it_would(ddattr, tmp_pa
         assert ddattr(*argv).err == said.err
 
 
+def test_an_export_may_lie_anywhere(ddattr, copy, tmp_path):
+    said = foretold(ddattr, tmp_path, "export", "run", "member=3", f"output={tmp_path / 'mine'}")
+    assert (said.status, said.err) == (0, "")
+    assert f"{tmp_path / 'mine'}" in said.out
+
+
 def test_a_sweep_lists_its_jobs_and_starts_no_launcher(ddattr, tmp_path):
     own = ("hydra/launcher=processes", "hydra.launcher.n_jobs=2")
     said = foretold(ddattr, tmp_path, "train", "-m", *TINY, "root=run", "member=0,4", *own)

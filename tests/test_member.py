@@ -248,6 +248,24 @@ def test_the_average_is_of_the_weights_after_every_step(make_member, data, tmp_p
         torch.testing.assert_close(found[name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_counts_that_a_network_keeps_are_its_own_and_no_average(make_member, data, tmp_path):
+    """As those of batches that a BatchNorm has seen, which are whole numbers."""
+    module = make_member()
+    module.network.conv_in = torch.nn.Sequential(module.network.conv_in, torch.nn.BatchNorm2d(4))
+    found = fit(module, data, tmp_path)
+    assert found["conv_in.1.num_batches_tracked"] == STEPS
+    assert not torch.equal(found["conv_in.1.running_mean"], torch.zeros(4))
+
+
+def test_pictures_to_validate_on_are_found_once(make_member, data, tmp_path, monkeypatch):
+    """Where a member lacks few of many, the first of a slot's candidates that it lacks is far down its list."""
+    module, asked, images = make_member(), [], TrainingDraws.images
+    monkeypatch.setattr(TrainingDraws, "images", lambda draws, step: asked.append(draws) or images(draws, step))
+    fit(module, data, tmp_path)
+    assert len(asked) == STEPS + 1
+    assert sum(draws is module.held_out for draws in asked) == 1
+
+
 def test_the_loss_falls(make_member, data, tmp_path):
     module = make_member(steps=60, ema=None, batch=16)
 

@@ -52,7 +52,7 @@ def test_a_seed_outside_64_bits_is_refused(seed):
         generator(seed, Stream.TAPE)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=5))
 def test_a_query_s_tape_does_not_depend_on_the_others(seeds):
     together = noise_tape(seeds, 3, SHAPE)
     assert together.shape == (4, len(seeds), *SHAPE)

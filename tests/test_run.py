@@ -251,6 +251,22 @@ def test_an_unknown_precision_of_replays_is_refused(make_run):
         make_run("attribution.precision=float16")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        *((key, 0, "1 or more") for key in ("queries", "batch", "ablation_units", "denoisings", "refine")),
+        ("check", -1, "0 or more"),
+        ("jacobian.tangents", 0, "1 or more"),
+        ("jacobian.members_per_step", 0, "1 or more"),
+        ("jacobian.members_per_step", 7, "1 to 6"),
+    ],
+)
+def test_what_no_attribution_can_have_is_refused_before_a_member_is_trained(make_run, key, value, expected):
+    name = key.rpartition(".")[2]
+    with pytest.raises(ValueError, match=rf"{name}={value}, expected .*{expected}"):
+        make_run(f"attribution.{key}={value}").check()
+
+
 def test_validate_takes_no_table_of_some_units(make_run):
     with pytest.raises(ValueError, match=r"kept=12, expected null: .* Set attribution.kept"):
         validate.ready(make_run("attribution.kept=12"))

@@ -84,6 +84,13 @@ def test_codewords_may_be_of_each_query_s_own_units():
         torch.testing.assert_close(torch.stack(found), torch.stack([z[:, [q]], p[:, [q]]]))
 
 
+@pytest.mark.parametrize("n", [12, 24])  # counted, and by the saddlepoint
+def test_of_no_unit_there_is_nothing_to_test(n):
+    held = Codebook(5, n, 4).codewords(torch.arange(5))
+    for found in pull_significance(torch.zeros(n, 0, 3), held[:0], held):
+        assert found.shape == (0, 3)
+
+
 @pytest.mark.parametrize("measure", ["pull", "norm", "loss"])
 def test_p_takes_every_rank_once_over_the_codewords_that_a_unit_could_hold(measure):
     """Exchangeability: under the null a unit's p is uniform on 1/C, 2/C, ..., 1; exact, without ties."""

@@ -109,6 +109,17 @@ def test_large_sets_have_the_score_and_z_of_sets_that_are_held(estimated, block,
     assert not torch.equal(found[2][[0, 3]], wanted[2][[0, 3]])  # by another way
 
 
+def test_a_large_set_of_members_whose_codewords_no_integer_of_64_bits_counts(monkeypatch):
+    code, answers, alike = Codebook(40, 72, 32), randn(72, 40, 1), torch.ones(40, 1, dtype=torch.float64)
+    streamed = Streamed(Estimator(code.codewords(torch.arange(40)), alike), lambda units: answers[:, units], 7)
+    wanted = streamed.test_sets(torch.arange(9)[None, None], code)
+    monkeypatch.setattr("ddattr.attribution.streamed.LARGE", 3)
+    found = streamed.test_sets(torch.arange(9)[None, None], code)
+    for one, other in zip(found[:2], wanted[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    assert 0 < found[2].item() <= 1
+
+
 def test_no_more_units_of_a_large_set_than_a_block_are_asked_of_at_once(estimated, monkeypatch):
     code, estimator, answers = estimated
     monkeypatch.setattr("ddattr.attribution.streamed.LARGE", 8)

@@ -49,6 +49,9 @@ FUNCTIONS = {  # of pictures (3, 4, 6, 8)
     "silu in place, and the input again": lambda x: _again(x * 2, F.silu),
     "a product by one that is changed in place": lambda x: _summed(x * 1, x.sin()) + x,
     "a quotient by one that is changed in place": lambda x: _summed(x / 1.0, x.sin()) + x,
+    "what is the same tensor, in place": lambda x: _same(x * 2),
+    "in place, when no view is left": lambda x: (a := x * 2, a.flatten().sin(), a.add_(1))[2],
+    "called by names": lambda x: torch.cat(tensors=[x, torch.add(input=x, other=1.0)], dim=1),
     "pooling": lambda x: F.avg_pool2d(x, 2),
     "attention": lambda x: F.scaled_dot_product_attention(*x.flatten(2).repeat(1, 3, 1).chunk(3, dim=1)),
     "softmax": lambda x: (x.flatten(2) @ x.flatten(2).mT).softmax(-1),
@@ -60,6 +63,18 @@ FUNCTIONS = {  # of pictures (3, 4, 6, 8)
 def _again(a, function):
     b = function(a, inplace=True)
     return a + 3 * b
+
+
+def _same(a):
+    b = a.contiguous()
+    b += 1
+    return a * F.relu(a.to(a.dtype), inplace=True)
+
+
+def _shown(a, view):
+    b = view(a)
+    F.relu(a, inplace=True)
+    return b
 
 
 def _summed(a, b):
@@ -125,6 +140,10 @@ def test_what_is_given_is_left_as_it_is():
         lambda x: x.__setitem__(0, 1.0) or x,
         lambda x: x * x[0].item(),
         lambda x: x * float(x.sum()),
+        lambda x: _shown(x * 2, lambda a: a.view(-1)),
+        lambda x: _shown(x * 2, lambda a: a[:1].reshape(1)),
+        lambda x: _shown(x * 2, lambda a: a.view(2, 2).view(-1)),
+        lambda x: _shown(x * 2, lambda a: a.detach()),
     ],
 )
 def test_no_derivative_is_lost_without_a_word(f):

@@ -1,6 +1,9 @@
 """The centred Jacobian of the pictures with respect to the ensemble weights, in forward mode through the replay."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,8 +17,8 @@ def jacobian(
     ensemble: Ensemble,
     tape: Float[Tensor, "tape q c h w"],
     reverse: list[ReverseStep],
-    members_per_step: int | None = None,
-    tangents: int | None = None,
+    members_per_step: Annotated[int, Ge(1)] | None = None,
+    tangents: Annotated[int, Ge(1)] | None = None,
 ) -> tuple[Float[Tensor, "q c h w"], Float[Tensor, "n q c h w"]]:
     """Factual pictures and their derivative in every ensemble weight at u_0, centred: it sums to 0 over members.
 
@@ -39,11 +42,7 @@ def jacobian(
     """
     n = len(ensemble)
     m = n if members_per_step is None else members_per_step
-    if not 1 <= m <= n:
-        raise ValueError(
-            f"jacobian: members_per_step={m}, expected 1 to {n}, or null for the exact one. "
-            "Set attribution.jacobian.members_per_step."
-        )
+    check_turns(m, n)
     check_tape(tape, reverse)
     x = tape[0]
     tangents = tangents or max(1, ensemble.batch // max(1, len(x)))
@@ -64,6 +63,15 @@ def jacobian(
             s = step.a * s + step.b * (f - mean + propagated)
             x = step.a * x + step.b * mean + step.c * z
     return x, s - s.mean(0)  # the mean is rounding
+
+
+def check_turns(members_per_step: int | None, n: int) -> None:
+    """Raises ValueError unless so many of n members can be differentiated at every step."""
+    if members_per_step is not None and not 1 <= members_per_step <= n:
+        raise ValueError(
+            f"jacobian: members_per_step={members_per_step}, expected 1 to {n}, or null for the exact one. "
+            "Set attribution.jacobian.members_per_step."
+        )
 
 
 def propagate(ensemble: Ensemble, k: int, x: Tensor, t: int, s: Tensor, tangents: int) -> tuple[Tensor, Tensor]:

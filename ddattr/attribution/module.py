@@ -72,22 +72,21 @@ class AttributionModule(L.LightningModule):
         settings: TestSettings,
         shards: Shards,
         seed: int,
-        queries: int,
-        batch: int,
+        queries: Annotated[int, Ge(1)],
+        batch: Annotated[int, Ge(1)],
         jacobian: partial,
         first_query: int = 0,
-        ablation_units: int = 64,
-        denoisings: int = 50,
-        check: int = 2,
+        ablation_units: Annotated[int, Ge(1)] = 64,
+        denoisings: Annotated[int, Ge(1)] = 50,
+        check: Annotated[int, Ge(0)] = 2,
         precision: Literal["float32", "bfloat16"] = "float32",
-        refine: int = 3,
+        refine: Annotated[int, Ge(1)] = 3,
         block: Annotated[int, Ge(1)] = BLOCK,
         kept: Annotated[int, Ge(12)] | None = None,
         asked: Asked | None = None,
         conditions: Conditions | None = None,
     ):
         super().__init__()
-        _validate(refine=refine, queries=queries, batch=batch, ablation_units=ablation_units, denoisings=denoisings)
         settings.check_units(codebook.units)
         self.ensemble = ensemble
         self.process = process
@@ -210,9 +209,3 @@ def _own(seeds: range, conditions: Conditions | None) -> Asked:
     """The run's own queries."""
     condition = None if conditions is None else conditions.of_seeds(seeds, conditions.queries, "conditions.queries")
     return Asked(torch.arange(seeds.start, seeds.stop), condition=condition)
-
-
-def _validate(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"attribution: {name}={count}, expected at least 1. Set attribution.{name}.")

@@ -127,7 +127,7 @@ def _reached(
 ) -> Int[Tensor, "tests"]:
     """Units whose codewords have a sum of at least that much."""
     total = torch.zeros(numbers.shape[1], dtype=torch.long)
-    for block in held.to(numbers).split(max(1, (1 << 22) // numbers.shape[1])):
+    for block in held.to(numbers).split(max(1, (1 << 22) // max(1, numbers.shape[1]))):
         total += (block @ numbers >= least).sum(0)
     return total
 

@@ -61,8 +61,9 @@ class Streamed:
 
     def z(self) -> Float[Tensor, "units q"]:
         """Of all units, without p, which is dear; 0 where the null does not vary."""
-        blocks = self._blocks()
-        return torch.cat([part.pull(said) / part.deviation(said).clamp_min(1e-12) for part, _, said in blocks])
+        pairs = [(part.pull(adjusted), part.deviation(adjusted)) for part, _, adjusted in self._blocks()]
+        pull, deviation = map(torch.cat, zip(*pairs, strict=True))
+        return torch.where(deviation > 0, pull / deviation, 0)
 
     def pairs(self, units: Int[Tensor, "pairs"], queries: Int[Tensor, "pairs"]) -> Float[Tensor, "n pairs"]:
         """Adjusted answers of a unit to a query each."""
@@ -95,7 +96,7 @@ class Streamed:
             score[~large], z[~large], p[~large] = self._test_sets(small, codebook)
         for s in large.nonzero()[:, 0].tolist():
             score[s], z[s], p[s] = self._test_large(sets[s], codebook)
-        return score, z, p.where(size <= codebook.phantoms, torch.nan)
+        return score, z, p.where(size <= min(codebook.phantoms, sets.shape[-1]), torch.nan)
 
     def _test_sets(self, sets: Int[Tensor, "sets q size"], codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
         together = sets.split(max(1, self.block // sets.shape[-1]))

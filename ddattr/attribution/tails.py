@@ -69,7 +69,7 @@ def saddlepoint(
     """
     order = z.abs().argsort()  # those of a block take about as many rounds
     found = torch.ones_like(z)
-    for part in order.split(max(1, _BLOCK // numbers[..., 0].numel())):
+    for part in order.split(max(1, _BLOCK // numbers.shape[:2].numel())):
         found[part] = _tail(numbers[..., part], z[part], weight)
     return found
 

@@ -325,16 +325,22 @@ class UnitDataModule(L.LightningDataModule):
     def set_key(self, name: str) -> str:
         """A set as a validation's plan knows it, by number: `label:3` of `label:cats`; else itself."""
         kind, _, wanted = name.partition(":")
-        known = {self.set_name(kind, value): value for value in self.partitions().get(kind, torch.empty(0)).tolist()}
+        values = self.partitions().get(kind, torch.empty(0)).unique().tolist()
+        known = {self.set_name(kind, value): value for value in values}
         return f"{kind}:{known[wanted]}" if wanted in known else name
 
     def set_name(self, kind: str, value: int) -> str:
         """A set's value in words: a label by its name, a column's value by itself, a cluster by its number."""
         if kind == "label" and self.source.label_names is not None:
             return str(self.source.label_names[value])
-        if kind in self.sets and self.kept.table is not None:
-            return str(self.kept.table[kind].unique()[value])
-        return str(value)
+        return self._words[kind][value] if kind in self._words else str(value)
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        """The values that columns of `sets` have, by their numbers."""
+        table = self.kept.table
+        columns = [] if table is None else [table[kind] for kind in self.sets if kind in table]
+        return {str(column.name): [str(value) for value in column.unique()] for column in columns}
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(range(self.epoch_steps), batch_size=None)  # type: ignore[arg-type]

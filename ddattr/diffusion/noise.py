@@ -63,7 +63,7 @@ def noise_tape(
         [generator(seed, stream, step=row, attempt=attempt).standard_normal(tuple(shape), np.float32) for seed in seeds]
         for row in range(steps + 1)
     ]
-    return torch.from_numpy(np.array(rows))
+    return torch.from_numpy(np.array(rows, np.float32).reshape(steps + 1, len(seeds), *shape))
 
 
 @contextmanager

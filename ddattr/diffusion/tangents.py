@@ -8,6 +8,7 @@ at every operation. Here the tangents of what networks are made of are written o
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,8 @@ def pushed(
     """f(x), and its derivative at x in every direction, from one call of f.
 
     Raises:
-        RuntimeError: f reads numbers out of tensors, or changes a view in place: a derivative would be lost.
+        RuntimeError: f reads numbers out of tensors, or changes in place a view, or what a view shows that is still
+            there: a derivative would be lost.
     """
     with torch.inference_mode(False), torch.no_grad():  # of predict, whose tensors torch's derivatives do not take
         out = f(_Carried(x.clone(), tangents.clone()))
@@ -38,18 +40,22 @@ class _Carried(Tensor):
 
     value: Tensor
     tangents: Tensor
+    family: list["ref[_Carried]"]  # itself and its views
 
     @staticmethod
     def __new__(cls, value: Tensor, tangents: Tensor) -> "_Carried":
         made = Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=value.device)  # type: ignore
-        made.value, made.tangents = value, tangents
+        made.value, made.tangents, made.family = value, tangents, [ref(made)]
         return made
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             rule, kwargs = _RULES.get(func), kwargs or {}
-            made = NotImplemented if rule is None else rule(*args, **kwargs)
+            try:
+                made = NotImplemented if rule is None else rule(*args, **kwargs)
+            except TypeError:  # called by names that the rule does not have
+                made = NotImplemented
             return _by_torch(func, args, kwargs) if made is NotImplemented else made
 
     @classmethod
@@ -75,9 +81,17 @@ def _by_torch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     outputs, shape = tree_flatten(made)
     if not any(isinstance(one, Tensor) for one in outputs):
         return func(*args, **kwargs)  # what is asked of a shape is known, of numbers refused
+    if len(outputs) == 1 and (same := [flat[place] for place in places if flat[place].value is made]):
+        return same[0]  # contiguous() of what is so already
     with sdpa_kernel(SDPBackend.MATH):  # flash attention has no forward mode
         pushed = vmap(lambda *along: jvp(of, values, along)[1])(*(flat[place].tangents for place in places))
-    return tree_unflatten([_Carried(*pair) for pair in zip(outputs, tree_flatten(pushed)[0], strict=True)], shape)
+    carried = [_Carried(*pair) for pair in zip(outputs, tree_flatten(pushed)[0], strict=True)]
+    for one in carried:
+        for source in (flat[place] for place in places):
+            if one.value.untyped_storage().data_ptr() == source.value.untyped_storage().data_ptr():
+                one.family = source.family
+                one.family.append(ref(one))
+    return tree_unflatten(carried, shape)
 
 
 def _called(func: Any, flat: Any, spec: Any, places: list[int], *values: Tensor) -> Any:
@@ -88,7 +102,7 @@ def _called(func: Any, flat: Any, spec: Any, places: list[int], *values: Tensor)
 
 
 def _in_place(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
-    """x += y, as x = x + y under the same name; of a view, whose base would not know, it is refused."""
+    """x += y, as x = x + y under the same name; refused of a view, or beside one: the other would not know."""
     x, func = args[0], getattr(Tensor, name[:-1], None)
     if func is None:
         raise RuntimeError(f"{name} works in place, where a derivative would be lost")
@@ -96,11 +110,14 @@ def _in_place(name: str, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _rebound(name: str, x: Any, made: Any) -> Any:
-    if not isinstance(x, _Carried) or x.value._is_view():
-        raise RuntimeError(f"{name} works in place on a view, or on what has no tangents: a derivative would be lost")
+    beside = isinstance(x, _Carried) and [one for one in x.family if one() is not None and one() is not x]
+    if not isinstance(x, _Carried) or x.value._is_view() or beside:
+        raise RuntimeError(
+            f"{name} works in place on a view, beside one, or on what has no tangents: a derivative would be lost"
+        )
     if made.shape != x.shape or made.dtype != x.dtype:
         raise RuntimeError(f"{name} gives {tuple(made.shape)} in place of {tuple(x.shape)}")
-    x.value, x.tangents = made.value, made.tangents
+    x.value, x.tangents, x.family = made.value, made.tangents, [ref(x)]
     return x
 
 

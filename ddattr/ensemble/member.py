@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,8 +162,13 @@ class MemberModule(L.LightningModule):
         self.log("val/loss_unseen", loss, prog_bar=True, batch_size=self.draws.batch, sync_dist=True)
         self._log_step(self.global_step - 1)
 
+    @cached_property
+    def _unseen(self) -> Tensor:
+        """Pictures that it is validated on. Where it lacks few of many, candidates go on for long."""
+        return self.held_out.images(0)
+
     def _loss(self, draws: TrainingDraws, step: int) -> Tensor:
-        chosen = draws.images(step)
+        chosen = self._unseen if draws is self.held_out else draws.images(step)
         images = self.images[chosen]
         if self.flips:
             images = torch.where(draws.flips(step).to(self.device)[:, None, None, None], images.flip(-1), images)
@@ -216,7 +222,9 @@ class WeightAverage(WeightAveraging):
             self._average_model.n_averaged = torch.zeros((), dtype=torch.long)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.averages, self.weights = _held(self._average_model.module), _held(pl_module)  # type: ignore[union-attr]
+        average = self._average_model.module  # type: ignore[union-attr]
+        self.averages, self.weights = _held(average), _held(pl_module)
+        self.counts, self.latest = _held(average, whole=True), _held(pl_module, whole=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self._latest_update_step:
@@ -228,12 +236,15 @@ class WeightAverage(WeightAveraging):
             torch._foreach_copy_(self.averages, current)
         else:
             torch._foreach_lerp_(self.averages, current, 1 - torch.clamp((1 + s) / (10 + s), max=self.decay).item())
+        for count, latest in zip(self.counts, self.latest, strict=True):
+            count.copy_(latest)
         s += 1
 
 
-def _held(module: nn.Module) -> list[Tensor]:
-    """A module's weights and buffers, which change where they lie."""
-    return [weight.detach() for weight in (*module.parameters(), *module.buffers())]
+def _held(module: nn.Module, whole: bool = False) -> list[Tensor]:
+    """A module's weights and buffers, which change where they lie; or those of whole numbers, which have no average."""
+    held = (*module.parameters(), *module.buffers())
+    return [weight.detach() for weight in held if weight.is_floating_point() != whole]
 
 
 _CHECKPOINT = {"global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}

@@ -234,9 +234,11 @@ class Builder(Folder):
 
     def check(self) -> None:
         """Refuses what a later step would, before anything is trained or written."""
+        from ddattr.attribution.jacobian import check_turns
         from ddattr.ensemble.quality import quality_rows
 
         _ = self.tracking, self.reverse
+        check_turns(self.plain("attribution")["jacobian"]["members_per_step"], self.codebook.members)
         quality_rows(self.codebook.members, self.plain("quality")["sizes"], 1, self.seed)
         network = self.network(None).eval()
         with torch.no_grad(), refused_by("unet", f"pictures of {' x '.join(map(str, self.data.shape))} do not fit"):

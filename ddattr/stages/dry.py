@@ -64,7 +64,8 @@ def would(run: Run, made: set[Path]) -> None:
         print(_line(state, folder) + _more(state, step.artifact))
         count[state] += 1
         made.add(folder)
-        wanted += [folder.relative_to(run.root).as_posix()] if state in MAKES else []
+        if state in MAKES and folder.is_relative_to(run.root):  # an export may lie anywhere
+            wanted.append(folder.relative_to(run.root).as_posix())
     counted = "".join(f", {number} {state}" for state, number in sorted(count.items()))
     print(f"dry run: nothing was written{counted}{_how_long(run, wanted)}", flush=True)
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -48,10 +49,19 @@ def entry() -> Callable[[], object] | None:
     and no accelerator outlives a fork.
     """
     main = getattr(sys.modules["__main__"], "main", None)
-    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]  # those of libraries too
+    threads = _threads()
     alone = len(threads) - threads.count(_ALLOCATOR) == 1  # 0 where forks are not to be relied on: not Linux
     app = getattr(main, "__module__", None) == "ddattr.cli"
     return main if app and alone and not torch.accelerator.is_available() else None
+
+
+def _threads() -> list[str]:
+    """Names of this process's threads, those of libraries too; none of one that ends meanwhile."""
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):
+            names.append(path.read_text().strip())
+    return names
 
 
 def _go_on(entry: Callable[[], object], words: Sequence[str], environment: Mapping[str, str]) -> None:

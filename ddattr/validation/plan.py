@@ -235,7 +235,7 @@ class Plan:
 
     def unit(self, unit: int) -> list[Training]:
         """Models without one unit."""
-        self.codebook.codewords(torch.tensor([unit]))  # refuses a unit that does not exist
+        self.codebook.check_units([unit])
         return self.without(f"unit-{unit:05d}", torch.arange(self.codebook.units) == unit)
 
     def several(self, units: Sequence[Any]) -> list[Training]:
@@ -246,7 +246,7 @@ class Plan:
         """
         if not units or any(type(unit) is not int for unit in units):
             raise ValueError(f"retrain: unit={list(units)}, expected numbers of units. Set 'unit=[3,17]'.")
-        self.codebook.codewords(torch.tensor(units))  # refuses a unit that does not exist
+        self.codebook.check_units(units)
         removed = torch.isin(torch.arange(self.codebook.units), torch.tensor(units))
         return self.without(f"units/{digest(removed)}", removed)
 
@@ -258,7 +258,7 @@ class Plan:
         """
         kind, _, which = name.partition(":")
         numbered = which.isascii() and which.isdigit()
-        if kind not in self.sets or not numbered or not (self.sets[kind] == int(which)).any():
+        if kind not in self.sets or not numbered or int(which) not in self.sets[kind].unique().tolist():
             known = ", ".join(f"{kind}:{int(of.min())}" for kind, of in self.sets.items())
             raise ValueError(f"retrain: no set {name!r}, expected a unit's number, several, or one like {known}.")
         return self.without(name.replace(":", "-"), self.sets[kind] == int(which))
