@@ -87,7 +87,8 @@ def test_lines_say_what_the_tables_say(folder):
         "0.43 [0.10, 0.90]",
         "planted units found first, by their share of the data: loss 1/20 0.98; denoised_gls 1/20 0.90; "
         "denoised_toward 1/20 0.30",
-        "33 of the units left out are found a query: pull by retraining 0.069, > 0 for 0.82; of others 0.012, 0.59",
+        "of the units left out 33 pass a query: their mean pull by retraining is 0.069 (above 0 for 82%), others' 0.012"
+        " (59%)",
         "false positives at 0.05 among pictures that no member saw: unit 0.049 [0.040, 0.060]",
     ]
 

@@ -13,6 +13,8 @@ def test_comments_are_the_chosen_files_or_anothers_where_it_is_silent():
     assert said["attribution.jacobian.members_per_step"] == "the rotating Jacobian; null is exact"
     assert said["data.clusters"] == "null: a tenth of the pictures, 10 to 100"  # data/folder.yaml says so
     assert "training.steps" not in said
+    assert said["attribution.precision"].endswith("Tests of units are in float32 always")  # on the lines below as well
+    assert said["attribution.refine"].startswith("best units of every query")
 
 
 @pytest.mark.parametrize(

@@ -213,4 +213,7 @@ def _filled(text: str) -> str:
 def _entry(name: str, text: str, column: int) -> str:
     """A line of a list, which goes on in its own column."""
     head = f"  {name:<{column}}" if len(name) < column else f"  {name}  "
-    return textwrap.fill(text, _width(), initial_indent=head, subsequent_indent=" " * (column + 2)) or head.rstrip()
+    below = " " * (column + 2)
+    return textwrap.fill(text, _width(), initial_indent=head, subsequent_indent=below, break_long_words=False) or (
+        head.rstrip()
+    )

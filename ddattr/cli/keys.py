@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def _beside(path: Path, prefix: str) -> dict[str, str]:
     def walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if comment := re.search(r"\s# (.*)", lines[key.start_mark.line]):
-                yield prefix + key.value, comment[1]
+                below = takewhile(
+                    lambda line: line.startswith(" " * comment.start() + " # "), lines[key.start_mark.line + 1 :]
+                )
+                yield prefix + key.value, " ".join([comment[1], *(line[comment.start(1) :] for line in below)])
             yield from walk(value, f"{prefix}{key.value}.")
 
     return dict(walk(yaml.compose(text), prefix))

@@ -1,4 +1,4 @@
-"""`ddattr attribute`: whose pictures are the queries? Jacobian, influence, significance (figures 4 and 5).
+"""`ddattr attribute`: scores and tests every unit for every query picture: Jacobian, influence, p (figures 4 and 5).
 
 The run's own queries, and, as `queries` asks, any pictures or further seeds: each a set of its own beside them, for
 which nothing that exists is trained or replayed again. Of what is replayed some units are ablated exactly as well: the

@@ -1,4 +1,4 @@
-"""`ddattr compare against=[runs/another]`: this run beside others that are validated too (figure 14).
+"""`ddattr compare against=[runs/another]`: this run beside others: validated ones (figure 14), other seeds or sizes.
 
 Runs that differ in their seed alone need no validation: mean and spread of their numbers over ensembles. Nor do runs
 of samples of one source's pictures: what falls with their number, and how fast (figure 15).

@@ -188,7 +188,7 @@ def _pretrained(run: Run) -> list[tuple[str, str]]:
     """Where members start, and what that leaves open."""
     if run.pretrained is None:
         return []
-    said = f"the weights of {run.pretrained}: what these owe to a unit, no ablation shows"
+    said = f"the weights of {run.pretrained}: what they have learnt cannot be attributed"
     return [("members start from", said)]
 
 

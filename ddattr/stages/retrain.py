@@ -1,4 +1,4 @@
-"""`ddattr retrain`: trains the models of the ground truth.
+"""`ddattr retrain`: retrains models without units: the ground truth of `validate`.
 
 They are all that `validate` needs, or those without one `unit`.
 Several processes, on one machine or many, share the work: each takes the next model that nobody holds, and waits for

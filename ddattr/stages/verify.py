@@ -1,4 +1,4 @@
-"""`ddattr verify FOLDER`: every file of a run against its manifest, every manifest against its parents.
+"""`ddattr verify FOLDER`: checks every file of a run against its recorded checksum, and what it was made of.
 
 FOLDER may be an archive of one (.zip, .tar.gz), which is not unpacked, or an export by itself. Nothing is built, and
 nothing is loaded but text. A line for each artifact: ok, damaged (which file), made from other parents, unfinished,

@@ -20,9 +20,9 @@ def findings(folder: Path) -> list[str]:
     if (table := _table(folder, "discoveries_summary")) is not None:
         mean = table.set_index("statistic")["mean"]
         lines.append(
-            f"{mean.units_found:.2g} of the units left out are found a query: pull by retraining "
-            f"{mean.pull_found:.3f}, > 0 for {mean.above_0_found:.2f}; of others {mean.pull_others:.3f}, "
-            f"{mean.above_0_others:.2f}"
+            f"of the units left out {mean.units_found:.2g} pass a query: their mean pull by retraining is "
+            f"{mean.pull_found:.3f} (above 0 for {mean.above_0_found:.0%}), others' {mean.pull_others:.3f} "
+            f"({mean.above_0_others:.0%})"
         )
     if (table := _table(folder, "calibration_summary")) is not None:
         rates = ", ".join(f"{row.test} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples())

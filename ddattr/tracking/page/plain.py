@@ -159,7 +159,7 @@ def _amount(without: Without) -> str:
     said = "of the way from black to white"
     if without.by_lot is None:
         return f"{said}."
-    return f"{said}; about {way(without.by_lot)} where as many models are left out by lot."
+    return f"{said}; removing as many models at random changes it by about {way(without.by_lot)}."
 
 
 def _about(owed: Owed, pictures: int) -> str:

@@ -97,7 +97,7 @@ def _learnt(config: Mapping[str, Any]) -> list[str]:
     if target.endswith((".pretrained", _OF_TEXT)):
         said += [
             f"Members start from a base, {unet.get('path')}. Answers are of what training on these pictures has added: "
-            "what the base itself may owe to them no member is without."
+            "what the base itself learnt cannot be attributed, as no member is without it."
         ]
     if target.endswith(_OF_TEXT):
         said += [
@@ -163,18 +163,23 @@ def _surest(root: Path, data: UnitDataModule) -> list[Pair]:
 
 
 def _sure(root: Path) -> str:
-    level = load_table(default_folder(root) / "radius.csv").level.iloc[0]
+    radius = load_table(default_folder(root) / "radius.csv")
+    level = radius.level.iloc[0]
+    lucky = (
+        f"If no unit mattered, some unit would pass (q ≤ {level:g}) for at most about {100 * level:g} % of the "
+        f"pictures; here one does for {int(radius.attributable.sum())} of {len(radius)}. "
+    )
     code = load_json(root / "codebook" / "codebook.json") or {}
     if code.get("design", RANDOM) != RANDOM:
         return (
-            f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their "
-            "units by orthogonal words, so that nothing of what one unit does is in what is said of another. p is a "
-            f"t-test's ({Codebook.of_record(code).p_by}): it holds a unit against what members differ by beyond all "
-            "units, and takes that for near to normal; it is not by randomisation. q corrects for all units. What does "
-            "not pass may matter as well; nothing can be claimed of it."
+            f"{lucky}Members were given their units by orthogonal codewords, so that the effect of one unit is not "
+            f"mixed into another's. p is a t-test's ({Codebook.of_record(code).p_by}): it compares a unit with what "
+            "members differ by beyond all units, takes that for near to normal, and is not by randomisation. q "
+            "corrects for all units (Benjamini-Hochberg, a picture at a time). What does not pass may matter as well; "
+            "nothing can be claimed of it."
         )
     return (
-        f"Of all that passes at q ≤ {level:g}, about {100 * level:g} % may be false. Members were given their units at "
-        "random, so that a unit that does nothing looks as influential as a codeword that no unit holds: p compares it "
-        "with those, and q corrects for all units. What does not pass may matter as well; nothing can be claimed of it."
+        f"{lucky}Members were given their units at random, so that a unit that does nothing looks as influential as a "
+        "codeword that no unit holds: p compares it with those, and q corrects for all units (Benjamini-Hochberg, a "
+        "picture at a time). What does not pass may matter as well; nothing can be claimed of it."
     )
