@@ -1,4 +1,4 @@
-"""ddattr: whose pictures does this generated picture owe itself to?
+"""ddattr: which training pictures does this generated picture depend on?
 
 Shapes: N units, n members, h weight of a codeword, Q queries, T steps, pictures (C, H, W).
 Scores are (units, queries); a larger one means that the unit supports the picture more.

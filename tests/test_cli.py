@@ -135,7 +135,7 @@ BAD = {
         ["attribute", "attribution.jacobian.members_per_step=7"],
         ["members_per_step=7, expected 1 to 6"],
     ),
-    "no query": (["attribute", "attribution.queries=0"], ["queries=0, expected at least 1"]),
+    "no query": (["attribute", "attribution.queries=0"], ["queries=0, expected 1 or more"]),
     "retraining without a unit that does not exist": (["retrain", "unit=12"], ["unit 12 does not exist", "0 to 11"]),
     "retraining without a set that does not exist": (["retrain", "unit=label:77"], ["no set 'label:77'", "label:"]),
     "retraining a member that never saw the unit": (["retrain", "unit=0", "member=5"], ["never saw unit 0"]),

@@ -70,7 +70,7 @@ def words(owed: Owed, told: Told, without: Without | None, amplified: int) -> di
             "again": "given, and drawn again by the models",
         }[told.origin],
         "wary": "It is unlike every training picture: be wary of what is said here." if told.unlike else "",
-        "verb": "owes itself to" if told.origin == "drawn" else "the models know from",
+        "verb": "is attributed to" if told.origin == "drawn" else "the models know from",
         **(_sure(owed, told, them) if owed.passes else _unsure(owed, told)),
         "without": f"Without {them}" if owed.passes else "Without",
         "how": _how(owed, told, without, them),
