@@ -6,6 +6,7 @@ pictures come with what each is shown under; it is asked without guidance, as it
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -172,7 +173,7 @@ def trak(
 def fisher(network: nn.Module, loss: Loss, images: Shown) -> dict[str, Tensor]:
     """Mean square of the training pictures' gradients, by weight: the Fisher information's diagonal, empirically."""
     count = len(images if isinstance(images, Tensor) else images[0])
-    total = torch.stack([part.square().sum(0) for part in gradients(network, loss, images)]).sum(0) / count
+    total = reduce(torch.Tensor.add_, (part.square().sum(0) for part in gradients(network, loss, images))) / count
     weights = dict(network.named_parameters())
     parts = total.split([p.numel() for p in weights.values()])
     return {name: part.view_as(p) for (name, p), part in zip(weights.items(), parts, strict=True)}
