@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 import traceback
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -37,18 +38,15 @@ def started(verb, root: Path, *overrides: str) -> None:
     verb.run(Run(config, [*TINY, f"root={root}", *overrides]))
 
 
-def cut(at: int, verb, root: Path, *overrides: str) -> int:
-    """Exit status of a process that runs a verb and ends, as by SIGKILL, after its write number `at`."""
+def forked(written: Callable[[int], object], verb, root: Path, *overrides: str) -> int:
+    """Exit status of a process that runs a verb, and of which `written` is told the number of every write."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    replace, written = os.replace, 0
+    replace, number = os.replace, count(1)
 
     def counted(part, path) -> None:
-        nonlocal written
         replace(part, path)
-        written += 1
-        if written == at:
-            os._exit(CUT)
+        written(next(number))
 
     os.replace = counted
     try:
@@ -59,25 +57,16 @@ def cut(at: int, verb, root: Path, *overrides: str) -> int:
     os._exit(0)
 
 
+def cut(at: int, verb, root: Path, *overrides: str) -> int:
+    """Exit status of a process that runs a verb and ends, as by SIGKILL, after its write number `at`."""
+    return forked(lambda number: number == at and os._exit(CUT), verb, root, *overrides)
+
+
 def copied(verb, root: Path, into: Path, *overrides: str) -> list[Path]:
     """Copies of a run's folder after each write of a process that goes on: what SIGKILL would leave there then."""
     into.mkdir()
-    if child := os.fork():
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        return sorted(into.iterdir(), key=lambda folder: int(folder.name))
-    replace, written = os.replace, count(1)
-
-    def kept(part, path) -> None:
-        replace(part, path)
-        shutil.copytree(root, into / str(next(written)), symlinks=True)
-
-    os.replace = kept
-    try:
-        started(verb, root, *overrides)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    assert forked(lambda number: shutil.copytree(root, into / str(number), symlinks=True), verb, root, *overrides) == 0
+    return sorted(into.iterdir(), key=lambda folder: int(folder.name))
 
 
 def results(root: Path) -> dict[str, bytes]:
