@@ -10,7 +10,10 @@ from ddattr.files import load_table, save_json, save_table
 from ddattr.tracking.comparison import COLUMNS, ESTIMATES, compare, growth
 from ddattr.tracking.figures.fig14_comparison import draw
 
-STATISTICS = ["spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest", "found_nearest"]
+STATISTICS = {
+    "members": ["spearman_jvp", "lds_loss_loss", "law_loss"],
+    "power_by_members": ["z_nearest", "found_nearest"],
+}
 
 
 @pytest.fixture
@@ -18,14 +21,15 @@ def make_run_folder(tmp_path):
     """A run's folder with what a comparison reads: sizes 6 and 12, two orders of the smaller."""
 
     def make(name: str, units: int, fork: dict | None = None, value: float = 0.5, sizes=(6, 12)):
-        root, rows = tmp_path / name, []
-        for size in sizes:
-            for order in range(2 if size < max(sizes) else 1):
-                rows += [
-                    {"members": size, "order": order, "statistic": s, "value": value + i + order / 10}
-                    for i, s in enumerate(STATISTICS)
-                ]
-        save_table(root / "validation" / "members.csv", pd.DataFrame(rows))
+        root = tmp_path / name
+        for table, statistics in STATISTICS.items():
+            rows = [
+                {"members": size, "order": order, "statistic": s, "value": value + i + order / 10}
+                for size in sizes
+                for order in range(2 if size < max(sizes) else 1)
+                for i, s in enumerate(statistics)
+            ]
+            save_table(root / "validation" / f"{table}.csv", pd.DataFrame(rows))
         save_json(root / "validation" / "manifest.json", {"fingerprint": name})
         save_json(root / "codebook" / "codebook.json", {"N": units})
         training = {"steps": 100} | ({} if fork is None else {"fork": fork})
@@ -48,7 +52,7 @@ def test_every_number_is_a_run_s_own(make_run_folder, tmp_path):
     compare(pd.concat([growth(root) for root in roots]), tmp_path / "comparison")
     table = load_table(tmp_path / "comparison" / "comparison.csv")
     for root, units in zip(roots, (30, 3000), strict=True):
-        own = load_table(root / "validation" / "members.csv")
+        own = pd.concat([load_table(root / "validation" / f"{name}.csv") for name in STATISTICS], ignore_index=True)
         part = table[table.run == root.name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part[list(own)], own)
         assert part.units.unique() == [units]
@@ -84,7 +88,13 @@ def test_agreement_is_drawn_of_one_score_for_all_runs(make_run_folder, tmp_path,
 
 @pytest.mark.parametrize(
     "gone",
-    ["validation/manifest.json", "validation/members.csv", "codebook/codebook.json", "members/000/manifest.json"],
+    [
+        "validation/manifest.json",
+        "validation/members.csv",
+        "validation/power_by_members.csv",
+        "codebook/codebook.json",
+        "members/000/manifest.json",
+    ],
 )
 def test_a_run_that_is_not_validated_is_refused_by_name(make_run_folder, tmp_path, gone):
     root = make_run_folder("one", 30)
@@ -98,7 +108,7 @@ def test_a_curve_without_what_is_compared_is_refused(make_run_folder):
     path = root / "validation" / "members.csv"
     table = load_table(path)
     save_table(path, table[table.statistic != "law_loss"])
-    with pytest.raises(ValueError, match=r"^compare: \S+/members.csv has no law_loss"):
+    with pytest.raises(ValueError, match=r"^compare: \S+/validation has no law_loss"):
         growth(root)
 
 

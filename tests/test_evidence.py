@@ -57,13 +57,14 @@ def folder(tmp_path):
                 "lds_loss_jvp",
                 "lds_loss_denoised_posterior",
                 "lds_distance_denoised_posterior",
-                *(
-                    f"{kind}_{which}{end}"
-                    for kind in ("z", "found")
-                    for which in ("nearest", "nearest:5")
-                    for end in ("", "_predicted")
-                ),
             )
+        ],
+        "power_by_members": [
+            {"members": n, "order": 0, "statistic": f"{kind}_{which}{end}", "value": 0.1 * n}
+            for n in (3, 6)
+            for kind in ("z", "found")
+            for which in ("nearest", "nearest:5")
+            for end in ("", "_predicted")
         ],
         "removal": [
             {"method": m, "size": 5, "query": q, "pull_first_order": 0.1, "pull_retraining": 0.2}

@@ -31,7 +31,8 @@ def plots(figure) -> list:
 
 
 def test_figures_are_found_in_the_order_of_their_numbers_each_where_its_tables_are():
-    assert [*FIGURES, *EVIDENCE, "fig14_comparison", "fig15_sizes"] == list(ALL)
+    assert [int(name.partition("_")[0][3:]) for name in ALL] == list(range(len(ALL)))
+    assert {*FIGURES, *EVIDENCE, "fig14_comparison", "fig15_sizes"} == set(ALL)
     assert (folder_of("fig9_removal"), folder_of("fig14_comparison")) == ("validation/figures", "comparison")
     assert list(FIGURES) == [
         "fig0_samples",

@@ -135,6 +135,11 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
         ("loss", "member_loss"),
     ):
         assert ends[f"lds_{target}_{method}"] == pytest.approx(table[target, method], abs=1e-6)
+
+
+def test_all_members_have_the_z_that_the_attribution_has(validated):
+    curves = load_table(validated.root / "validation" / "power_by_members.csv")
+    ends = curves[curves.members == 12].set_index("statistic").value
     scored = load_table(validated.root / "attribution" / "default" / "influence.parquet")
     nearest = scored[scored.method == "pixel"].sort_values("score").groupby("query").unit.last()
     tested = scored[scored.method == "denoised_gls"].set_index(["query", "unit"]).z
@@ -146,7 +151,8 @@ def test_all_members_have_the_lds_that_the_table_of_lds_says(validated):
 
 def test_what_is_predicted_of_fewer_members_is_what_plan_would_say(validated):
     """From all twelve: z by the root of the number, and the power that `plan` has of a neighbourhood."""
-    table = load_table(validated.root / "validation" / "members.csv").set_index(["members", "order", "statistic"]).value
+    table = load_table(validated.root / "validation" / "power_by_members.csv")
+    table = table.set_index(["members", "order", "statistic"]).value
     sets = load_table(validated.root / "attribution" / "default" / "sets.parquet").set_index("set")
     for size in (2, 5, 10, 20, 50):
         z = torch.from_numpy(sets.z[f"nearest:{size}"].to_numpy(copy=True))

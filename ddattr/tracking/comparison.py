@@ -23,13 +23,15 @@ def compare(table: pd.DataFrame, folder: Path) -> None:
 
 
 def growth(root: Path) -> pd.DataFrame:
-    """members.csv of a run's validation, and what it stands for: units, and optimiser steps of all its members.
+    """members.csv and power_by_members.csv of a run's validation, and what they stand for: units, and optimiser steps
+    of all members.
 
     Raises:
         FileNotFoundError, ValueError: the run has no curve against its members; it is damaged.
     """
-    path, member = root / "validation" / "members.csv", root / "members" / "000" / "manifest.json"
-    for needed in (root / "validation" / "manifest.json", path, root / "codebook" / "codebook.json", member):
+    paths = [root / "validation" / f"{name}.csv" for name in ("members", "power_by_members")]
+    member = root / "members" / "000" / "manifest.json"
+    for needed in (root / "validation" / "manifest.json", *paths, root / "codebook" / "codebook.json", member):
         if not needed.is_file():
             raise FileNotFoundError(
                 f"compare: {needed} is missing: a run that is validated, with validation.retrained_units and "
@@ -41,8 +43,9 @@ def growth(root: Path) -> pd.DataFrame:
         raise ValueError(f"compare: {member} or the codebook beside it is damaged. Train the member again.")
     fork = training.get("fork")
     each, base = (training["steps"], 0) if fork is None else (fork["steps"], training["steps"])
-    table = load_table(path)
+    table = pd.concat([load_table(path) for path in paths], ignore_index=True)
     if lacking := {"spearman_jvp", "lds_loss_loss", "law_loss", "z_nearest"} - set(table.statistic):
-        raise ValueError(f"compare: {path} has no {min(lacking)}. Delete its manifest.json and validate again.")
+        folder = root / "validation"
+        raise ValueError(f"compare: {folder} has no {min(lacking)}. Delete its manifest.json and validate again.")
     table = table.assign(run=root.resolve().name, units=code["N"], forked=fork is not None)
     return table.assign(training_steps=base + each * table.members)[COLUMNS]

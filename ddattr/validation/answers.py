@@ -126,17 +126,23 @@ class Answers:
     def networks(self, members: Tensor) -> list[nn.Module]:
         return [self.ensemble.members[k] for k in members.tolist()]
 
+    @property
+    def parts(self) -> list[tuple[Tensor, int]]:
+        """Members of smaller ensembles, each with the number of its order; the whole one first."""
+        n, plan = len(self.ensemble), self.plan
+        sizes = sorted({size for size in plan.ensemble_sizes if size < n}, reverse=True)
+        parts = [(n, 0), *((size, order) for size in sizes for order in range(plan.ensemble_orders))]
+        return [(draw_members(size, n, self.seed, order), order) for size, order in parts]
+
     @cached_property
     def sub_ensembles(self) -> list[SubEnsemble]:
-        """Ensembles of fewer members in several orders, the whole one first."""
-        n, plan, found = len(self.ensemble), self.plan, []
-        for size in sorted({n, *(size for size in plan.ensemble_sizes if size < n)}, reverse=True):
-            for order in range(plan.ensemble_orders if size < n else 1):
-                members = draw_members(size, n, self.seed, order)
-                jacobian = self.jacobian
-                if size < n:
-                    jacobian = self.queries.jacobian(self.networks(members), plan.members_per_step)
-                found.append(SubEnsemble(members, order, jacobian))
+        """All parts, and what each is on its own."""
+        found = []
+        for members, order in self.parts:
+            jacobian = self.jacobian
+            if len(members) < len(self.ensemble):
+                jacobian = self.queries.jacobian(self.networks(members), self.plan.members_per_step)
+            found.append(SubEnsemble(members, order, jacobian))
         return found
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Curves of members.csv: against the number of members, means over orders with their deviation."""
+"""Curves against the number of members, of members.csv and power_by_members.csv: means over orders, their deviation."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ddattr.tracking.figures.style import colour_of, marks_of, members_axis
 
 
 class Curve(NamedTuple):
-    """A statistic of members.csv, and how it is drawn."""
+    """A statistic of such a table, and how it is drawn."""
 
     statistic: str
     colour: str

@@ -1,18 +1,14 @@
-"""members.csv: what fewer members would have said: scores, power and the law against the number of members."""
+"""members.csv: what fewer members would have said: scores against retraining, and the law of their number."""
 
 from collections.abc import Iterator
 
 import pandas as pd
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ddattr.attribution import power
 from ddattr.attribution.agreement import spearman
 from ddattr.attribution.datamodel import subset_means
 from ddattr.attribution.denoising import distinctive
 from ddattr.attribution.influence import displacement_scores, projections
-from ddattr.attribution.sets import neighbourhoods
 from ddattr.validation.answers import SubEnsemble
 from ddattr.validation.metrics import law, lds, noise_ratio
 from ddattr.validation.study import Phase, Study
@@ -29,26 +25,18 @@ def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
 def members(study: Study) -> pd.DataFrame:
     """Sub-ensembles of growing size held against the same truths, in several orders.
 
-    `z_nearest` and `found_nearest` are of the nearest unit, `z_nearest:k` and `found_nearest:k` of the k nearest as a
-    set; `..._predicted` is what `ddattr plan` would say of them, from the whole ensemble's z. These sub-ensembles are
-    weaker than an ensemble of as many members, as their codewords have no constant weight: z is short by a root of
-    m (n - 1) / ((m - 1) n), 5 % for 9 members of 64, and by units that they cannot identify. And the whole ensemble's
-    chance is in its parts, too: that they agree says less than a new ensemble would.
+    What they would have found is in power_by_members.csv, which takes no truth.
     """
-    plan, level, n = study.plan, study.answers.settings.level, len(study.answers.ensemble)
+    plan = study.plan
     laws = {
         f"law_{target}": (plan.codebook.units, noise_ratio(values[..., _generated(study)]).median().item())
         for target, values in study.truth.half_targets.items()
     }
-    whole: dict[str, Tensor] = {}  # z of the whole ensemble, which comes first
     rows = []
     for part in study.answers.sub_ensembles:
         size = len(part.members)
-        found, z = _held(study, part)
+        found = _held(study, part)
         found |= {name: law(units, size, noise, plan.replicates) for name, (units, noise) in laws.items()}
-        whole = whole or z
-        for which in z:
-            found |= _power(which, z[which], whole[which], size / n, level)
         rows += [
             {"members": size, "order": part.order, "statistic": name, "value": float(value)}
             for name, value in found.items()
@@ -60,8 +48,8 @@ def _generated(study: Study) -> slice:
     return study.answers.queries.kinds()["generated"]
 
 
-def _held(study: Study, part: SubEnsemble) -> tuple[dict[str, Tensor | float], dict[str, Tensor]]:
-    """A sub-ensemble's scores against retraining and against half-data models; and z of the nearest units."""
+def _held(study: Study, part: SubEnsemble) -> dict[str, Tensor | float]:
+    """A sub-ensemble's scores against retraining and against half-data models."""
     answers = study.answers
     queries = study.answers.queries
     plan = study.plan
@@ -97,27 +85,4 @@ def _held(study: Study, part: SubEnsemble) -> tuple[dict[str, Tensor | float], d
         found[f"lds_distance_{method}"] = lds(score, targets["distance"], masks).nanmean()
     for method, score in on_loss.items():
         found[f"lds_loss_{method}"] = lds(score, targets["loss"][:, generated], masks).nanmean()
-
-    near = -answers.data.distance(queries.factual)
-    nearest = near.argmax(0), torch.arange(len(queries.seeds))
-    sizes, sets = neighbourhoods(near, answers.settings.neighbourhoods)
-    of_sets = estimator.z_of_sets(along["denoised"], sets, plan.codebook.capacity)
-    z = {"nearest": estimates["denoised"].z[nearest]}
-    z |= {f"nearest:{k}": of_set for k, of_set in zip(sizes, of_sets, strict=True) if k > 1}
-    return found, z
-
-
-def _power(
-    which: str, z: Float[Tensor, "q"], whole: Float[Tensor, "q"], ratio: float, level: float
-) -> dict[str, float]:
-    """z and the share of queries found by a sub-ensemble, and what the whole one's z predicts of `ratio` of it.
-
-    A query is found where z is beyond the normal's one-sided level, as power is reckoned.
-    """
-    threshold = -torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
-    return {
-        f"z_{which}": z.mean().item(),
-        f"z_{which}_predicted": whole.mean().item() * ratio**0.5,
-        f"found_{which}": (z > threshold).double().mean().item(),
-        f"found_{which}_predicted": power.expected_power(whole, ratio, level),
-    }
+    return found
