@@ -1,17 +1,16 @@
-"""Cost of exact ablations that share work: `pytest tests/benchmarks -m slow --benchmark-enable -n 0 -s`.
+"""Cost of exact ablations that share work, against all apart: `pytest tests/benchmarks --benchmark-enable`.
 
-Against all apart. The default network and members of `experiment=digits`, untrained; every query's own six units are
-drawn among all, as `attribution.refine=3` has six. Medians over alternating calls of processor seconds on one thread;
-nothing here asserts a timing.
+The default network and members of `experiment=digits`, untrained; every query's own six units are drawn among all, as
+`attribution.refine=3` has six. Medians over alternating calls of processor seconds on one thread; nothing here asserts
+a timing.
 """
 
-import statistics
-import time
 from collections import deque
 
 import pytest
 import torch
 from conftest import composed
+from measured import medians
 
 from ddattr.attribution.counterfactual import ablated, ablated_each
 from ddattr.codebook import Codebook, ablation
@@ -23,9 +22,8 @@ from ddattr.stages.run import Run
 STEPS, QUERIES, ABLATED, OWN = 5, 4, 32, 6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("units", [32, 50, 1797])  # all are ablated for all queries, most, hardly any
-def test_cost_of_exact_ablations(units, benchmark):
+def test_cost_of_exact_ablations(units, figure):
     run = Run(composed())
     n = run.config.codebook.members
     ensemble = Ensemble([run.build("unet", sample_size=[8, 8], in_channels=1, out_channels=1) for _ in range(n)])
@@ -52,14 +50,5 @@ def test_cost_of_exact_ablations(units, benchmark):
 
     for one, other in zip(all_apart(), shared(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    if not benchmark.enabled:
-        return
-    times: dict[str, list[float]] = {"apart": [], "shared": []}
-    for _ in range(3):
-        for name, call in (("apart", all_apart), ("shared", shared)):
-            started = time.process_time()
-            call()
-            times[name].append(time.process_time() - started)
-    benchmark.extra_info["shared over apart"] = statistics.median(times["shared"]) / statistics.median(times["apart"])
-    benchmark.pedantic(shared, rounds=1)
-    print(f"\n{units} units, {STEPS} steps: shared over apart {benchmark.extra_info['shared over apart']:.2f}")
+    spent = medians({"apart": all_apart, "shared": shared}, 3)
+    figure(f"exact ablations of {units} units", spent["shared"], "s", "all apart", spent["apart"])

@@ -14,6 +14,7 @@ from measured import medians
 from torch import Tensor
 from torch.func import jvp
 
+from ddattr.attribution.adjoint import adjoint
 from ddattr.attribution.jacobian import jacobian
 from ddattr.diffusion.noise import noise_tape
 from ddattr.diffusion.process import ReverseStep
@@ -83,3 +84,33 @@ def test_cost_of_the_jacobian(setting: Setting, figure):
     figure(f"exact Jacobian{on}", spent["exact"], "s", "plain forwards of n x Q pictures", later)
     figure(f"exact Jacobian{on}", spent["exact"], "s", "the 2023 algorithm restated", restatement)
     figure(f"rotating Jacobian{on}", spent["rotating"], "s", "exact Jacobian", spent["exact"])
+
+
+@pytest.mark.parametrize("members", [9, 18])
+def test_cost_of_a_functional(setting: Setting, figure, members):
+    """Its derivative in all n weights: of every member a forward and a backward, whatever n is."""
+    ensemble, reverse, tape = setting
+    some = Ensemble(list(ensemble.members)[:members]).to(tape.device)
+
+    def each_once() -> None:
+        with torch.no_grad():
+            for step in reverse:
+                some.outputs(tape[0], step.t)
+
+    found = adjoint(some, tape, reverse, brightness).response
+    _, exact = jacobian(some, tape, reverse)
+    exact = exact.flatten(2).mean(2)
+    torch.testing.assert_close(found.to(exact), exact - exact.mean(0), rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+    calls = {
+        "adjoint": lambda: adjoint(some, tape, reverse, brightness),
+        "forwards": each_once,
+        "exact": lambda: jacobian(some, tape, reverse),
+    }
+    spent = medians(calls, 5, tape.device.type)
+    name = f"a functional's derivative, n = {members}, {tape.device.type}"
+    figure(name, spent["adjoint"], "s", "a forward of each member", spent["forwards"])
+    figure(name, spent["adjoint"], "s", "exact Jacobian", spent["exact"])
+
+
+def brightness(pictures: Tensor) -> Tensor:
+    return pictures.flatten(1).mean(1)
