@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 import numpy as np
 import torch
@@ -140,8 +140,8 @@ class Codebook:
 
     @property
     def contrast_variance(self) -> float:
-        """Squared length h / (n (n - h)) of every contrast: the smaller, the better the ensemble linearises."""
-        return self.weight / (self.members * (self.members - self.weight))
+        """Squared length of every contrast: the smaller, the better the ensemble linearises."""
+        return contrast_variance(self.weight, self.members)
 
     def codewords(self, units: Int[Tensor, "*units"]) -> Bool[Tensor, "*units n"]:
         """Codewords of any units, O(n) each, in memory of the asked ones only."""
@@ -260,6 +260,16 @@ def ablation(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
 def contrast(codewords: Bool[Tensor, "*units n"]) -> Float[Tensor, "*units n"]:
     """Contrasts w_i = u_-i - u_0 of codewords: the argument of eq. 11 of the slides."""
     return ablation(codewords) - 1 / codewords.shape[-1]
+
+
+@overload
+def contrast_variance(seen: int, members: int) -> float: ...
+@overload
+def contrast_variance(seen: Tensor, members: int) -> Tensor: ...
+def contrast_variance(seen: int | Tensor, members: int) -> float | Tensor:
+    """Squared length h / (n (n - h)) of the contrast of a unit that h of n members saw: the variance of a mean of the
+    n - h that did not, over that of their answers."""
+    return seen / (members * (members - seen))
 
 
 def default_weight(members: int) -> int:

@@ -20,7 +20,7 @@ from ddattr.attribution.loss import loss_change
 from ddattr.attribution.posterior import posterior
 from ddattr.attribution.regression import LeastSquares, degrees, set_t_test, standard_error, t_test
 from ddattr.attribution.significance import null_deviation, pull_significance, set_significance
-from ddattr.codebook import Codebook, contrast
+from ddattr.codebook import Codebook, contrast, contrast_variance
 from ddattr.diffusion.noise import Stream, generator
 
 
@@ -222,9 +222,7 @@ class Estimator:
 
     @property
     def _contrast_variance(self) -> Float[Tensor, "units 1"]:
-        """Squared length of each unit's contrast: the variance of a mean of n - seen of n, over their answers'."""
-        n = self.codewords.shape[1]
-        return self.seen / (n * (n - self.seen))
+        return contrast_variance(self.seen, self.codewords.shape[1])
 
 
 def named(method: str, plain: Tensor, pull: Tensor, posterior: Tensor) -> dict[str, Float[Tensor, "units q"]]:

@@ -18,7 +18,7 @@ from ddattr.codebook import Codebook
 from ddattr.data.datamodule import UnitDataModule
 from ddattr.data.pictures import blocks
 from ddattr.data.similarity import PIXELS
-from ddattr.diffusion.noise import Stream, generator
+from ddattr.diffusion.noise import Check, Stream, generator
 
 BLOCK = 1 << 14  # units together: of 3 x 32 x 32 pictures 0.4 GB
 Test = tuple[Tensor, Tensor]  # z and p, (units, q) each
@@ -113,7 +113,7 @@ class Scored:
 
     def _choose(self, best: int) -> None:
         """What is kept of each query where it is not all."""
-        drawn = generator(self.settings.seed, Stream.VERIFICATION, step=3).permutation(len(self.kept))[:best]
+        drawn = generator(self.settings.seed, Stream.VERIFICATION, step=Check.KEPT).permutation(len(self.kept))[:best]
         self.kept[torch.from_numpy(drawn)] = True
         ranking = [score for name in shown(self.scores) for score in self.scores[name].values()]
         for (name, measure), (z, p) in self.tests.items():

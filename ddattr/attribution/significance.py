@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddattr.attribution.tails import counted, saddlepoint
-from ddattr.codebook import Codebook, contrast
+from ddattr.codebook import Codebook, contrast, contrast_variance
 
 COUNTED = 200_000  # codewords up to which a null is counted whole: all of 20 members
 _FEW = 10_000  # codewords, of more: where no more reach a score, they are counted: a tail of some is no smooth one
@@ -85,8 +85,7 @@ def null_deviation(
     Args:
         codewords: of the same units for all queries, or of each query's own.
     """
-    n, seen = codewords.shape[-1], codewords.sum(-1).double()
-    variance = seen / (n * (n - seen))
+    variance = contrast_variance(codewords.sum(-1).double(), codewords.shape[-1])
     return (answers.var(0) * (variance[:, None] if codewords.dim() == 2 else variance)).sqrt()
 
 

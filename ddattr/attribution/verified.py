@@ -15,7 +15,7 @@ from torch import Tensor
 from ddattr.attribution.significance import COUNTED, TestSettings, benjamini_hochberg
 from ddattr.attribution.tails import tilted
 from ddattr.codebook import ORTHOGONAL, Codebook
-from ddattr.diffusion.noise import Stream, generator
+from ddattr.diffusion.noise import Check, Stream, generator
 
 _DRAWS = 4000  # of a test: a standard error of 2 to 5 % of p
 _SETS, _LARGEST, _FEWER = 8, 256, 1000  # sets of a kind, their units at most, and draws: a set's cost its size
@@ -39,7 +39,7 @@ def verification(
     if codebook.capacity <= COUNTED or codebook.design == ORTHOGONAL:
         return None
     asked = benjamini_hochberg(p) <= settings.level
-    order = generator(settings.seed, Stream.VERIFICATION, step=1).permutation(p.numel())[: settings.verified]
+    order = generator(settings.seed, Stream.VERIFICATION, step=Check.UNITS).permutation(p.numel())[: settings.verified]
     asked.view(-1)[torch.from_numpy(order)] = True
     queries, units = asked.T.nonzero(as_tuple=True)
     found, error = drawn(adjusted(units, queries)[:, None], z[units, queries], codebook.weight, settings.seed)
@@ -67,7 +67,7 @@ def verification_of_sets(
     """
     size = (sets >= 0).sum(-1)
     eligible = (p <= settings.level) & (size > 1) & (size <= _LARGEST) & (codebook.design != ORTHOGONAL)
-    order = torch.from_numpy(generator(settings.seed, Stream.VERIFICATION, step=2).permutation(p.numel()))
+    order = torch.from_numpy(generator(settings.seed, Stream.VERIFICATION, step=Check.SETS).permutation(p.numel()))
     chosen = order[eligible.flatten()[order]][:_SETS].sort().values
     s, q = chosen // p.shape[1], chosen % p.shape[1]
     held = sets[s][..., : int(size.flatten()[chosen].max()) if len(chosen) else 1]
@@ -88,7 +88,7 @@ def drawn(
     Source: Chen, Dempster & Liu 1994, Biometrika 81 (conditional Bernoulli draws); Siegmund 1976 (the tilt).
     """
     size = numbers.shape[1]
-    uniform = generator(seed, Stream.VERIFICATION).random((size, len(numbers), draws))
+    uniform = generator(seed, Stream.VERIFICATION, step=Check.CODEWORDS).random((size, len(numbers), draws))
     parts = torch.arange(len(z)).split(max(1, _BLOCK // draws))
     found = [_drawn(numbers[..., part], z[part], weight, torch.from_numpy(uniform)) for part in parts]
     p, error = (torch.cat(of) for of in zip(*found, strict=True))

@@ -39,6 +39,25 @@ class Stream(IntEnum):
     CONDITION = 19
 
 
+class Subset(IntEnum):
+    """What is drawn of the stream SUBSETS: the step of its addresses. Append only."""
+
+    MEMBERS = 0
+    UNITS = 1
+    HALVES = 2
+    GROUPS = 3
+    TRIPLES = 4
+
+
+class Check(IntEnum):
+    """What is drawn of the stream VERIFICATION: the step of its addresses. Append only."""
+
+    CODEWORDS = 0
+    UNITS = 1
+    SETS = 2
+    KEPT = 3
+
+
 def generator(seed: int, stream: Stream, member: int | None = None, step: int = 0, attempt: int = 0):
     """numpy Generator at an address; 15 microseconds. `member` None is the draw that all members share.
 

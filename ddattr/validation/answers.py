@@ -15,7 +15,7 @@ from ddattr.attribution.influence import directions
 from ddattr.attribution.significance import TestSettings
 from ddattr.codebook import contrast
 from ddattr.data.datamodule import UnitDataModule
-from ddattr.diffusion.noise import Stream, generator
+from ddattr.diffusion.noise import Stream, Subset, generator
 from ddattr.ensemble.ensemble import Ensemble
 from ddattr.validation.plan import Plan
 from ddattr.validation.queries import Queries
@@ -153,7 +153,7 @@ class Answers:
         count = len(self.codewords)
         removed = torch.zeros(subsets, count, dtype=torch.bool)
         for j, mask in enumerate(removed):
-            order = generator(self.seed, Stream.SUBSETS, step=4, attempt=j).permutation(count)
+            order = generator(self.seed, Stream.SUBSETS, step=Subset.TRIPLES, attempt=j).permutation(count)
             mask[torch.from_numpy(order[: min(3, count)])] = True
         w = contrast(self.codewords)
         weights = self.ensemble.uniform + removed.float() @ w

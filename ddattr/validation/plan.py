@@ -19,7 +19,7 @@ from torch import Tensor
 from ddattr.attribution.agreement import ENOUGH
 from ddattr.attribution.methods import EQUAL_COST, Family, keys, method_of, nameable
 from ddattr.codebook import MAX_MEMBERS, Codebook
-from ddattr.diffusion.noise import Stream, generator
+from ddattr.diffusion.noise import Stream, Subset, generator
 from ddattr.validation.training import Training, digest
 
 
@@ -157,7 +157,7 @@ class Plan:
     @property
     def retraining_members(self) -> list[int]:
         """Members of the truth's ensemble, drawn by seed."""
-        order = generator(self.seed, Stream.SUBSETS).permutation(self.codebook.members)
+        order = generator(self.seed, Stream.SUBSETS, step=Subset.MEMBERS).permutation(self.codebook.members)
         return sorted(order[: self.retrained_members].tolist())
 
     @property
@@ -168,7 +168,9 @@ class Plan:
             ValueError: there are fewer than asked for.
         """
         seen = self.codebook.codewords(torch.arange(self.codebook.units))[:, self.retraining_members].any(1)
-        order = torch.from_numpy(generator(self.seed, Stream.SUBSETS, step=1).permutation(self.codebook.units))
+        order = torch.from_numpy(
+            generator(self.seed, Stream.SUBSETS, step=Subset.UNITS).permutation(self.codebook.units)
+        )
         chosen = order[seen[order]][: self.retrained_units]
         if len(chosen) < self.retrained_units:
             raise ValueError(
@@ -181,7 +183,7 @@ class Plan:
         """Random halves of the units: those of the LDS, then those for tuning."""
         masks = torch.zeros(self.lds_subsets + self.tuning_subsets, self.codebook.units, dtype=torch.bool)
         for j, mask in enumerate(masks):
-            order = generator(self.seed, Stream.SUBSETS, step=2, attempt=j).permutation(len(mask))
+            order = generator(self.seed, Stream.SUBSETS, step=Subset.HALVES, attempt=j).permutation(len(mask))
             mask[torch.from_numpy(order[: len(mask) // 2])] = True
         return masks
 
@@ -195,7 +197,7 @@ class Plan:
         if self.groups is None:
             return []
         names = self.group_of.unique()
-        order = generator(self.seed, Stream.SUBSETS, step=3).permutation(len(names))
+        order = generator(self.seed, Stream.SUBSETS, step=Subset.GROUPS).permutation(len(names))
         return names[torch.from_numpy(order[: self.left_out])].sort().values.tolist()
 
     # -- models
