@@ -19,9 +19,10 @@ SPEARMAN = "ablation/agreement/ablation/jvp/spearman"
 def make_root(tmp_path):
     """A run's folder with what is read of it: one number in the agreement, two queries."""
 
-    def make(name: str, spearman: float, passing: int, lds: float | None = None):
+    def make(name: str, spearman: float, passing: int, lds: float | None = None, **interval: float):
         root, folder = tmp_path / name, tmp_path / name / "attribution" / "default"
         row = {"truth": "ablation", "method": "jvp", "measure": "norm", "statistic": "spearman", "mean": spearman}
+        row |= interval
         save_table(folder / "agreement_summary.csv", pd.DataFrame([row]))
         passed = [i < passing for i in range(2)]
         radius = {"query": [0, 1], "attributable": passed, "resolution": [5, -1], "level": 0.05}
@@ -55,10 +56,22 @@ def test_the_spread_is_over_runs_and_of_what_all_have(make_root):
         make_root(f"seed_{i}", value, i, lds) for i, (value, lds) in enumerate([(0.9, 0.6), (0.8, None), (1.0, 0.5)])
     ]
     table = ensembles(roots).set_index("statistic")
-    assert table.loc[SPEARMAN].tolist() == pytest.approx([3, 0.9, 0.1, 0.8, 1.0])
-    assert table.loc["attributable/unit"].tolist() == pytest.approx([3, 0.5, 0.5, 0.0, 1.0])
+    spread = ["runs", "mean", "sd", "low", "high"]
+    assert table.loc[SPEARMAN, spread].tolist() == pytest.approx([3, 0.9, 0.1, 0.8, 1.0])
+    assert table.loc["attributable/unit", spread].tolist() == pytest.approx([3, 0.5, 0.5, 0.0, 1.0])
+    assert table.interval_low.isna().all()
     assert not any(name.startswith("lds/") for name in table.index)
     assert f"{SPEARMAN}: 0.900, sd 0.100, 0.800 to 1.000 over 3 ensembles" in lines(table.reset_index())
+
+
+def test_the_mean_of_runs_has_the_interval_that_independent_errors_add_to(make_root):
+    """Half widths in squares, below and above apart; where one run has none, none."""
+    roots = [make_root(f"seed_{i}", v, 1, low=v - 0.03, high=v + 0.04) for i, v in enumerate((0.8, 0.9, 0.7, 0.8))]
+    row = ensembles(roots).set_index("statistic").loc[SPEARMAN]
+    assert row.interval_low == pytest.approx(0.8 - 0.03 / 4**0.5)
+    assert row.interval_high == pytest.approx(0.8 + 0.04 / 4**0.5)
+    assert f"{SPEARMAN}: 0.800 [0.79, 0.82], sd" in lines(ensembles(roots))[0]
+    assert ensembles([*roots, make_root("none", 0.8, 1)]).interval_low.isna().all()
 
 
 def test_a_run_that_was_not_attributed_is_refused(tmp_path):

@@ -1,7 +1,9 @@
 """What a validation says, in lines and in flat metrics, from its tables alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_float_dtype
@@ -37,17 +39,25 @@ def metrics(folder: Path) -> dict[str, float]:
     its statistic: `removal/dtrak/20/l2`. The paper's measure `norm`, and the statistic of the same name as its table,
     are left out of it: `lds/transfer/loss/real/dtrak`. The value is the column `mean`, or `value` where there is none.
     """
-    found = {}
+    return {key: float(row["mean" if "mean" in row else "value"]) for key, row in _rows(folder)}
+
+
+def intervals(folder: Path) -> dict[str, tuple[float, float]]:
+    """95 % intervals of those of `metrics` that have one."""
+    found = {key: (float(row.get("low", nan)), float(row.get("high", nan))) for key, row in _rows(folder)}
+    return {key: (low, high) for key, (low, high) in found.items() if low <= high}
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row of every summary, by its key."""
     for path in sorted(folder.glob("*_summary.csv")):
         name, table = path.name.removesuffix("_summary.csv"), load_table(path)
         names = list(table.columns[: list(table.columns).index("statistic")])
         names = [column for column in names if not is_float_dtype(table[column])]
-        value = "mean" if "mean" in table else "value"
         for row in table.to_dict("records"):
             parts = [str(row[column]) for column in names if (column, row[column]) != ("measure", "norm")]
             parts += [row["statistic"]] if row["statistic"] != name else []
-            found["/".join([name, *parts])] = float(row[value])
-    return found
+            yield "/".join([name, *parts]), row
 
 
 def _table(folder: Path, name: str) -> pd.DataFrame | None:
