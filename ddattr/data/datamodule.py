@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
 import lightning as L
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddattr.data import chosen
 from ddattr.data import similarity as alike
 from ddattr.data import units as grouping
 from ddattr.data.decode import Frame
@@ -99,9 +99,11 @@ class UnitDataModule(L.LightningDataModule):
                 f"data: {name} cannot be read: {why}{more}. Mend or remove it, or leave such out: data.on_error=skip"
             )
         source = source if only is None else source.only(only)
-        out = _held_out(source, holdout)
+        out = chosen.held_out(source, holdout)
         self.source = source
-        self.rows = _sampled(source, (~out).nonzero()[:, 0], sample, seed)  # of the source, a picture's place in it
+        self.rows = chosen.sampled(
+            source, (~out).nonzero()[:, 0], sample, seed
+        )  # of the source, a picture's place in it
         self.kept = source.at(self.rows)
         self.held_out = source.at(out)
         self.images = self.kept.images
@@ -354,35 +356,3 @@ def _usual(source: Source) -> str:
     if source.table is not None and "folder" in source.table and source.table["folder"].nunique() >= _ENOUGH:
         return "folder"
     return "cluster" if source.labels is None or len(source.labels.unique()) < _ENOUGH else "label"
-
-
-def _held_out(source: Source, holdout: int | None) -> Bool[Tensor, "images"]:
-    """Mask of the pictures that no member sees: the source's queries, and the middles of `holdout` equal stretches.
-
-    Pictures of a group are held out only when they are queries, so that `holdout` changes no group.
-    """
-    out = torch.zeros(len(source.images), dtype=torch.bool) if source.queries is None else source.queries.clone()
-    free = (~out if source.groups is None else ~out & (source.groups < 0)).nonzero()[:, 0]
-    count = len(free)
-    holdout = min(64, count // 20) if holdout is None else holdout
-    if not 0 <= holdout <= max(0, count - 1):
-        raise ValueError(
-            f"data: holdout={holdout}, expected 0 to {max(0, count - 1)} of {count} pictures. Set data.holdout."
-        )
-    out[free[(2 * torch.arange(holdout) + 1) * count // max(1, 2 * holdout)]] = True
-    return out
-
-
-def _sampled(source: Source, rows: Int[Tensor, "kept"], sample: int | None, seed: int) -> Int[Tensor, "sampled"]:
-    """Of `rows` those of a group and the first `sample` others of a seeded order, as the source has them."""
-    if sample is None:
-        return rows
-    kept = torch.zeros_like(rows, dtype=torch.bool) if source.groups is None else source.groups[rows] >= 0
-    loose = (~kept).nonzero()[:, 0]
-    if not 1 <= sample <= len(loose):
-        raise ValueError(
-            f"data: sample={sample}, expected 1 to {len(loose)} of the pictures that are not held out. Set data.sample."
-        )
-    order = np.random.default_rng(seed).permutation(len(loose))
-    kept[loose[torch.from_numpy(order[:sample])]] = True
-    return rows[kept]
