@@ -66,7 +66,7 @@ def _intervals(roots: Sequence[Path], numbers: pd.DataFrame) -> pd.DataFrame:
 
 def numbers(root: Path) -> dict[str, float]:
     """Every mean of an attribution's and a validation's summaries; the share of queries with a unit, a label, a cluster
-    that passes, and with a neighbourhood that is significant; false positives among strangers.
+    that passes, and with a neighbourhood that is significant; false positives among held-out pictures.
 
     Raises:
         FileNotFoundError: the run has no attribution.
