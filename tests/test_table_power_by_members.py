@@ -131,6 +131,12 @@ def test_without_a_smaller_size_the_whole_ensemble_is_alone(make_study, sizes):
     assert {size for size, _, _ in curve(make_study(ensemble_sizes=sizes)).index} == {8}
 
 
+@pytest.mark.parametrize("left_out", ["retrained_units", "lds_subsets"])
+def test_without_sizes_it_is_left_out_where_no_curve_against_retraining_is_made(make_study, left_out):
+    assert dict(tables(make_study(**{left_out: 0}))) == {}
+    assert set(dict(tables(make_study(ensemble_sizes=(5,), **{left_out: 0})))) == {"power_by_members"}
+
+
 def test_of_orthogonal_words_no_units_are_counted_by_the_normal_s_tail(make_study):
     """Their p is a t-test's, of few degrees of freedom."""
     found = curve(make_study(encode(30, 40, design=ORTHOGONAL), ensemble_sizes=(20,), ensemble_orders=1))

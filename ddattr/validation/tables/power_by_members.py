@@ -18,8 +18,10 @@ PHASE = Phase.MEMBERS
 
 
 def tables(study: Study) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Of the generated queries. Without `validation.ensemble_sizes` the whole ensemble alone."""
-    yield "power_by_members", power_by_members(study)
+    """Of the generated queries. Without `validation.ensemble_sizes` the whole ensemble alone, beside members.csv, and
+    left out where that is."""
+    if study.plan.ensemble_sizes or (study.plan.retrained_units and study.plan.lds_subsets):
+        yield "power_by_members", power_by_members(study)
 
 
 def power_by_members(study: Study) -> pd.DataFrame:
