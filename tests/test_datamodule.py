@@ -165,6 +165,12 @@ def test_pictures_held_out_are_evenly_spaced_and_in_no_unit(source, count):
         assert places.diff().max() <= 40 // count + 1
 
 
+@pytest.mark.parametrize(("count", "held"), [(19, 0), (20, 1), (100, 5), (1280, 64), (1797, 64)])
+def test_where_nobody_says_how_many_a_twentieth_is_held_out_and_at_most_64(count, held):
+    images = torch.arange(float(count)).reshape(count, 1, 1, 1)
+    assert len(UnitDataModule(Source(images, None), holdout=None).held_out.images) == held
+
+
 def test_data_without_held_out_pictures_is_what_it_was(source):
     assert UnitDataModule(source, holdout=0).fingerprint == UnitDataModule(source).fingerprint
     assert torch.equal(UnitDataModule(source, holdout=0).images, source.images)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ddattr.diffusion.noise import Stream, TrainingDraws, generator, noise_tape, seeded_torch
+from ddattr.diffusion.noise import Check, Stream, Subset, TrainingDraws, generator, noise_tape, seeded_torch
 
 SHAPE = (1, 4, 4)
 MASKS = st.lists(st.booleans(), min_size=1, max_size=40).filter(any)
@@ -18,6 +18,18 @@ KINDS = ["images", "noise", "times"]
 
 def draws(owned, seed: int = 0, batch: int = 16, member: int | None = None) -> TrainingDraws:
     return TrainingDraws(seed, torch.as_tensor(owned), batch, 100, SHAPE, member)
+
+
+def test_parts_of_a_stream_keep_their_addresses():
+    """Or other units would be retrained, and others verified, than in runs that were made."""
+    assert {part.name: part.value for part in Subset} == {
+        "MEMBERS": 0,
+        "UNITS": 1,
+        "HALVES": 2,
+        "GROUPS": 3,
+        "TRIPLES": 4,
+    }
+    assert {part.name: part.value for part in Check} == {"CODEWORDS": 0, "UNITS": 1, "SETS": 2, "KEPT": 3}
 
 
 def test_an_address_gives_the_same_bits_in_any_order():
