@@ -101,9 +101,8 @@ class UnitDataModule(L.LightningDataModule):
         source = source if only is None else source.only(only)
         out = chosen.held_out(source, holdout)
         self.source = source
-        self.rows = chosen.sampled(
-            source, (~out).nonzero()[:, 0], sample, seed
-        )  # of the source, a picture's place in it
+        # of the source: a picture's place in it
+        self.rows = chosen.sampled(source, (~out).nonzero()[:, 0], sample, seed)
         self.kept = source.at(self.rows)
         self.held_out = source.at(out)
         self.images = self.kept.images
